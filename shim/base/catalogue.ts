@@ -1,0 +1,68 @@
+/**
+ * Every reason for which the shim refuses or fails, with containerd's code for it and the remedy that is shown when the place of failure
+ * knows no better one. `docs/errors.md` is generated from this table.
+ */
+
+/** containerd's error kinds (containerd `errdefs`), each of which has one gRPC status code. */
+export type ErrorCode =
+	| "unknown"
+	| "invalid-argument"
+	| "not-found"
+	| "already-exists"
+	| "failed-precondition"
+	| "unavailable"
+	| "not-implemented"
+	| "deadline-exceeded"
+	| "resource-exhausted"
+	| "permission-denied"
+	| "canceled"
+	| "internal";
+
+interface CatalogueEntry {
+	readonly code: ErrorCode;
+	readonly remedy: string;
+}
+
+const entry = (code: ErrorCode, remedy: string): CatalogueEntry => ({ code, remedy });
+
+/** The catalogue: stable reason -> code and remedy. */
+export const CATALOGUE = {
+	"config.invalid": entry("invalid-argument", "mend the configuration file; docs/config.md lists every key"),
+	"config.unreadable": entry("failed-precondition", "make the file readable, or point CONTAINERD_SHIM_SNP_CONFIG at another one"),
+	"spec.invalid": entry("invalid-argument", "the bundle's config.json is made by containerd: look for a damaged or hand-written bundle"),
+	"spec.unsupported": entry("invalid-argument", "take this setting out of the pod, or run it with another runtime class"),
+	"pod.exists": entry("already-exists", "remove the older task of this name first"),
+	"pod.not-found": entry("not-found", "the pod is gone: nothing is left to do"),
+	"pod.state": entry("failed-precondition", "wait until the pod has reached the state that the call needs"),
+	"pod.lost": entry("unavailable", "the pod's VM has ended; remove the pod and let it be created again"),
+	"container.exists": entry("already-exists", "remove the older container of this name first"),
+	"container.not-found": entry("not-found", "the container is gone: nothing is left to do"),
+	"process.exists": entry("already-exists", "choose another exec id, or delete the finished exec first"),
+	"process.not-found": entry("not-found", "the process is gone: nothing is left to do"),
+	"process.state": entry("failed-precondition", "wait until the process has reached the state that the call needs"),
+	"call.unimplemented": entry("not-implemented", "this runtime does not offer the call"),
+	"call.invalid": entry("invalid-argument", "the request is not of the form that containerd sends: check the versions on both sides"),
+	"vmm.missing": entry("failed-precondition", "install Cloud Hypervisor, or set hypervisor.path to it"),
+	"vmm.launch": entry("unavailable", "run the hypervisor by hand with --version to see why it does not start"),
+	"vmm.api": entry("unavailable", "the hypervisor's own words are above; its log is in the pod's folder"),
+	"vmm.exited": entry("unavailable", "look at the hypervisor's log in the pod's folder and at the kernel's log for an out-of-memory kill"),
+	"vmm.boot-timeout": entry("deadline-exceeded", "check guest.kernel and guest.image, or raise timeouts.boot_ms"),
+	"guest.file-missing": entry("failed-precondition", "install the guest's files, or set guest.kernel and guest.image"),
+	"guest.call": entry("unknown", "the guest agent's own words are above"),
+	"guest.unreachable": entry("unavailable", "the VM runs but its agent does not answer: remove the pod; its console is in the pod's folder when debug.console is on"),
+	"guest.protocol": entry("internal", "the guest's answer breaks the protocol: use an image whose agent matches this version"),
+	"storage.mount": entry("failed-precondition", "check the snapshotter's state on this node"),
+	"storage.image": entry("internal", "check free space and that mkfs.erofs 1.5 or later is installed"),
+	"storage.full": entry("resource-exhausted", "free space on the file system that is named"),
+	"network.unsupported": entry("invalid-argument", "run the pod with a network that a VM can have"),
+	"stream.failed": entry("unavailable", "the container's stdio can't be moved: remove the container"),
+	"journal.write": entry("resource-exhausted", "free space on the tmpfs that holds state_dir"),
+	"journal.invalid": entry("internal", "the pod's journal was damaged: remove the pod"),
+	"wait.deadline": entry("deadline-exceeded", "the step took longer than its time-out in the configuration allows"),
+	"wait.canceled": entry("canceled", "the caller gave up: nothing is left to do"),
+	"busy": entry("resource-exhausted", "too many calls wait for this pod: try again later"),
+	"internal": entry("internal", "this is a defect: report it with snpd's log"),
+} as const satisfies Record<string, CatalogueEntry>;
+
+/** A stable name of a failure. */
+export type ErrorReason = keyof typeof CATALOGUE;

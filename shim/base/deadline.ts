@@ -1,0 +1,77 @@
+/** Deadlines: every wait of the shim has one, and says what was waited for when it passes. */
+
+import { ShimError } from "./errors.ts";
+import type { ErrorReason } from "./catalogue.ts";
+
+/** Longest timer that Node takes; a larger one would fire at once. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/** How a wait is bounded. */
+export interface Wait {
+	/** What is waited for, for the message: `the guest agent of pod abc`. */
+	readonly what: string;
+	readonly timeoutMs: number;
+	/** The caller's own end: aborting it ends the wait as canceled, unless its reason is a ShimError, which is then thrown. */
+	readonly signal?: AbortSignal | undefined;
+	/** The reason given when the time is up; `wait.deadline` unless told. */
+	readonly reason?: ErrorReason;
+	readonly remedy?: string;
+}
+
+/**
+ * Runs `work` with a signal that aborts when the time is up or the caller gives up.
+ * The wait ends then even if `work` ignores its signal; `work`'s late failure is swallowed, its late success lost, so it must clean up on abort.
+ * @throws ShimError with the reason of the wait, or `wait.canceled`
+ */
+export async function withDeadline<T>(wait: Wait, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+	const controller = new AbortController();
+	let fail: (error: unknown) => void = () => undefined;
+	const ended = new Promise<never>((_, reject) => {
+		fail = reject;
+	});
+	const end = (error: ShimError): void => {
+		controller.abort(error);
+		fail(error);
+	};
+	const timer = setTimeout(
+		() => {
+			const options = wait.remedy === undefined ? {} : { remedy: wait.remedy };
+			end(new ShimError(wait.reason ?? "wait.deadline", `${wait.what}: no result within ${wait.timeoutMs} ms`, options));
+		},
+		Math.min(wait.timeoutMs, MAX_TIMER_MS),
+	);
+	const onAbort = (): void => end(canceled(wait.what, wait.signal?.reason));
+	if (wait.signal?.aborted === true) onAbort();
+	else wait.signal?.addEventListener("abort", onAbort, { once: true });
+	try {
+		if (controller.signal.aborted) return await ended;
+		return await Promise.race([work(controller.signal), ended]);
+	} finally {
+		clearTimeout(timer);
+		wait.signal?.removeEventListener("abort", onAbort);
+		ended.catch(() => undefined);
+	}
+}
+
+function canceled(what: string, reason: unknown): ShimError {
+	return reason instanceof ShimError ? reason : new ShimError("wait.canceled", `${what}: canceled`, { cause: reason });
+}
+
+/** A promise that another party settles; waiting for it is bounded by `withDeadline`. */
+export interface Deferred<T> {
+	readonly promise: Promise<T>;
+	readonly resolve: (value: T) => void;
+	readonly reject: (error: unknown) => void;
+}
+
+/** Makes a Deferred whose rejection never counts as unhandled: some are rejected with nobody waiting. */
+export function deferred<T>(): Deferred<T> {
+	let resolve: (value: T) => void = () => undefined;
+	let reject: (error: unknown) => void = () => undefined;
+	const promise = new Promise<T>((onValue, onError) => {
+		resolve = onValue;
+		reject = onError;
+	});
+	promise.catch(() => undefined);
+	return { promise, resolve, reject };
+}

@@ -1,0 +1,38 @@
+/** Paths, ports and names that this program shares with the keeper and the guest agent: the facts of `docs/contracts.md`. */
+
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+
+/** The runtime's name in containerd's configuration. */
+export const RUNTIME_NAME = "io.containerd.snp.v2";
+
+/** vsock ports of the guest agent (Kata agent protocol for the first two). */
+export const AGENT_PORT = 1024;
+export const AGENT_LOG_PORT = 1025;
+export const STREAM_PORT = 1028;
+
+/** What our agent says in `GetGuestDetails.extra_features` when it takes streams by token. */
+export const STREAMS_CAPABILITY = "snp.streams.v1";
+
+/** The default of `state_dir`, and the longest that keeps every socket below the 107 bytes of `sun_path` (unix(7)). */
+export const DEFAULT_STATE_DIR = "/run/containerd-shim-snp";
+export const MAX_STATE_DIR_BYTES = 48;
+
+/** The default configuration file. */
+export const DEFAULT_CONFIG_FILE = "/etc/containerd-shim-snp/config.toml";
+export const CONFIG_FILE_VARIABLE = "CONTAINERD_SHIM_SNP_CONFIG";
+
+/** A pod's key: 32 hexadecimal digits that are unique among all containerds of a node. */
+export function podKey(containerdAddress: string, namespace: string, podId: string): string {
+	return createHash("sha256").update(`${containerdAddress}\0${namespace}\0${podId}`).digest("hex").slice(0, 32);
+}
+
+/** The folder in which snpd keeps a pod's journal and sockets. */
+export function podFolder(stateDir: string, key: string): string {
+	return join(stateDir, "p", key);
+}
+
+/** snpd's listening socket. */
+export function daemonSocket(stateDir: string): string {
+	return join(stateDir, "snpd.sock");
+}

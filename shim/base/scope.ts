@@ -1,0 +1,105 @@
+/**
+ * Ownership of resources: whoever acquires one defers its release on the next line. A scope releases in reverse order, each release
+ * once and within its own bound, and reports every failure.
+ */
+
+import { messageOf, ShimError } from "./errors.ts";
+
+type Release = () => void | Promise<void>;
+
+interface Entry {
+	readonly name: string;
+	readonly release: Release;
+}
+
+const RELEASE_BOUND_MS = 10_000;
+
+/** A stack of named releases. */
+export class Scope {
+	readonly name: string;
+	#entries: Entry[] = [];
+	#closing: Promise<void> | undefined;
+
+	/** @param name what the scope belongs to, for messages: `pod abc`, `exec abc/1` */
+	constructor(name: string) {
+		this.name = name;
+	}
+
+	/** True once `close` was called. */
+	get closed(): boolean {
+		return this.#closing !== undefined;
+	}
+
+	/**
+	 * Registers how to give a resource back. After `close` the release runs at once, since nobody else will: a late acquirer must not leak.
+	 */
+	defer(name: string, release: Release): void {
+		if (this.#closing === undefined) {
+			this.#entries.push({ name, release });
+			return;
+		}
+		this.#closing = this.#closing.then(() => runAll(this.name, [{ name, release }]));
+		this.#closing.catch(() => undefined);
+	}
+
+	/** Releases one resource now, by name (the newest of that name), and forgets it. Does nothing when the name is unknown. */
+	async release(name: string): Promise<void> {
+		const index = this.#entries.findLastIndex((entry) => entry.name === name);
+		if (index < 0) return;
+		const [entry] = this.#entries.splice(index, 1);
+		if (entry !== undefined) await runAll(this.name, [entry]);
+	}
+
+	/** Hands all resources over to another scope, which then owns them; this one is empty afterwards and stays usable. */
+	moveTo(owner: Scope): void {
+		const moved = this.#entries;
+		this.#entries = [];
+		for (const { name, release } of moved) owner.defer(name, release);
+	}
+
+	/** A scope of its own that closes with this one. */
+	child(name: string): Scope {
+		const child = new Scope(`${this.name}/${name}`);
+		this.defer(name, () => child.close());
+		return child;
+	}
+
+	/**
+	 * Releases everything, newest first. Calling it again gives the same outcome.
+	 * @throws an AggregateError of all releases that failed or took longer than ten seconds
+	 */
+	close(): Promise<void> {
+		if (this.#closing === undefined) {
+			const entries = this.#entries;
+			this.#entries = [];
+			this.#closing = runAll(this.name, entries.reverse());
+		}
+		return this.#closing;
+	}
+}
+
+async function runAll(scope: string, entries: readonly Entry[]): Promise<void> {
+	const failures: unknown[] = [];
+	for (const entry of entries) {
+		try {
+			await bounded(scope, entry);
+		} catch (error) {
+			failures.push(new ShimError("internal", `releasing ${entry.name} of ${scope} failed: ${messageOf(error)}`, { cause: error }));
+		}
+	}
+	if (failures.length > 0) throw new AggregateError(failures, `releasing ${scope}: ${failures.map(messageOf).join("; ")}`);
+}
+
+async function bounded(scope: string, entry: Entry): Promise<void> {
+	const outcome = entry.release();
+	if (outcome === undefined) return;
+	let timer: NodeJS.Timeout | undefined;
+	const limit = new Promise<never>((_, reject) => {
+		timer = setTimeout(() => reject(new ShimError("wait.deadline", `${entry.name} of ${scope} was not released in ${RELEASE_BOUND_MS} ms`)), RELEASE_BOUND_MS);
+	});
+	try {
+		await Promise.race([outcome, limit]);
+	} finally {
+		clearTimeout(timer);
+	}
+}
