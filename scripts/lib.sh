@@ -1,0 +1,75 @@
+# Shared by the set-up and build scripts (sourced, never run): where the cache is, how progress and
+# failure look, how a result is put in place. All messages go to standard error; standard output is
+# for the one path that a script is asked for.
+
+# The cache folder of docs/contracts.md, as an absolute path.
+cache_dir() {
+  local dir="${CONTAINERD_SHIM_SNP_CACHE:-}"
+  if [ -z "$dir" ] && [ -n "${XDG_CACHE_HOME:-}" ]; then dir="$XDG_CACHE_HOME/containerd-shim-snp"; fi
+  if [ -z "$dir" ]; then dir="${HOME:-/root}/.cache/containerd-shim-snp"; fi
+  case "$dir" in
+    /*) printf '%s\n' "$dir" ;;
+    *) fail "the cache folder '$dir' is not an absolute path: set CONTAINERD_SHIM_SNP_CACHE to one that starts with /" ;;
+  esac
+}
+
+# note TEXT: one line of progress.
+note() { printf '%s\n' "$*" >&2; }
+
+# fail TEXT: says what is wrong and what to do about it, and ends the script with status 1.
+fail() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# require_tools "TOOL=PACKAGE ...": fails with the apt-get command for all missing ones at once. A
+# TOOL that starts with / is a file that must exist.
+require_tools() {
+  local pair tool missing=()
+  for pair in $1; do
+    tool="${pair%%=*}"
+    case "$tool" in
+      /*) [ -e "$tool" ] || missing+=("${pair#*=}") ;;
+      *) command -v "$tool" >/dev/null || missing+=("${pair#*=}") ;;
+    esac
+  done
+  if [ ${#missing[@]} -gt 0 ]; then
+    fail "missing Debian packages. Run as root: apt-get update && apt-get install --no-install-recommends -y $(printf '%s\n' "${missing[@]}" | sort -u | tr '\n' ' ')"
+  fi
+}
+
+# lock FILE SECONDS: holds FILE locked until the script ends, so that two builders take turns. Long
+# children are started with {lock_fd}>&- so that one which outlives the script does not keep it.
+lock() {
+  mkdir -p "$(dirname "$1")"
+  exec {lock_fd}>"$1"
+  if ! flock -n "$lock_fd"; then
+    note "another build holds $1; waiting for it (at most $2 s)"
+    flock -w "$2" "$lock_fd" || fail "another build has held $1 for $2 s: see with 'fuser $1' whether it still works, end it, run this again"
+  fi
+}
+
+# hash_inputs ROOT FILE...: a short name (16 hexadecimal digits) for the files' contents and names
+# below ROOT (an absolute FILE counts by its last name) and for the lines on standard input. The
+# place of the checkout does not count.
+hash_inputs() {
+  local root="$1" file name sum
+  shift
+  {
+    cat
+    for file in "$@"; do
+      case "$file" in
+        /*) name="${file##*/}" ;;
+        *) name="$file" file="$root/$file" ;;
+      esac
+      sum="$(sha256sum <"$file")" || return 1
+      printf '%s %s\n' "${sum%% *}" "$name"
+    done
+  } | sha256sum | cut -c1-16
+}
+
+# put_in_place STAGED FINAL: one rename, after which FINAL is complete.
+put_in_place() {
+  chmod 755 "$1"
+  mv -T "$1" "$2"
+}
