@@ -1,0 +1,186 @@
+/**
+ * From the OCI specification that containerd wrote for the host to the one that holds inside the VM (Kata agent protocol, `grpc.Spec`).
+ * Pure: nothing is read or changed. What can't exist across a VM is refused by name.
+ */
+
+import Long from "long";
+
+import { ShimError } from "../base/errors.ts";
+import type { grpc } from "../../proto/gen/agent.js";
+import type { OciMount, OciProcess, OciResources, OciSpec } from "./oci-spec.ts";
+
+/** Where the agent keeps what the host gives it (Kata agent protocol). */
+export const GUEST_SHARED = "/run/kata-containers/shared/containers";
+const GUEST_SHM = "/run/kata-containers/sandbox/shm";
+
+/** The guest path of a container's root file system. */
+export function guestRootfs(containerId: string): string {
+	return `${GUEST_SHARED}/passthrough/${containerId}/rootfs`;
+}
+
+/** What the pod says about a container besides its specification. */
+export interface GuestSpecContext {
+	readonly containerId: string;
+	/** True for the first container of a Kubernetes pod (the pause container). */
+	readonly sandbox: boolean;
+	/** The agent takes seccomp profiles (`agent_details.supports_seccomp`). */
+	readonly seccomp: boolean;
+	/** Guest paths of bind mounts whose source was brought into the VM, by destination. */
+	readonly guestSources: ReadonlyMap<string, string>;
+}
+
+/** Above this a JavaScript number has lost the low bits: RLIM_INFINITY (2^64-1) arrives as 2^64. */
+const NEAR_U64_MAX = 2 ** 64 - 4096;
+
+/** Converts a JSON number to u64; what is too near 2^64 to be exact means "no limit". */
+export function unsigned64(value: number): Long {
+	return value >= NEAR_U64_MAX ? Long.MAX_UNSIGNED_VALUE : Long.fromNumber(value, true);
+}
+
+/** Converts `process` of a specification; SELinux and AppArmor labels belong to the host and are dropped. */
+export function guestProcess(process: OciProcess): grpc.Process.$Properties {
+	const user = process.user ?? { uid: 0, gid: 0 };
+	const capabilities = process.capabilities;
+	return {
+		Terminal: process.terminal ?? false,
+		...(process.consoleSize ? { ConsoleSize: { Height: process.consoleSize.height, Width: process.consoleSize.width } } : {}),
+		User: { UID: user.uid, GID: user.gid, AdditionalGids: user.additionalGids ?? [], Username: user.username ?? "" },
+		Args: process.args,
+		Env: process.env ?? [],
+		Cwd: process.cwd,
+		...(capabilities
+			? {
+					Capabilities: {
+						Bounding: capabilities.bounding ?? [],
+						Effective: capabilities.effective ?? [],
+						Inheritable: capabilities.inheritable ?? [],
+						Permitted: capabilities.permitted ?? [],
+						Ambient: capabilities.ambient ?? [],
+					},
+				}
+			: {}),
+		Rlimits: (process.rlimits ?? []).map((limit) => ({ Type: limit.type, Hard: unsigned64(limit.hard), Soft: unsigned64(limit.soft) })),
+		NoNewPrivileges: process.noNewPrivileges ?? false,
+		OOMScoreAdj: process.oomScoreAdj ?? 0,
+	};
+}
+
+/** Converts resources; CPU and memory node lists name the host's and are dropped, as are device and block rules. */
+export function guestResources(resources: OciResources): grpc.LinuxResources.$Properties {
+	const memory = resources.memory;
+	const cpu = resources.cpu;
+	return {
+		...(memory
+			? {
+					Memory: {
+						Limit: memory.limit ?? 0,
+						Reservation: memory.reservation ?? 0,
+						Swap: memory.swap ?? 0,
+						...(memory.swappiness != null ? { Swappiness: unsigned64(memory.swappiness) } : {}),
+						DisableOOMKiller: memory.disableOOMKiller ?? false,
+					},
+				}
+			: {}),
+		...(cpu ? { CPU: { Shares: unsigned64(cpu.shares ?? 0), Quota: cpu.quota ?? 0, Period: unsigned64(cpu.period ?? 0), Cpus: "", Mems: "" } } : {}),
+		...(resources.pids?.limit != null ? { Pids: { Limit: resources.pids.limit } } : {}),
+		HugepageLimits: (resources.hugepageLimits ?? []).map((limit) => ({ Pagesize: limit.pageSize, Limit: unsigned64(limit.limit) })),
+	};
+}
+
+/** Namespaces that exist inside the VM; the rest is the VM's own. */
+const GUEST_NAMESPACES = new Set(["ipc", "uts", "mount"]);
+/** Namespaces that a specification must have: without one, the container asks for the host's. */
+const REQUIRED_NAMESPACES = { network: "host network", pid: "host PID namespace", ipc: "host IPC namespace", mount: "host mount namespace" } as const;
+
+function guestNamespaces(spec: OciSpec): grpc.LinuxNamespace.$Properties[] {
+	const namespaces = spec.linux?.namespaces ?? [];
+	for (const [type, name] of Object.entries(REQUIRED_NAMESPACES)) {
+		if (!namespaces.some((namespace) => namespace.type === type)) {
+			throw new ShimError("spec.unsupported", `the container asks for the ${name}: a VM has its own kernel and can't share the host's`);
+		}
+	}
+	if (namespaces.some((namespace) => namespace.type === "user") || (spec.linux?.uidMappings ?? []).length > 0) {
+		throw new ShimError("spec.unsupported", "the container asks for a user namespace: inside its own VM it gets none", {
+			remedy: "leave hostUsers at its default for this runtime class: the VM separates the pod from the host",
+		});
+	}
+	return namespaces.filter((namespace) => GUEST_NAMESPACES.has(namespace.type)).map((namespace) => ({ Type: namespace.type, Path: "" }));
+}
+
+const isBind = (mount: OciMount): boolean => mount.type === "bind" || (mount.options ?? []).some((option) => option === "bind" || option === "rbind");
+
+/** The bind mounts whose source lies on the host and must be brought into the VM first. */
+export function hostBindMounts(spec: OciSpec): OciMount[] {
+	return (spec.mounts ?? []).filter((mount) => isBind(mount) && mount.destination !== "/dev/shm");
+}
+
+function guestMount(mount: OciMount, context: GuestSpecContext): grpc.Mount.$Properties {
+	const base = { destination: mount.destination, options: mount.options ?? [] };
+	if (!isBind(mount)) return { ...base, type: mount.type ?? "", source: mount.source ?? "" };
+	if (mount.destination === "/dev/shm") return { ...base, type: "bind", source: GUEST_SHM, options: ["rbind"] };
+	const source = context.guestSources.get(mount.destination);
+	if (source === undefined) {
+		throw new ShimError("spec.unsupported", `mount ${mount.destination}: its source ${mount.source ?? ""} on the host is not shared with the VM`);
+	}
+	return { ...base, type: "bind", source };
+}
+
+function guestSeccomp(spec: OciSpec): grpc.LinuxSeccomp.$Properties | undefined {
+	const seccomp = spec.linux?.seccomp;
+	if (!seccomp) return undefined;
+	return {
+		DefaultAction: seccomp.defaultAction,
+		Architectures: seccomp.architectures ?? [],
+		Flags: seccomp.flags ?? [],
+		Syscalls: (seccomp.syscalls ?? []).map((rule) => ({
+			Names: rule.names,
+			Action: rule.action,
+			...(rule.errnoRet != null ? { errnoret: rule.errnoRet } : {}),
+			Args: (rule.args ?? []).map((arg) => ({
+				Index: unsigned64(arg.index),
+				Value: unsigned64(arg.value),
+				ValueTwo: unsigned64(arg.valueTwo ?? 0),
+				Op: arg.op,
+			})),
+		})),
+	};
+}
+
+/**
+ * Converts a whole specification.
+ * @throws ShimError `spec.unsupported` that names what a VM can't give
+ */
+export function guestSpec(spec: OciSpec, context: GuestSpecContext): grpc.Spec.$Properties {
+	const seccomp = context.seccomp ? guestSeccomp(spec) : undefined;
+	return {
+		Version: spec.ociVersion,
+		Process: guestProcess(spec.process),
+		Root: { Path: guestRootfs(context.containerId), Readonly: spec.root.readonly ?? false },
+		Hostname: spec.hostname ?? "",
+		Mounts: (spec.mounts ?? []).map((mount) => guestMount(mount, context)),
+		Annotations: {
+			...(spec.annotations ?? {}),
+			"io.katacontainers.pkg.oci.container_type": context.sandbox ? "pod_sandbox" : "pod_container",
+			"io.katacontainers.pkg.oci.bundle_path": `/run/kata-containers/${context.containerId}`,
+		},
+		Linux: {
+			Sysctl: spec.linux?.sysctl ?? {},
+			Resources: guestResources(spec.linux?.resources ?? {}),
+			CgroupsPath: `/snp/${context.containerId}`,
+			Namespaces: guestNamespaces(spec),
+			Devices: (spec.linux?.devices ?? []).map((device) => ({
+				Path: device.path,
+				Type: device.type,
+				Major: device.major ?? 0,
+				Minor: device.minor ?? 0,
+				FileMode: device.fileMode ?? 0o666,
+				UID: device.uid ?? 0,
+				GID: device.gid ?? 0,
+			})),
+			...(seccomp ? { Seccomp: seccomp } : {}),
+			MaskedPaths: spec.linux?.maskedPaths ?? [],
+			ReadonlyPaths: spec.linux?.readonlyPaths ?? [],
+			RootfsPropagation: "",
+		},
+	};
+}

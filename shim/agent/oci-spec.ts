@@ -1,0 +1,174 @@
+/**
+ * The part of the OCI runtime specification (v1.2, config.md and config-linux.md) that the shim reads from a bundle, validated once on entry.
+ * Fields that are not listed are dropped: they have no meaning inside a VM, or none that the agent's protocol carries.
+ */
+
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+
+import * as v from "valibot";
+
+import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
+
+const MAX_SPEC_BYTES = 4 * 1024 * 1024;
+
+const strings = v.array(v.string());
+const uint32 = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffff_ffff));
+const integer = v.pipe(v.number(), v.integer());
+const unsigned = v.pipe(v.number(), v.integer(), v.minValue(0));
+const maybe = <T extends v.GenericSchema>(schema: T) => v.optional(v.nullable(schema));
+
+const capabilities = v.object({
+	bounding: maybe(strings),
+	effective: maybe(strings),
+	inheritable: maybe(strings),
+	permitted: maybe(strings),
+	ambient: maybe(strings),
+});
+
+/** `process` of config.json, and the whole of an exec's specification. */
+export const processSchema = v.object({
+	terminal: maybe(v.boolean()),
+	consoleSize: maybe(v.object({ height: uint32, width: uint32 })),
+	user: maybe(v.object({ uid: v.optional(uint32, 0), gid: v.optional(uint32, 0), additionalGids: maybe(v.array(uint32)), username: maybe(v.string()) })),
+	args: v.pipe(strings, v.minLength(1, "has no command: give the image or the pod one")),
+	env: maybe(strings),
+	cwd: v.string(),
+	capabilities: maybe(capabilities),
+	rlimits: maybe(v.array(v.object({ type: v.string(), hard: unsigned, soft: unsigned }))),
+	noNewPrivileges: maybe(v.boolean()),
+	oomScoreAdj: maybe(integer),
+});
+
+const linuxMemory = v.object({
+	limit: maybe(integer),
+	reservation: maybe(integer),
+	swap: maybe(integer),
+	swappiness: maybe(unsigned),
+	disableOOMKiller: maybe(v.boolean()),
+});
+
+const linuxCpu = v.object({
+	shares: maybe(unsigned),
+	quota: maybe(integer),
+	period: maybe(unsigned),
+	cpus: maybe(v.string()),
+	mems: maybe(v.string()),
+});
+
+/** `linux.resources`, and the whole of an Update's resources. */
+export const resourcesSchema = v.object({
+	memory: maybe(linuxMemory),
+	cpu: maybe(linuxCpu),
+	pids: maybe(v.object({ limit: maybe(integer) })),
+	hugepageLimits: maybe(v.array(v.object({ pageSize: v.string(), limit: unsigned }))),
+});
+
+const seccomp = v.object({
+	defaultAction: v.string(),
+	defaultErrnoRet: maybe(uint32),
+	architectures: maybe(strings),
+	flags: maybe(strings),
+	syscalls: maybe(
+		v.array(
+			v.object({
+				names: strings,
+				action: v.string(),
+				errnoRet: maybe(uint32),
+				args: maybe(v.array(v.object({ index: unsigned, value: unsigned, valueTwo: maybe(unsigned), op: v.string() }))),
+			}),
+		),
+	),
+});
+
+const linux = v.object({
+	sysctl: maybe(v.record(v.string(), v.string())),
+	resources: maybe(resourcesSchema),
+	cgroupsPath: maybe(v.string()),
+	namespaces: maybe(v.array(v.object({ type: v.string(), path: maybe(v.string()) }))),
+	devices: maybe(
+		v.array(
+			v.object({
+				path: v.string(),
+				type: v.string(),
+				major: maybe(integer),
+				minor: maybe(integer),
+				fileMode: maybe(uint32),
+				uid: maybe(uint32),
+				gid: maybe(uint32),
+			}),
+		),
+	),
+	seccomp: maybe(seccomp),
+	rootfsPropagation: maybe(v.string()),
+	maskedPaths: maybe(strings),
+	readonlyPaths: maybe(strings),
+	uidMappings: maybe(v.array(v.unknown())),
+});
+
+const mount = v.object({
+	destination: v.pipe(v.string(), v.startsWith("/", "is not an absolute path")),
+	type: maybe(v.string()),
+	source: maybe(v.string()),
+	options: maybe(strings),
+});
+
+/** A bundle's config.json. */
+export const specSchema = v.object({
+	ociVersion: v.string(),
+	process: processSchema,
+	root: v.object({ path: v.string(), readonly: maybe(v.boolean()) }),
+	hostname: maybe(v.string()),
+	mounts: maybe(v.array(mount)),
+	annotations: maybe(v.record(v.string(), v.string())),
+	linux: maybe(linux),
+});
+
+export type OciProcess = v.InferOutput<typeof processSchema>;
+export type OciResources = v.InferOutput<typeof resourcesSchema>;
+export type OciSpec = v.InferOutput<typeof specSchema>;
+export type OciMount = v.InferOutput<typeof mount>;
+
+/**
+ * Validates parsed JSON against a schema of this file.
+ * @param what names the origin for the message: a path, or the request that carried it
+ * @throws ShimError `spec.invalid` with the path of the first field that is wrong
+ */
+export function parseSpec<T extends v.GenericSchema>(schema: T, value: unknown, what: string): v.InferOutput<T> {
+	const result = v.safeParse(schema, value);
+	if (result.success) return result.output;
+	const issue = result.issues[0];
+	const path = v.getDotPath(issue) ?? "the whole document";
+	throw new ShimError("spec.invalid", `${what}: ${path}: ${issue.message}`);
+}
+
+/**
+ * Parses JSON text that came from containerd.
+ * @throws ShimError `spec.invalid` when it is not JSON
+ */
+export function parseJson(text: string, what: string): unknown {
+	try {
+		return JSON.parse(text) as unknown;
+	} catch (error) {
+		throw new ShimError("spec.invalid", `${what} is not JSON: ${messageOf(error)}`, { cause: error });
+	}
+}
+
+/**
+ * Reads and validates a bundle's config.json (at most 4 MiB).
+ * @throws ShimError `spec.invalid` that names the file and the field
+ */
+export async function readSpec(bundle: string): Promise<OciSpec> {
+	const path = join(bundle, "config.json");
+	let text: string;
+	try {
+		text = await readFile(path, "utf8");
+	} catch (error) {
+		const why = errnoOf(error) === "ENOENT" ? "does not exist" : messageOf(error);
+		throw new ShimError("spec.invalid", `the bundle's specification ${path} can't be read: ${why}`, { cause: error });
+	}
+	if (text.length > MAX_SPEC_BYTES) {
+		throw new ShimError("spec.invalid", `${path} has ${text.length} bytes; at most ${MAX_SPEC_BYTES} are taken`);
+	}
+	return parseSpec(specSchema, parseJson(text, path), path);
+}
