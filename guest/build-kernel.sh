@@ -40,8 +40,8 @@ unpack() {
 # Configures the source in $1. An option that was asked for and is not there is an error: the guest
 # would boot and fail much later, in a pod.
 configure() {
-  KCONFIG_ALLCONFIG="$fragment" make -s -C "$1" allnoconfig >&2
-  bash "$here/kernel/check-config.sh" "$fragment" "$1/.config"
+  KCONFIG_ALLCONFIG="$fragment" make -s -C "$1" allnoconfig >&2 &&
+    bash "$here/kernel/check-config.sh" "$fragment" "$1/.config"
 }
 
 # Compiles in $1 with fixed names and times, so that equal inputs give equal bytes.
@@ -51,13 +51,14 @@ compile() {
   make -C "$1" -j"$jobs" vmlinux bzImage
 }
 
-# Puts the three results from the source folder $1 into $2.
+# Puts the three results from the source folder $1 into $2. The PVH entry is a note of type 18 (0x12)
+# with the owner "Xen".
 collect() {
-  objcopy --strip-all --remove-section=.comment "$1/vmlinux" "$2/vmlinux"
-  cp "$1/arch/x86/boot/bzImage" "$2/bzImage"
-  cp "$1/.config" "$2/config"
-  readelf --notes --wide "$2/vmlinux" | grep -q Xen
-  chmod 644 "$2"/*
+  objcopy --strip-all --remove-section=.comment "$1/vmlinux" "$2/vmlinux" &&
+    readelf --notes --wide "$2/vmlinux" | grep -Eq 'Xen .*0x0*12' &&
+    cp "$1/arch/x86/boot/bzImage" "$2/bzImage" &&
+    cp "$1/.config" "$2/config" &&
+    chmod 644 "$2/vmlinux" "$2/bzImage" "$2/config"
 }
 
 # Reads make's output, keeps it in the file $1 and prints a line about every 10 seconds.
