@@ -73,3 +73,32 @@ put_in_place() {
   chmod 755 "$1"
   mv -T "$1" "$2"
 }
+
+# cargo_static REPOSITORY PACKAGE PROGRAM: builds a release of one workspace member as a static binary
+# and prints its path. Its target folder is in the cache, shared by the members; --target keeps the
+# flags away from build scripts and macros, which must stay dynamic. Local paths are mapped away, so
+# that equal sources give equal bytes wherever they lie.
+cargo_static() {
+  local target_dir host=x86_64-unknown-linux-gnu home="${CARGO_HOME:-${HOME:-/root}/.cargo}"
+  target_dir="$(cache_dir)/cargo-target"
+  CARGO_TARGET_DIR="$target_dir" LIBSECCOMP_LINK_TYPE=static \
+    LIBSECCOMP_LIB_PATH="${LIBSECCOMP_LIB_PATH:-/usr/lib/x86_64-linux-gnu}" \
+    RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$1=/src --remap-path-prefix=$home=/cargo --remap-path-prefix=$target_dir=/target" \
+    cargo build --manifest-path "$1/Cargo.toml" --release --locked --target "$host" -p "$2" --bin "$3" >&2 || return 1
+  printf '%s\n' "$target_dir/$host/release/$3"
+}
+
+# rust_sources REPOSITORY FOLDER...: the files that a workspace member is built of, one per line,
+# relative to the repository and sorted.
+rust_sources() {
+  local repository="$1"
+  shift
+  (cd "$repository" && find Cargo.toml Cargo.lock "$@" -type f -not -path '*/target/*' -not -name '.*' | LC_ALL=C sort)
+}
+
+# assert_static PROGRAM: fails unless it is an ELF file without a dynamic loader.
+assert_static() {
+  if readelf --program-headers --wide "$1" | grep -q 'INTERP'; then
+    fail "$1 is not static: a dependency links a shared library; see 'readelf -d $1'"
+  fi
+}
