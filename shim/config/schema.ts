@@ -1,0 +1,75 @@
+/**
+ * The configuration: every key with its type, default, bounds and documentation. Types, validation, `deploy/config.toml` and
+ * `docs/config.md` come from here. Units are in the keys' names.
+ */
+
+import * as v from "valibot";
+import { LOG_LEVELS } from "../base/log.ts";
+import { DEFAULT_STATE_DIR, MAX_STATE_DIR_BYTES } from "../base/names.ts";
+import { choice, flag, integer, line, milliseconds, path, program } from "./keys.ts";
+
+/** A table of keys, or of tables. All its parts have defaults, so it may be left out. */
+function table<Entries extends v.ObjectEntries>(doc: string, entries: Entries) {
+	const nothing = {} as v.InferInput<v.StrictObjectSchema<Entries, undefined>>;
+	return v.optional(v.pipe(v.strictObject(entries), v.metadata({ doc })), nothing);
+}
+
+/** The whole file. */
+export const ConfigSchema = v.strictObject({
+	state_dir: path(
+		DEFAULT_STATE_DIR,
+		"Folder for sockets, journals and the VMs' files; it belongs on a tmpfs. Several instances live side by side when each has its own. It must stand at the top of the main file: drop-ins can't set it.",
+		MAX_STATE_DIR_BYTES,
+	),
+	hypervisor: table("The virtual machine monitor.", {
+		path: path("/usr/bin/cloud-hypervisor", "The cloud-hypervisor program, or one that takes the same arguments and serves the same API."),
+		seccomp: flag(true, "Whether the VMM restricts its own system calls. Turn it off only to find a fault."),
+		landlock: flag(false, "Whether the VMM restricts the files that it can open (needs a kernel with Landlock)."),
+		log_level: choice("warn", ["warn", "info", "debug"], "How much the VMM writes to its log in the pod's folder."),
+	}),
+	guest: table("What every pod's VM is made of.", {
+		kernel: path("/usr/share/containerd-shim-snp/vmlinux", "The guest's kernel, an ELF file with a PVH note."),
+		image: path("/usr/share/containerd-shim-snp/initramfs", "The guest's initramfs, which holds the agent."),
+		kernel_parameters: line("", "Parameters that are added to the guest kernel's command line, separated by spaces."),
+		vcpus: integer(1, { min: 1, max: 254 }, "Virtual CPUs of a pod."),
+		memory_mib: integer(256, { min: 128, max: 1_048_576, unit: "MiB" }, "Memory of a pod, the guest's kernel and the writable layers of its containers included."),
+	}),
+	storage: table("Images of the containers' layers.", {
+		cache_dir: path("/var/cache/containerd-shim-snp", "Folder for the file system images that are built from snapshots, shared by all pods."),
+		cache_max_mib: integer(20_480, { min: 0, max: 1_073_741_824, unit: "MiB" }, "Size above which images that no pod uses are removed, the longest unused first."),
+		mkfs_erofs: program("mkfs.erofs", "The mkfs.erofs program (erofs-utils 1.5 or later)."),
+	}),
+	timeouts: table("How long the shim waits before it calls a step failed.", {
+		boot_ms: milliseconds(60_000, 100, "From the start of the VM until its agent answers."),
+		agent_call_ms: milliseconds(30_000, 100, "For one answer of the guest's agent. Waiting for a process to end has no limit."),
+		vmm_call_ms: milliseconds(30_000, 100, "For one answer of the VMM."),
+		image_build_ms: milliseconds(600_000, 1_000, "For building the image of one layer."),
+		stop_ms: milliseconds(5_000, 0, "For the guest to end by itself when its pod is removed; then the VMM is killed."),
+		stdio_drain_ms: milliseconds(5_000, 0, "For a container's last output to be read after its process has ended; what nobody reads by then is dropped."),
+	}),
+	log: table("snpd's own log.", {
+		level: choice("info", LOG_LEVELS, "Least important level that is written."),
+	}),
+	debug: table("Aids for finding faults. They cost time or tell what should stay secret.", {
+		console: flag(false, "Whether the guest's console is kept in `console.log` in the pod's folder. It makes the start slower."),
+	}),
+});
+
+type DeepReadonly<T> = T extends object ? { readonly [Key in keyof T]: DeepReadonly<T[Key]> } : T;
+
+/** A valid configuration: plain data, frozen. */
+export type Config = DeepReadonly<v.InferOutput<typeof ConfigSchema>>;
+
+/** The configuration of an empty file. */
+export function defaultConfig(): Config {
+	return freeze(v.parse(ConfigSchema, {}));
+}
+
+/** Freezes plain data all the way down. */
+export function freeze<T>(value: T): DeepReadonly<T> {
+	if (typeof value === "object" && value !== null) {
+		for (const part of Object.values(value)) freeze(part);
+		Object.freeze(value);
+	}
+	return value as DeepReadonly<T>;
+}
