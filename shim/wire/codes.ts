@@ -1,5 +1,5 @@
 /** Numbers of the gRPC status codes (grpc/doc/statuscodes.md), which ttrpc uses unchanged. */
-export const CODE = {
+export const GrpcCode = {
 	OK: 0,
 	CANCELED: 1,
 	UNKNOWN: 2,

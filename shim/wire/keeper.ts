@@ -2,7 +2,7 @@
 
 import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
-import { CODE } from "./codes.ts";
+import { GrpcCode } from "./codes.ts";
 import { decodeFrame, decodeRequest, encodeFrame, encodeResponse, FLAG_REMOTE_OPEN, FrameType, MAX_DATA_BYTES } from "./frame.ts";
 import type { Request } from "./frame.ts";
 import { KeeperStream } from "./keeper-stream.ts";
@@ -212,7 +212,7 @@ export class Keeper {
 			request = decodeRequest(ttrpc.data);
 		} catch (error) {
 			const unimplemented = error instanceof ShimError && error.reason === "call.unimplemented";
-			answer({ code: unimplemented ? CODE.UNIMPLEMENTED : CODE.INVALID_ARGUMENT, message: explain(error) });
+			answer({ code: unimplemented ? GrpcCode.UNIMPLEMENTED : GrpcCode.INVALID_ARGUMENT, message: explain(error) });
 			return;
 		}
 		const { service, method, payload, timeoutMs } = request;
@@ -224,7 +224,7 @@ export class Keeper {
 	#start(call: KeeperRequest, answer: (value: KeeperAnswer) => void): void {
 		const failed = (error: unknown): void => {
 			this.#log.error(`${call.method} failed outside of its error mapping`, error, { pod: this.hello.podId });
-			answer({ code: CODE.UNKNOWN, message: explain(error) });
+			answer({ code: GrpcCode.UNKNOWN, message: explain(error) });
 		};
 		try {
 			this.#onRequest(this, call).then(answer, failed);
@@ -250,10 +250,10 @@ const MAX_MESSAGE_CHARACTERS = 64 * 1024;
 function encodeAnswer(streamId: number, value: KeeperAnswer): Buffer {
 	const response =
 		"payload" in value
-			? { code: CODE.OK, message: "", payload: value.payload }
-			: { code: value.code === CODE.OK ? CODE.UNKNOWN : value.code, message: value.message.slice(0, MAX_MESSAGE_CHARACTERS), payload: new Uint8Array(0) };
+			? { code: GrpcCode.OK, message: "", payload: value.payload }
+			: { code: value.code === GrpcCode.OK ? GrpcCode.UNKNOWN : value.code, message: value.message.slice(0, MAX_MESSAGE_CHARACTERS), payload: new Uint8Array(0) };
 	const encoded = encodeResponse(response);
 	if (encoded.length <= MAX_DATA_BYTES) return encodeFrame(FrameType.response, streamId, encoded);
 	const message = `the answer has ${encoded.length} bytes; ttrpc allows ${MAX_DATA_BYTES}`;
-	return encodeFrame(FrameType.response, streamId, encodeResponse({ code: CODE.RESOURCE_EXHAUSTED, message, payload: new Uint8Array(0) }));
+	return encodeFrame(FrameType.response, streamId, encodeResponse({ code: GrpcCode.RESOURCE_EXHAUSTED, message, payload: new Uint8Array(0) }));
 }
