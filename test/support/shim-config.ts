@@ -1,0 +1,34 @@
+/** The shim's configuration file for tests, the demo and the bench. */
+import { join } from "node:path";
+import { distBinDir, distShareDir } from "./paths.ts";
+
+/** What a test may set; everything else has the shim's own defaults. */
+export type ShimConfig = {
+  /** The VMM; `dist/bin/ch-qemu` when left out. */
+  readonly hypervisor?: string;
+  /** The guest's kernel; `dist/share/vmlinux` when left out. */
+  readonly kernel?: string;
+  /** The guest's first file system; `dist/share/initramfs` when left out. */
+  readonly image?: string;
+  /** How long a guest may take until its agent answers, in milliseconds. */
+  readonly bootTimeoutMs?: number;
+  /** Lines put at the top of the file as they are, for faulty files. */
+  readonly extra?: string;
+};
+
+/** TCG on two loaded cores needs longer than the hardware that the shim's default is for. */
+const BOOT_TIMEOUT_MS = 60_000;
+
+/** The text of a configuration file whose state folder is `stateDir`. */
+export function shimConfigToml(stateDir: string, config: ShimConfig): string {
+  return `state_dir = ${JSON.stringify(stateDir)}
+${config.extra ?? ""}
+[hypervisor]
+path = ${JSON.stringify(config.hypervisor ?? join(distBinDir, "ch-qemu"))}
+[guest]
+kernel = ${JSON.stringify(config.kernel ?? join(distShareDir, "vmlinux"))}
+image = ${JSON.stringify(config.image ?? join(distShareDir, "initramfs"))}
+[timeouts]
+boot_ms = ${config.bootTimeoutMs ?? BOOT_TIMEOUT_MS}
+`;
+}
