@@ -1,0 +1,70 @@
+/** Devices that come and go while the guest runs. */
+import { deviceManagerError, messageOf, VmmError } from './api-error.ts';
+import { imageLocked, type Machine } from './machine.ts';
+import type { QemuBackend, QemuDevice } from './qemu-devices.ts';
+import type { DiskConfig, NetConfig, VsockConfig } from './vm-config.ts';
+
+export async function plugDisk(machine: Machine, disk: DiskConfig): Promise<QemuDevice> {
+  const device = machine.devices.addDisk(disk);
+  return plug(machine, device, (text) => imageLocked(text, disk.path) ?? deviceManagerError('Cannot create virtio-blk device', text));
+}
+
+export async function plugNet(machine: Machine, net: NetConfig): Promise<QemuDevice> {
+  const device = machine.devices.addNet(net);
+  return plug(machine, device, (text) => deviceManagerError('Cannot create virtio-net device', 'Failed to open taps', text));
+}
+
+export async function plugVsock(machine: Machine, vsock: VsockConfig): Promise<QemuDevice> {
+  const backend = await machine.startVsock(vsock.socket, vsock.cid);
+  try {
+    const device = machine.devices.addVsock(vsock, backend.vhostSocket);
+    await plug(machine, device, (text) => deviceManagerError('Cannot create virtio-vsock device', text));
+    backend.connected();
+    return device;
+  } catch (error) {
+    await machine.stopVsock();
+    throw error;
+  }
+}
+
+/**
+ * Asks the guest to let a device go; `device-removed` comes when it has. Asking again while it thinks is no error.
+ * Throws the VMM's errors for an unknown id and for devices that must stay.
+ */
+export async function unplug(machine: Machine, id: string): Promise<void> {
+  if (id === '__serial' || id === '__ioapic') throw deviceManagerError('Could not find the node in the device tree');
+  const device = machine.devices.get(id);
+  if (!['block', 'net', 'vsock'].includes(device.type)) throw deviceManagerError(`Not allowed to remove this type of device from the VM: ${device.type}`);
+  try {
+    await machine.qmp.run('device_del', { id: device.name });
+  } catch (error) {
+    if (!/already in the process of unplug/.test(messageOf(error))) throw deviceManagerError('Failed to make hotplug notification', messageOf(error));
+  }
+}
+
+async function plug(machine: Machine, device: QemuDevice, refuse: (text: string) => VmmError): Promise<QemuDevice> {
+  const made: QemuBackend[] = [];
+  try {
+    for (const backend of device.backends) {
+      await addBackend(machine, backend);
+      made.push(backend);
+    }
+    await machine.qmp.run('device_add', device.properties);
+    return device;
+  } catch (error) {
+    for (const backend of made.reverse()) {
+      if (backend.kind === 'blockdev') await machine.qmp.run('blockdev-del', { 'node-name': backend.properties['node-name'] });
+      else if (backend.kind === 'netdev') await machine.qmp.run('netdev_del', { id: backend.properties['id'] });
+      else if (backend.kind === 'chardev') await machine.qmp.run('chardev-remove', { id: backend.id });
+    }
+    machine.devices.forget(device.id);
+    throw refuse(messageOf(error));
+  }
+}
+
+async function addBackend({ qmp }: Machine, backend: QemuBackend): Promise<void> {
+  if (backend.kind === 'blockdev') await qmp.run('blockdev-add', backend.properties);
+  else if (backend.kind === 'netdev') await qmp.run('netdev_add', backend.properties);
+  else if (backend.kind === 'object') await qmp.run('object-add', backend.properties);
+  else await qmp.run('chardev-add', { id: backend.id, backend: backend.backend });
+}
