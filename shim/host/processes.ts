@@ -1,0 +1,147 @@
+/** Processes of the host, held by pidfd: a handle means one process for ever, and its end is an event. */
+
+import { readdirSync, readFileSync } from "node:fs";
+import { constants } from "node:os";
+
+import { closeFd } from "../../native/src/file.ts";
+import { pidfdOpen, pidfdSendSignal, pidfdWatch } from "../../native/src/process.ts";
+import { deferred, withDeadline } from "../base/deadline.ts";
+import { errnoOf } from "../base/errors.ts";
+
+/** A process that was found by its command line. */
+export interface FoundProcess {
+	readonly pid: number;
+	readonly startTime: bigint;
+	readonly args: readonly string[];
+}
+
+/** How a wait is bounded. */
+export interface WaitOptions {
+	readonly timeoutMs: number;
+	readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * When a process started, in clock ticks since the host's boot (field 22 of `/proc/<pid>/stat`, proc(5)): with the pid it names a process for ever.
+ * @returns undefined when there is no such process
+ */
+export function startTimeOf(pid: number): bigint | undefined {
+	const stat = readProc(`/proc/${pid}/stat`);
+	// The second field is the program's name in parentheses and may itself hold spaces and parentheses.
+	const ticks = stat?.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+	return ticks === undefined ? undefined : BigInt(ticks);
+}
+
+/**
+ * Finds the processes of which an argument contains `text`: after a crash, the VMM that was started with a pod's folder.
+ * Processes that end meanwhile are left out.
+ */
+export function findProcesses(text: string): FoundProcess[] {
+	const found: FoundProcess[] = [];
+	for (const name of readdirSync("/proc")) {
+		if (!/^[0-9]+$/.test(name)) continue;
+		const pid = Number(name);
+		const args = readProc(`/proc/${name}/cmdline`)?.split("\0").slice(0, -1) ?? [];
+		if (pid === process.pid || !args.some((arg) => arg.includes(text))) continue;
+		const startTime = startTimeOf(pid);
+		if (startTime !== undefined) found.push({ pid, startTime, args });
+	}
+	return found;
+}
+
+function readProc(path: string): string | undefined {
+	try {
+		return readFileSync(path, "utf8");
+	} catch (error) {
+		if (errnoOf(error) === "ENOENT" || errnoOf(error) === "ESRCH") return undefined;
+		throw error;
+	}
+}
+
+/** A held process. Whoever opens it closes it. */
+export class ProcessHandle {
+	readonly pid: number;
+	/** See `startTimeOf`. */
+	readonly startTime: bigint;
+	readonly #exited = deferred<void>();
+	#pidfd: number | undefined;
+	#unwatch: () => void = () => undefined;
+	#ended = false;
+
+	private constructor(pid: number, startTime: bigint, pidfd: number) {
+		this.pid = pid;
+		this.startTime = startTime;
+		this.#pidfd = pidfd;
+	}
+
+	/**
+	 * Opens a process.
+	 * @param startTime when it is given, a process that started at another time does not count: its number was used again
+	 * @returns undefined when there is no such process
+	 * @throws SystemError when the host refuses (EMFILE)
+	 */
+	static open(pid: number, startTime?: bigint): ProcessHandle | undefined {
+		let pidfd: number;
+		try {
+			pidfd = pidfdOpen(pid);
+		} catch (error) {
+			// EINVAL: the number belongs to a thread, so the process is gone.
+			if (errnoOf(error) === "ESRCH" || errnoOf(error) === "EINVAL") return undefined;
+			throw error;
+		}
+		// Read after opening: if the number has changed hands in between, the times differ.
+		const found = startTimeOf(pid);
+		if (found === undefined || (startTime !== undefined && found !== startTime)) {
+			closeFd(pidfd);
+			return undefined;
+		}
+		const handle = new ProcessHandle(pid, found, pidfd);
+		handle.#unwatch = pidfdWatch(pidfd, () => {
+			handle.#ended = true;
+			handle.#exited.resolve();
+		});
+		return handle;
+	}
+
+	/** True until the end of the process was seen. After `close` it tells the last known state. */
+	alive(): boolean {
+		return !this.#ended;
+	}
+
+	/** Settles when the process has ended; never, when the handle is closed before. */
+	get exited(): Promise<void> {
+		return this.#exited.promise;
+	}
+
+	/**
+	 * Sends a signal.
+	 * @returns false when the process is gone or the handle closed
+	 * @throws SystemError: EPERM
+	 */
+	kill(signal: NodeJS.Signals): boolean {
+		if (this.#pidfd === undefined) return false;
+		try {
+			pidfdSendSignal(this.#pidfd, constants.signals[signal]);
+			return true;
+		} catch (error) {
+			if (errnoOf(error) === "ESRCH") return false;
+			throw error;
+		}
+	}
+
+	/**
+	 * Waits for the end.
+	 * @throws ShimError wait.deadline, wait.canceled
+	 */
+	waitExit(options: WaitOptions): Promise<void> {
+		return withDeadline({ what: `the end of process ${this.pid}`, ...options }, () => this.#exited.promise);
+	}
+
+	/** Gives the descriptor back; the process is left alone. */
+	close(): void {
+		if (this.#pidfd === undefined) return;
+		this.#unwatch();
+		closeFd(this.#pidfd);
+		this.#pidfd = undefined;
+	}
+}

@@ -1,0 +1,160 @@
+/**
+ * Starts Cloud Hypervisor, and takes up one that an earlier snpd started. Everything that the two share is a file in the VMM's folder, so that either may
+ * die and the other goes on: the API socket (bound here, handed over as a descriptor: nothing to poll), the log, and the FIFO of events.
+ */
+
+import { spawn } from "node:child_process";
+import type { ChildProcess, StdioOptions } from "node:child_process";
+import { closeSync, constants, openSync } from "node:fs";
+import { access, rm, stat } from "node:fs/promises";
+import { isAbsolute } from "node:path";
+
+import { deferred } from "../base/deadline.ts";
+import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
+import { makeFifo } from "../host/filesystem.ts";
+import { ProcessHandle } from "../host/processes.ts";
+import { listenUnix, MAX_SOCKET_PATH_BYTES } from "../host/sockets.ts";
+import { readEvents } from "./events.ts";
+import type { OnVmmEvent } from "./events.ts";
+import { Vmm, vmmFiles } from "./vmm.ts";
+import type { VmmExit } from "./vmm.ts";
+import { boundLog } from "./vmm-log.ts";
+
+export { Vmm, vmmFiles } from "./vmm.ts";
+export type { VmmExit, VmmFiles } from "./vmm.ts";
+export type { OnVmmEvent, VmmEvent } from "./events.ts";
+
+/** How much the VMM logs: `warn` is its default. */
+export type VmmLogLevel = "warn" | "info" | "debug" | "trace";
+
+/** How a VMM is started. */
+export interface LaunchOptions {
+	/** Absolute path of the program. */
+	readonly hypervisorPath: string;
+	/** An existing folder that belongs to this VMM; its files are those of `vmmFiles`. */
+	readonly folder: string;
+	readonly logLevel?: VmmLogLevel | undefined;
+	/** What the VMM does at a system call that it does not expect: `true` (its default) kills it. */
+	readonly seccomp?: "true" | "false" | "log" | "errno" | undefined;
+	/** Confines also the threads that know no VM to the paths of the configuration's Landlock rules. */
+	readonly landlock?: boolean | undefined;
+	readonly onEvent?: OnVmmEvent | undefined;
+	/** Aborting it before the process is started ends the launch. */
+	readonly signal?: AbortSignal | undefined;
+}
+
+/** What must be known of a VMM to take it up again. */
+export interface AdoptOptions {
+	readonly pid: number;
+	readonly startTime: bigint;
+	readonly folder: string;
+	readonly onEvent?: OnVmmEvent | undefined;
+}
+
+/** The first descriptors that are not standard ones: their order is that of `stdio` in `start`. */
+const API_FD = 3;
+const EVENTS_FD = 4;
+const LOG_FLAGS: Readonly<Record<VmmLogLevel, readonly string[]>> = { warn: [], info: ["-v"], debug: ["-vv"], trace: ["-vvv"] };
+
+/**
+ * Starts a VMM without a VM: own session, empty environment, the folder as its working directory. It may be called at once through `client`; a program
+ * that ends early is reported by the first call. The caller kills it; it outlives this process otherwise.
+ * @throws ShimError vmm.missing, vmm.launch, wait.canceled
+ */
+export async function launchVmm(options: LaunchOptions): Promise<Vmm> {
+	await checkProgram(options.hypervisorPath);
+	const files = vmmFiles(options.folder);
+	if (Buffer.byteLength(files.apiSocket) > MAX_SOCKET_PATH_BYTES) throw new ShimError("vmm.launch", `${files.apiSocket} is longer than ${MAX_SOCKET_PATH_BYTES} bytes`, { remedy: "shorten state_dir" });
+	const stop: (() => void)[] = [];
+	try {
+		// What a killed VMM left would be in the way.
+		await Promise.all([files.apiSocket, files.events].map((path) => rm(path, { force: true })));
+		if (options.signal?.aborted === true) throw new ShimError("wait.canceled", "the start of the hypervisor was canceled", { cause: options.signal.reason });
+		return await started(start(options, stop), options.folder, stop);
+	} catch (error) {
+		for (const undo of stop) undo();
+		if (error instanceof ShimError) throw error;
+		throw new ShimError("vmm.launch", `starting ${options.hypervisorPath} in ${options.folder}: ${messageOf(error)}`, { cause: error });
+	}
+}
+
+function start(options: LaunchOptions, stop: (() => void)[]): ChildProcess {
+	const files = vmmFiles(options.folder);
+	const handedOver: number[] = [];
+	try {
+		handedOver.push(listenUnix(files.apiSocket));
+		makeFifo(files.events, 0o600);
+		// Open for both, in the VMM too: its events then wait in the pipe while nobody reads them, and are never an error.
+		handedOver.push(openSync(files.events, constants.O_RDWR | constants.O_NONBLOCK));
+		stop.push(readEvents(files.events, options.onEvent ?? (() => undefined)));
+		const log = openSync(files.log, constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT, 0o600);
+		handedOver.push(log);
+		stop.push(boundLog(files.log));
+		const stdio: StdioOptions = ["ignore", log, log, ...handedOver.slice(0, 2)];
+		return spawn(options.hypervisorPath, argumentsOf(options), { cwd: options.folder, env: {}, stdio, detached: true });
+	} finally {
+		for (const fd of handedOver) closeSync(fd);
+	}
+}
+
+/** Must be called in the same turn of the loop as `start`: the child can't be waited for before, so that its pid still means it. */
+async function started(child: ChildProcess, folder: string, stop: readonly (() => void)[]): Promise<Vmm> {
+	if (child.pid === undefined) throw await new Promise((resolve) => child.once("error", resolve));
+	const exited = deferred<VmmExit>();
+	child.once("exit", (code, signal) => exited.resolve(exitOf(code ?? undefined, signal ?? undefined)));
+	child.unref();
+	const handle = ProcessHandle.open(child.pid);
+	if (handle === undefined) throw new Error(`process ${child.pid} can't be found in /proc`);
+	return new Vmm(folder, handle, exited.promise, stop);
+}
+
+function argumentsOf(options: LaunchOptions): string[] {
+	const args = ["--api-socket", `fd=${API_FD}`, "--event-monitor", `fd=${EVENTS_FD}`, ...LOG_FLAGS[options.logLevel ?? "warn"]];
+	if (options.seccomp !== undefined) args.push("--seccomp", options.seccomp);
+	if (options.landlock === true) args.push("--landlock");
+	return args;
+}
+
+function exitOf(code: number | undefined, signal: NodeJS.Signals | undefined): VmmExit {
+	const text = signal !== undefined ? `was killed by ${signal}` : code !== undefined ? `ended with exit code ${code}` : "ended";
+	return { code, signal, text };
+}
+
+async function checkProgram(path: string): Promise<void> {
+	if (!isAbsolute(path)) throw new ShimError("vmm.missing", `the hypervisor's path ${JSON.stringify(path)} is not absolute`);
+	try {
+		const stats = await stat(path);
+		if (!stats.isFile()) throw new ShimError("vmm.missing", `the hypervisor ${path} is not a file`);
+		await access(path, constants.X_OK);
+	} catch (error) {
+		if (error instanceof ShimError) throw error;
+		const text = errnoOf(error) === "ENOENT" ? "does not exist" : errnoOf(error) === "EACCES" ? "is not executable" : messageOf(error);
+		throw new ShimError("vmm.missing", `the hypervisor ${path} ${text}`, { cause: error });
+	}
+}
+
+/**
+ * Takes up a VMM that an earlier process started. Events that nobody has read yet are delivered; one that the earlier process had half read is lost.
+ * @returns undefined when the process is gone
+ * @throws ShimError vmm.launch when its files can't be opened
+ */
+export function adoptVmm(options: AdoptOptions): Vmm | undefined {
+	const handle = ProcessHandle.open(options.pid, options.startTime);
+	if (handle === undefined) return undefined;
+	const files = vmmFiles(options.folder);
+	const stop: (() => void)[] = [];
+	try {
+		stop.push(readEvents(files.events, options.onEvent ?? (() => undefined)));
+		stop.push(boundLog(files.log));
+	} catch (error) {
+		for (const undo of stop) undo();
+		handle.close();
+		throw new ShimError("vmm.launch", `taking up process ${options.pid} in ${options.folder}: ${messageOf(error)}`, { cause: error });
+	}
+	return new Vmm(
+		options.folder,
+		handle,
+		handle.exited.then(() => exitOf(undefined, undefined)),
+		stop,
+	);
+}
