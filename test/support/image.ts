@@ -26,6 +26,8 @@ export type ImageRecipe = {
   /** Environment of the image, `NAME=value`. */
   readonly env?: readonly string[];
   readonly cwd?: string;
+  /** User of the image, as `uid:gid` or names. */
+  readonly user?: string;
 };
 
 type Blob = { readonly digest: string; readonly size: number; readonly data: Buffer };
@@ -48,7 +50,7 @@ export async function buildImage(dir: string, recipe: ImageRecipe): Promise<Test
   const config = blob(json({
     architecture,
     os: "linux",
-    config: { Env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", ...(recipe.env ?? [])], Cmd: ["/bin/sh"], WorkingDir: recipe.cwd ?? "/" },
+    config: { Env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", ...(recipe.env ?? [])], Cmd: ["/bin/sh"], WorkingDir: recipe.cwd ?? "/", User: recipe.user ?? "" },
     rootfs: { type: "layers", diff_ids: [layer.digest] },
     history: [{ created_by: "containerd-shim-snp tests" }],
   }));

@@ -1,4 +1,7 @@
-/** Finds what a container left behind: processes, mounts, loop devices, links, sockets, files, cgroups, containerd's own records. */
+/**
+ * Finds what a container left behind: processes, mounts, loop devices, links, sockets, files, cgroups, containerd's own records.
+ * FIFOs are not looked at: `ctr` makes and removes them (and 1.6 leaves those of an exec whose container was removed).
+ */
 import { readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { cgroupsNamed } from "./cgroups.ts";
@@ -88,7 +91,6 @@ async function listResources(cd: PrivateContainerd): Promise<string[]> {
     ...listeningSocketsSeenBy(cd.init.pid).filter((path) => path !== join(cd.stateDir, "snpd.sock") && !/\/snpd\.sock\.\d+$/.test(path)).map((path) => `listening socket: ${path}`),
     ...stateFiles(cd),
     ...bundles(cd),
-    ...filesBelow(cd.fifoDir).map((path) => `FIFO: ${path}`),
     ...cgroups(cd),
     ...(await records(cd)),
   ];
