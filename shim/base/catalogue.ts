@@ -49,6 +49,8 @@ export const CATALOGUE = {
 	"vmm.boot-timeout": entry("deadline-exceeded", "check guest.kernel and guest.image, or raise timeouts.boot_ms"),
 	"guest.file-missing": entry("failed-precondition", "install the guest's files, or set guest.kernel and guest.image"),
 	"guest.call": entry("unknown", "the guest agent's own words are above"),
+	"guest.exists": entry("already-exists", "the guest agent's own words are above"),
+	"guest.state": entry("failed-precondition", "the guest agent's own words are above"),
 	"guest.unreachable": entry("unavailable", "the VM runs but its agent does not answer: remove the pod; its console is in the pod's folder when debug.console is on"),
 	"guest.protocol": entry("internal", "the guest's answer breaks the protocol: use an image whose agent matches this version"),
 	"storage.mount": entry("failed-precondition", "check the snapshotter's state on this node"),

@@ -1,0 +1,216 @@
+/**
+ * The guest agent's client: one function per call of the Kata agent protocol that the shim uses. The guest is hostile: every answer has a
+ * size limit (the transport's), a deadline and a schema (the codec), and numbers from it are used as data only.
+ */
+
+import { messageOf, ShimError } from "../base/errors.ts";
+import type { ErrorReason } from "../base/errors.ts";
+import { STREAMS_CAPABILITY } from "../base/names.ts";
+import { GrpcCode } from "../wire/codes.ts";
+import { RemoteError, type TtrpcClient } from "../wire/client.ts";
+import { grpc } from "../../proto/gen/agent.js";
+
+const AGENT_SERVICE = "grpc.AgentService";
+const HEALTH_SERVICE = "grpc.Health";
+
+/** How long a call may take, and the caller's own end. */
+export interface CallOptions {
+	readonly signal?: AbortSignal | undefined;
+	/** Overrides the client's bound; 0 for calls that wait for something to happen in the guest. */
+	readonly timeoutMs?: number;
+}
+
+/** What the agent says of itself. */
+export interface AgentDetails {
+	readonly version: string;
+	readonly streams: boolean;
+	readonly seccomp: boolean;
+}
+
+interface Codec<T> {
+	encode(message: T): { finish(): Uint8Array };
+}
+interface Decoder<T> {
+	decode(bytes: Uint8Array): T;
+}
+
+/** A process of the guest: the container's first one has the container's id as its exec id (Kata agent protocol). */
+export interface ProcessAddress {
+	readonly containerId: string;
+	/** Empty for the container's first process. */
+	readonly execId: string;
+}
+
+/** A connection to one guest's agent. */
+export class AgentClient {
+	readonly #client: TtrpcClient;
+	readonly #timeoutMs: number;
+
+	/** @param timeoutMs bound of every call that doesn't wait for something to happen */
+	constructor(client: TtrpcClient, timeoutMs: number) {
+		this.#client = client;
+		this.#timeoutMs = timeoutMs;
+	}
+
+	/** Settles, with the reason, when the connection has ended; never rejects. */
+	get closed(): Promise<ShimError> {
+		return this.#client.closed;
+	}
+
+	/** Ends the connection; calls under way fail. */
+	close(): void {
+		this.#client.close();
+	}
+
+	/** Asks whether the agent serves. */
+	async check(options?: CallOptions): Promise<void> {
+		const answer = await this.#call(HEALTH_SERVICE, "Check", grpc.CheckRequest, {}, grpc.HealthCheckResponse, options);
+		if (answer.status !== grpc.HealthCheckResponse.ServingStatus.SERVING) {
+			throw new ShimError("guest.unreachable", `the guest agent says that it does not serve (status ${answer.status})`);
+		}
+	}
+
+	/** Makes the sandbox: host name, resolver, shared memory of the pod. */
+	async createSandbox(request: grpc.CreateSandboxRequest.$Properties, options?: CallOptions): Promise<void> {
+		await this.#send("CreateSandbox", grpc.CreateSandboxRequest, request, options);
+	}
+
+	/** Asks what the agent can do. */
+	async details(options?: CallOptions): Promise<AgentDetails> {
+		const answer = await this.#call(AGENT_SERVICE, "GetGuestDetails", grpc.GuestDetailsRequest, {}, grpc.GuestDetailsResponse, options);
+		const details = answer.agent_details;
+		return {
+			version: details?.version ?? "",
+			streams: details?.extra_features?.includes(STREAMS_CAPABILITY) ?? false,
+			seccomp: details?.supports_seccomp ?? false,
+		};
+	}
+
+	/** Prepares a container: its storages, namespaces and first process, which does not run yet. */
+	async createContainer(request: grpc.CreateContainerRequest.$Properties, options?: CallOptions): Promise<void> {
+		await this.#send("CreateContainer", grpc.CreateContainerRequest, request, options);
+	}
+
+	/** Starts a prepared container's first process. */
+	async startContainer(containerId: string, options?: CallOptions): Promise<void> {
+		await this.#send("StartContainer", grpc.StartContainerRequest, { container_id: containerId }, options);
+	}
+
+	/** Removes a container and everything that runs in it. */
+	async removeContainer(containerId: string, options?: CallOptions): Promise<void> {
+		await this.#send("RemoveContainer", grpc.RemoveContainerRequest, { container_id: containerId }, options);
+	}
+
+	/** Starts a further process in a container. */
+	async execProcess(request: grpc.ExecProcessRequest.$Properties, options?: CallOptions): Promise<void> {
+		await this.#send("ExecProcess", grpc.ExecProcessRequest, request, options);
+	}
+
+	/** Sends a signal to one process, or with an empty `execId` and SIGKILL to all of the container. */
+	async signalProcess(process: ProcessAddress, signalNumber: number, options?: CallOptions): Promise<void> {
+		const request = { container_id: process.containerId, exec_id: process.execId, signal: signalNumber };
+		await this.#send("SignalProcess", grpc.SignalProcessRequest, request, options);
+	}
+
+	/**
+	 * Waits, without bound, for a process to end.
+	 * @returns its exit status: 0..255, 128 + the signal's number when a signal ended it
+	 */
+	async waitProcess(process: ProcessAddress, options?: CallOptions): Promise<number> {
+		const request = { container_id: process.containerId, exec_id: process.execId };
+		const answer = await this.#call(AGENT_SERVICE, "WaitProcess", grpc.WaitProcessRequest, request, grpc.WaitProcessResponse, { timeoutMs: 0, ...options });
+		return answer.status & 0xff;
+	}
+
+	/** Sets a terminal's size in characters. */
+	async resizeTerminal(process: ProcessAddress, columns: number, rows: number, options?: CallOptions): Promise<void> {
+		const request = { container_id: process.containerId, exec_id: process.execId, column: columns, row: rows };
+		await this.#send("TtyWinResize", grpc.TtyWinResizeRequest, request, options);
+	}
+
+	/** Writes to a process's standard input by RPC; gives the number of bytes taken. */
+	async writeStdin(process: ProcessAddress, data: Uint8Array, options?: CallOptions): Promise<number> {
+		const request = { container_id: process.containerId, exec_id: process.execId, data };
+		const answer = await this.#call(AGENT_SERVICE, "WriteStdin", grpc.WriteStreamRequest, request, grpc.WriteStreamResponse, { timeoutMs: 0, ...options });
+		return answer.len;
+	}
+
+	/** Ends a process's standard input. */
+	async closeStdin(process: ProcessAddress, options?: CallOptions): Promise<void> {
+		await this.#send("CloseStdin", grpc.CloseStdinRequest, { container_id: process.containerId, exec_id: process.execId }, options);
+	}
+
+	/** Reads output by RPC: waits for some, gives nothing at the end of the stream. */
+	async readOutput(process: ProcessAddress, stream: "stdout" | "stderr", length: number, options?: CallOptions): Promise<Uint8Array> {
+		const request = { container_id: process.containerId, exec_id: process.execId, len: length };
+		const method = stream === "stdout" ? "ReadStdout" : "ReadStderr";
+		const answer = await this.#call(AGENT_SERVICE, method, grpc.ReadStreamRequest, request, grpc.ReadStreamResponse, { timeoutMs: 0, ...options });
+		return answer.data;
+	}
+
+	/** Reads a container's resource use. */
+	stats(containerId: string, options?: CallOptions): Promise<grpc.StatsContainerResponse> {
+		return this.#call(AGENT_SERVICE, "StatsContainer", grpc.StatsContainerRequest, { container_id: containerId }, grpc.StatsContainerResponse, options);
+	}
+
+	/** Changes a container's limits. */
+	async updateContainer(containerId: string, resources: grpc.LinuxResources.$Properties, options?: CallOptions): Promise<void> {
+		await this.#send("UpdateContainer", grpc.UpdateContainerRequest, { container_id: containerId, resources }, options);
+	}
+
+	/** Freezes every process of a container. */
+	async pauseContainer(containerId: string, options?: CallOptions): Promise<void> {
+		await this.#send("PauseContainer", grpc.PauseContainerRequest, { container_id: containerId }, options);
+	}
+
+	/** Thaws a container. */
+	async resumeContainer(containerId: string, options?: CallOptions): Promise<void> {
+		await this.#send("ResumeContainer", grpc.ResumeContainerRequest, { container_id: containerId }, options);
+	}
+
+	/** Waits, without bound, until a container runs out of memory; gives the container's id. */
+	async oomEvent(options?: CallOptions): Promise<string> {
+		const answer = await this.#call(AGENT_SERVICE, "GetOOMEvent", grpc.GetOOMEventRequest, {}, grpc.OOMEvent, { timeoutMs: 0, ...options });
+		return answer.container_id;
+	}
+
+	/** Writes one piece of a file into the guest (Kata agent protocol, CopyFile). */
+	async copyFile(request: grpc.CopyFileRequest.$Properties, options?: CallOptions): Promise<void> {
+		await this.#send("CopyFile", grpc.CopyFileRequest, request, options);
+	}
+
+	async #send<T>(method: string, codec: Codec<T>, request: T, options?: CallOptions): Promise<void> {
+		await this.#raw(AGENT_SERVICE, method, codec, request, options);
+	}
+
+	async #call<T, A>(service: string, method: string, codec: Codec<T>, request: T, answer: Decoder<A>, options?: CallOptions): Promise<A> {
+		const bytes = await this.#raw(service, method, codec, request, options);
+		try {
+			return answer.decode(bytes);
+		} catch (error) {
+			throw new ShimError("guest.protocol", `the guest agent's answer to ${method} is not of its form: ${messageOf(error)}`, { cause: error });
+		}
+	}
+
+	async #raw<T>(service: string, method: string, codec: Codec<T>, request: T, options: CallOptions = {}): Promise<Uint8Array> {
+		const timeoutMs = options.timeoutMs ?? this.#timeoutMs;
+		try {
+			return await this.#client.call(service, method, codec.encode(request).finish(), { timeoutMs, signal: options.signal });
+		} catch (error) {
+			if (error instanceof RemoteError) throw remoteFailure(method, error);
+			throw error;
+		}
+	}
+}
+
+const REASONS: Readonly<Record<number, ErrorReason>> = {
+	[GrpcCode.NOT_FOUND]: "process.not-found",
+	[GrpcCode.UNIMPLEMENTED]: "call.unimplemented",
+	[GrpcCode.ALREADY_EXISTS]: "guest.exists",
+	[GrpcCode.FAILED_PRECONDITION]: "guest.state",
+};
+
+/** The agent's own words become the message; what it does not have is told apart from what failed. */
+function remoteFailure(method: string, error: RemoteError): ShimError {
+	return new ShimError(REASONS[error.code] ?? "guest.call", `${method} in the guest: ${error.message}`, { remedy: "", cause: error });
+}

@@ -1,0 +1,102 @@
+/** snpctl, the operator's tool: shows the pods of this node, how a pod's start went, and checks the configuration. */
+
+import { env, exit, stdout } from "node:process";
+import { parseArgs } from "node:util";
+
+import * as v from "valibot";
+
+import { explain, ShimError } from "../base/errors.ts";
+import { CONFIG_FILE_VARIABLE, daemonSocket, DEFAULT_CONFIG_FILE } from "../base/names.ts";
+import { loadConfig } from "../config/load.ts";
+import { askDaemon } from "../wire/control-client.ts";
+import { renderTimeline } from "./render-timeline.ts";
+import { VERSION } from "./version.ts";
+
+const USAGE = `usage: snpctl [options] command
+  ps                 the pods of this node
+  timeline ID        the steps of a pod's start (ID: pod or container)
+  config check       reads the configuration and says what is wrong with it
+  version            the version of this build
+options:
+  --state-dir DIR    the folder of snpd's socket (default: the configuration's state_dir)
+  --json             machine-readable output`;
+
+const spansSchema = v.object({ spans: v.array(v.object({ step: v.string(), startMs: v.number(), durationMs: v.optional(v.number()), failed: v.boolean() })) });
+const podsSchema = v.object({
+	pods: v.array(
+		v.object({
+			namespace: v.string(),
+			podId: v.string(),
+			state: v.string(),
+			vmmPid: v.number(),
+			containers: v.array(v.object({ id: v.string(), state: v.string() })),
+		}),
+	),
+});
+
+interface Options {
+	readonly stateDir: string | undefined;
+	readonly json: boolean;
+}
+
+async function main(): Promise<void> {
+	const { values, positionals } = readArguments();
+	const options: Options = { stateDir: values["state-dir"], json: values.json ?? false };
+	const [command, argument, ...rest] = positionals;
+	if (command === "version") return print(`snpctl ${VERSION}`);
+	if (command === "ps" && argument === undefined) return ps(options);
+	if (command === "timeline" && argument !== undefined && rest.length === 0) return timeline(argument, options);
+	if (command === "config" && argument === "check" && rest.length === 0) return checkConfig(options);
+	throw new ShimError("call.invalid", command === undefined ? "no command is given" : `unknown command: ${positionals.join(" ")}`, { remedy: USAGE });
+}
+
+function readArguments() {
+	try {
+		return parseArgs({ allowPositionals: true, options: { "state-dir": { type: "string" }, json: { type: "boolean" } } });
+	} catch (error) {
+		throw new ShimError("call.invalid", "the arguments can't be read", { cause: error, remedy: USAGE });
+	}
+}
+
+async function ask<T extends v.GenericSchema>(options: Options, schema: T, request: Record<string, unknown>): Promise<v.InferOutput<T>> {
+	const stateDir = options.stateDir ?? (await readConfig()).state_dir;
+	const answer = v.safeParse(schema, await askDaemon(daemonSocket(stateDir), request));
+	if (!answer.success) throw new ShimError("internal", `snpd's answer is not of the expected form: ${answer.issues[0].message}`);
+	return answer.output;
+}
+
+function readConfig() {
+	const file = env[CONFIG_FILE_VARIABLE];
+	return loadConfig(file ?? DEFAULT_CONFIG_FILE, { required: file !== undefined });
+}
+
+async function ps(options: Options): Promise<void> {
+	const { pods } = await ask(options, podsSchema, { op: "list" });
+	if (options.json) return print(JSON.stringify(pods));
+	const rows = pods.map((pod) => [pod.namespace, pod.podId, pod.state, String(pod.vmmPid), pod.containers.map(({ id, state }) => `${id} (${state})`).join(", ")]);
+	print(table([["NAMESPACE", "POD", "STATE", "VMM PID", "CONTAINERS"], ...rows]));
+}
+
+async function timeline(id: string, options: Options): Promise<void> {
+	const { spans } = await ask(options, spansSchema, { op: "timeline", id });
+	print(options.json ? JSON.stringify(spans) : renderTimeline(spans));
+}
+
+async function checkConfig(options: Options): Promise<void> {
+	const config = await readConfig();
+	print(options.json ? JSON.stringify(config) : `${env[CONFIG_FILE_VARIABLE] ?? DEFAULT_CONFIG_FILE}: sound`);
+}
+
+function table(rows: readonly (readonly string[])[]): string {
+	const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => (row[column] ?? "").length)));
+	return rows.map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd()).join("\n");
+}
+
+function print(text: string): void {
+	stdout.write(`${text}\n`);
+}
+
+main().catch((error: unknown) => {
+	process.stderr.write(`snpctl: ${explain(error)}\n`);
+	exit(1);
+});

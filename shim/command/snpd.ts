@@ -1,0 +1,107 @@
+/**
+ * snpd, the daemon of a node: wires keepers, services and pods together. Started by a keeper or by systemd with its listening socket as
+ * descriptor 3 (docs/contracts.md); run by hand it binds the socket itself. It may be killed at any instant: the next one takes up.
+ */
+
+import { env, exit, pid } from "node:process";
+import { writeSync } from "node:fs";
+
+import { explain, ShimError } from "../base/errors.ts";
+import { Log, LOG_LEVELS } from "../base/log.ts";
+import { CONFIG_FILE_VARIABLE, daemonSocket, DEFAULT_CONFIG_FILE } from "../base/names.ts";
+import { loadConfig } from "../config/load.ts";
+import { PodNode } from "../pod/node.ts";
+import type { PodEvent, PodIdentity } from "../pod/ports.ts";
+import { answerControl } from "../service/control.ts";
+import { encodeEvent } from "../service/events.ts";
+import { failedAnswer } from "../service/status.ts";
+import { TASK_SERVICES, TaskService } from "../service/task-service.ts";
+import type { Keeper, KeeperAnswer, KeeperRequest } from "../wire/keeper.ts";
+import { serveKeepers } from "../wire/keeper-server.ts";
+import { EventPublishers } from "../wire/publisher.ts";
+import { stateDirArgument } from "./arguments.ts";
+import { VERSION } from "./version.ts";
+
+/** First inherited descriptor (systemd, sd_listen_fds(3)). */
+const LISTEN_FD = 3;
+const STDERR = 2;
+
+async function main(): Promise<void> {
+	const log = new Log((line) => void writeSync(STDERR, line)).with({ snpd: pid });
+	const { stateDir, level } = await settings(log);
+	log.setLevel(level);
+	const publishers = new EventPublishers(log);
+	const publish = (identity: PodIdentity, event: PodEvent): void => {
+		void publishers.for(identity).publish({ namespace: identity.namespace, ...encodeEvent(event) });
+	};
+	const defaultConfigFile = env[CONFIG_FILE_VARIABLE] ?? DEFAULT_CONFIG_FILE;
+	const node = new PodNode({ stateDir, defaultConfigFile, publish, log });
+	await node.recover();
+	const service = new TaskService(node, VERSION);
+	const listen = env.LISTEN_FDS === undefined ? daemonSocket(stateDir) : LISTEN_FD;
+	const server = await serveKeepers(
+		listen,
+		{
+			attached: (keeper) => node.attach(keeper.hello.podKey, mover(keeper)),
+			gone: (keeper) => node.detach(keeper.hello.podKey),
+			request: (keeper, request) => answer(service, keeper, request, log),
+			control: (request) => answerControl(node, request),
+		},
+		log,
+	);
+	log.info("snpd serves", { version: VERSION, stateDir });
+	const stop = (): void => {
+		// Pods go on without snpd: only what is owed to containerd is sent first.
+		server
+			.close()
+			.then(() => publishers.close())
+			.catch((error: unknown) => log.error("stopping", error))
+			.finally(() => exit(0));
+	};
+	process.once("SIGTERM", stop);
+	process.once("SIGINT", stop);
+	process.on("unhandledRejection", (error) => log.error("a failure that nobody waited for", error));
+}
+
+async function settings(log: Log): Promise<{ stateDir: string; level: (typeof LOG_LEVELS)[number] }> {
+	const given = stateDirArgument(process.argv.slice(2));
+	const file = env[CONFIG_FILE_VARIABLE];
+	try {
+		const config = await loadConfig(file ?? DEFAULT_CONFIG_FILE, { required: file !== undefined });
+		return { stateDir: given ?? config.state_dir, level: config.log.level };
+	} catch (error) {
+		// A keeper that waits must get an answer: each pod's Create will say what is wrong with the configuration.
+		if (given === undefined) throw error;
+		log.error("the configuration is wrong", error);
+		return { stateDir: given, level: "info" };
+	}
+}
+
+function mover(keeper: Keeper) {
+	return {
+		pid: keeper.hello.pid,
+		openStream: keeper.openStream.bind(keeper),
+		stream: keeper.stream.bind(keeper),
+		end: keeper.end.bind(keeper),
+	};
+}
+
+async function answer(service: TaskService, keeper: Keeper, request: KeeperRequest, log: Log): Promise<KeeperAnswer> {
+	const { podKey, namespace, podId, address, ttrpcAddress, publishBinary, configFile } = keeper.hello;
+	const identity = { key: podKey, namespace, podId, address, ttrpcAddress, publishBinary, configFile };
+	try {
+		if (!TASK_SERVICES.has(request.service)) throw new ShimError("call.unimplemented", `there is no service ${request.service}`);
+		const payload = await service.call(request.method, request.payload, { identity, mover: mover(keeper), replay: request.replay });
+		log.debug("call answered", { method: request.method, pod: podId, replay: request.replay });
+		return { payload };
+	} catch (error) {
+		const failed = failedAnswer(error);
+		log.info("call failed", { method: request.method, pod: podId, code: failed.code, error: failed.message });
+		return failed;
+	}
+}
+
+main().catch((error: unknown) => {
+	writeSync(STDERR, `snpd: ${explain(error)}\n`);
+	exit(1);
+});

@@ -1,0 +1,159 @@
+/** The boot of a pod's VM: named steps over one scope. Whatever fails, closing the scope leaves nothing behind. */
+
+import { constants } from "node:fs";
+import { access } from "node:fs/promises";
+
+import { AgentClient } from "../agent/client.ts";
+import { messageOf, ShimError } from "../base/errors.ts";
+import { deferred, withDeadline } from "../base/deadline.ts";
+import type { Log } from "../base/log.ts";
+import { AGENT_PORT } from "../base/names.ts";
+import type { Scope } from "../base/scope.ts";
+import type { Config } from "../config/schema.ts";
+import { launchVmm } from "../vmm/launcher.ts";
+import type { Vmm, VmmEvent } from "../vmm/launcher.ts";
+import { diskSlot, planVm } from "../vmm/plan.ts";
+import { dialGuest } from "../vmm/vsock.ts";
+import { TtrpcClient } from "../wire/client.ts";
+import { vmmDeath, watchMachine } from "./machine.ts";
+import type { Machine } from "./machine.ts";
+import type { PodPlan } from "./plan.ts";
+import type { Timeline } from "./timeline.ts";
+
+/** A disk that the VM has from its start. */
+export interface BootDisk {
+	readonly id: string;
+	readonly path: string;
+}
+
+/** What a boot needs. */
+export interface BootContext {
+	readonly podId: string;
+	readonly folder: string;
+	readonly plan: PodPlan;
+	readonly config: Config;
+	readonly timeline: Timeline;
+	readonly scope: Scope;
+	readonly signal: AbortSignal;
+	readonly log: Log;
+	/** Called as soon as the VMM's process exists, so that the journal knows it. */
+	readonly onVmm: (vmm: Vmm) => void;
+	/** The first container's disk, made while the VMM starts. */
+	readonly disk: Promise<BootDisk>;
+}
+
+/** A booted machine, and the PCI slot of its first disk (two hexadecimal digits). */
+export interface Booted {
+	readonly machine: Machine;
+	readonly slot: string;
+}
+
+/** Events of the VMM after which the guest is not the one that was started (Cloud Hypervisor v53). */
+const GUEST_END_EVENTS = new Set(["vm:rebooting", "vm:shutdown", "guest:panic"]);
+
+/** Listens to a VMM's events for the end of its guest. */
+export class GuestEnd {
+	readonly #ended = deferred<string>();
+	readonly ended: Promise<string> = this.#ended.promise;
+
+	/** Takes one event of the VMM. */
+	accept(event: VmmEvent): void {
+		const name = `${event.source}:${event.event}`;
+		if (GUEST_END_EVENTS.has(name)) this.#ended.resolve(`the hypervisor reports ${event.source} ${event.event}`);
+	}
+}
+
+/**
+ * Checks that the files of a plan are there.
+ * @throws ShimError `guest.file-missing` that names the file and its configuration key
+ */
+export async function checkGuestFiles(plan: PodPlan): Promise<void> {
+	const files = [
+		{ path: plan.kernel, key: "guest.kernel", what: "kernel" },
+		{ path: plan.image, key: "guest.image", what: "image" },
+	];
+	for (const { path, key, what } of files) {
+		try {
+			await access(path, constants.R_OK);
+		} catch (error) {
+			throw new ShimError("guest.file-missing", `the guest ${what} ${path} can't be read: ${messageOf(error)}`, {
+				remedy: `install it, or set ${key}`,
+				cause: error,
+			});
+		}
+	}
+}
+
+/**
+ * Boots the VM and greets its agent.
+ * @throws ShimError `vmm.boot-timeout` when it takes longer than timeouts.boot_ms, `vmm.exited` when the VMM dies meanwhile, or what a step throws
+ */
+export function bootMachine(context: BootContext): Promise<Booted> {
+	const what = `booting the VM of pod ${context.podId}`;
+	const timeoutMs = context.config.timeouts.boot_ms;
+	return withDeadline({ what, timeoutMs, signal: context.signal, reason: "vmm.boot-timeout" }, (signal) => bootSteps(context, signal));
+}
+
+async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Booted> {
+	const { config, folder, plan, scope, timeline } = context;
+	const guestEnd = new GuestEnd();
+	const launching = timeline.step("vmm-launch", () =>
+		launchVmm({
+			hypervisorPath: plan.hypervisorPath,
+			folder,
+			logLevel: config.hypervisor.log_level,
+			seccomp: config.hypervisor.seccomp ? "true" : "false",
+			landlock: config.hypervisor.landlock,
+			onEvent: (event) => guestEnd.accept(event),
+			signal,
+		}),
+	);
+	const owned = launching.then((vmm) => {
+		scope.defer(`VMM ${vmm.pid}`, async () => {
+			await vmm.kill();
+		});
+		context.onVmm(vmm);
+		return vmm;
+	});
+	const [vmm, disk] = await Promise.all([owned, context.disk]);
+	const died = vmm.exited.then((exit) => Promise.reject(vmmDeath(context.podId, exit)));
+	died.catch(() => undefined);
+	return Promise.race([died, startGuest(context, vmm, disk, guestEnd, signal)]);
+}
+
+async function startGuest(context: BootContext, vmm: Vmm, disk: BootDisk, guestEnd: GuestEnd, signal: AbortSignal): Promise<Booted> {
+	const { config, plan, scope, timeline, podId } = context;
+	const call = { signal, timeoutMs: config.timeouts.vmm_call_ms };
+	await timeline.step("vm-create", () => vmm.client.create(vmConfig(plan, disk), call));
+	await timeline.step("vm-boot", () => vmm.client.boot(call));
+	// The slots of devices are known as soon as the VM runs; the guest boots meanwhile.
+	const slot = timeline.step("disk-slot", async () => {
+		const found = diskSlot(await vmm.client.info(call), disk.id);
+		if (found === undefined) throw new ShimError("vmm.api", `the hypervisor does not list disk ${disk.id} among the VM's devices`);
+		return found;
+	});
+	slot.catch(() => undefined);
+	const agent = await timeline.step("agent-connect", async () => {
+		const { socket } = await dialGuest(plan.vsock, AGENT_PORT, { signal, timeoutMs: config.timeouts.boot_ms });
+		const client = new AgentClient(new TtrpcClient(socket, { name: `the guest agent of pod ${podId}`, log: context.log }), config.timeouts.agent_call_ms);
+		scope.defer("agent connection", () => client.close());
+		await client.check({ signal });
+		return client;
+	});
+	const details = await timeline.step("agent-details", () => agent.details({ signal }));
+	const died = watchMachine(podId, vmm, agent, guestEnd.ended);
+	return { machine: { vmm, agent, details, vsock: plan.vsock, died }, slot: await slot };
+}
+
+function vmConfig(plan: PodPlan, disk: BootDisk): ReturnType<typeof planVm> {
+	return planVm({
+		vcpus: plan.vcpus,
+		memoryMiB: plan.memoryMib,
+		kernelPath: plan.kernel,
+		initramfsPath: plan.image,
+		cmdline: plan.kernelParameters,
+		disks: [{ id: disk.id, path: disk.path, readonly: true }],
+		vsock: { cid: plan.vsockCid, socketPath: plan.vsock },
+		...(plan.consoleFile === undefined ? {} : { serialFile: plan.consoleFile }),
+	});
+}

@@ -1,0 +1,137 @@
+/**
+ * The journal of a pod: one small JSON document on tmpfs that is replaced, whole, before each effect, so that a new snpd finds what an
+ * earlier one had acquired. A rename makes the replacement atomic; tmpfs needs no sync.
+ */
+
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+import * as v from "valibot";
+
+import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
+
+const FILE = "journal.json";
+
+const stdio = v.object({ stdin: v.string(), stdout: v.string(), stderr: v.string(), terminal: v.boolean() });
+const exit = v.object({ status: v.number(), atMs: v.number() });
+
+const processRecord = v.object({
+	execId: v.string(),
+	stdio,
+	streams: v.object({ stdin: v.number(), stdout: v.number(), stderr: v.number() }),
+	state: v.picklist(["created", "starting", "running", "stopped"]),
+	exit: v.nullable(exit),
+	stdinClosed: v.boolean(),
+	/** The exec's own specification while it was not started, as containerd gave it. */
+	spec: v.nullable(v.string()),
+});
+
+const containerRecord = v.object({
+	id: v.string(),
+	bundle: v.string(),
+	/** False while the guest may know only a part of it. */
+	complete: v.boolean(),
+	paused: v.boolean(),
+	disk: v.nullable(v.object({ id: v.string(), path: v.string() })),
+	processes: v.array(processRecord),
+});
+
+const tombstone = v.object({ containerId: v.string(), execId: v.string(), pid: v.number(), exitStatus: v.number(), exitedAtMs: v.number() });
+
+const podRecord = v.object({
+	version: v.literal(1),
+	identity: v.object({
+		key: v.string(),
+		namespace: v.string(),
+		podId: v.string(),
+		address: v.string(),
+		ttrpcAddress: v.string(),
+		publishBinary: v.string(),
+		configFile: v.nullable(v.string()),
+	}),
+	keeperPid: v.number(),
+	state: v.picklist(["booting", "running", "lost"]),
+	vmm: v.nullable(v.object({ pid: v.number(), startTime: v.string() })),
+	agent: v.nullable(v.object({ version: v.string(), streams: v.boolean(), seccomp: v.boolean() })),
+	nextNumber: v.number(),
+	containers: v.array(containerRecord),
+	tombstones: v.array(tombstone),
+	spans: v.array(v.object({ step: v.string(), startMs: v.number(), durationMs: v.optional(v.number()), failed: v.boolean() })),
+});
+
+export type PodRecord = v.InferOutput<typeof podRecord>;
+export type ContainerRecord = v.InferOutput<typeof containerRecord>;
+export type ProcessRecord = v.InferOutput<typeof processRecord>;
+export type Tombstone = v.InferOutput<typeof tombstone>;
+
+/** One pod's journal, in the pod's folder. */
+export class Journal {
+	readonly #folder: string;
+
+	/** @param folder the pod's folder; made by `open` */
+	constructor(folder: string) {
+		this.#folder = folder;
+	}
+
+	/**
+	 * Makes the pod's folder.
+	 * @throws ShimError `journal.write` that names the file system when it is full or read-only
+	 */
+	open(): void {
+		try {
+			mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
+		} catch (error) {
+			throw writeFailure(this.#folder, error);
+		}
+	}
+
+	/**
+	 * Replaces the document.
+	 * @throws ShimError `journal.write`; the old document is then still whole
+	 */
+	write(record: PodRecord): void {
+		const path = join(this.#folder, FILE);
+		const next = `${path}.next`;
+		try {
+			writeFileSync(next, JSON.stringify(record), { mode: 0o600 });
+			renameSync(next, path);
+		} catch (error) {
+			rmSync(next, { force: true });
+			throw writeFailure(path, error);
+		}
+	}
+
+	/** Removes the pod's folder with all that is in it. */
+	remove(): void {
+		rmSync(this.#folder, { recursive: true, force: true });
+	}
+}
+
+function writeFailure(path: string, error: unknown): ShimError {
+	const full = errnoOf(error) === "ENOSPC";
+	return new ShimError("journal.write", `the pod's journal ${path} can't be written: ${full ? "no space left on its file system" : messageOf(error)}`, { cause: error });
+}
+
+/** What a new snpd finds in a pod's folder. */
+export type FoundRecord = { readonly folder: string; readonly record: PodRecord } | { readonly folder: string; readonly damage: string };
+
+/** Reads the journals of all pods below `<state dir>/p`. A folder without a sound journal is reported as damaged, not skipped. */
+export function readJournals(podsFolder: string): FoundRecord[] {
+	let names: string[];
+	try {
+		names = readdirSync(podsFolder);
+	} catch (error) {
+		if (errnoOf(error) === "ENOENT") return [];
+		throw new ShimError("journal.invalid", `the folder of all pods ${podsFolder} can't be read: ${messageOf(error)}`, { cause: error });
+	}
+	return names.map((name) => {
+		const folder = join(podsFolder, name);
+		try {
+			const parsed = v.safeParse(podRecord, JSON.parse(readFileSync(join(folder, FILE), "utf8")));
+			if (parsed.success) return { folder, record: parsed.output };
+			return { folder, damage: `${v.getDotPath(parsed.issues[0]) ?? "document"}: ${parsed.issues[0].message}` };
+		} catch (error) {
+			return { folder, damage: messageOf(error) };
+		}
+	});
+}

@@ -1,0 +1,218 @@
+/** All pods of a node: found by their keepers, brought back from their journals, removed when nobody holds them any more. */
+
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+
+import { ShimError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import { podFolder } from "../base/names.ts";
+import { loadConfig } from "../config/load.ts";
+import type { Config } from "../config/schema.ts";
+import { ProcessHandle } from "../host/processes.ts";
+import { RootfsImages } from "../storage/images.ts";
+import { readJournals } from "./journal.ts";
+import type { PodRecord } from "./journal.ts";
+import { Pod } from "./pod.ts";
+import type { DeleteResult, Mover, PodIdentity, PublishEvent } from "./ports.ts";
+import { clearAway, restorePod } from "./recovery.ts";
+import type { Span } from "./timeline.ts";
+
+/** What the node needs of the process it lives in. */
+export interface NodeOptions {
+	readonly stateDir: string;
+	/** The configuration file for pods whose runtime class names none; it need not exist. */
+	readonly defaultConfigFile: string;
+	readonly publish: PublishEvent;
+	readonly log: Log;
+}
+
+/** A pod in a few words, for snpctl. */
+export interface PodSummary {
+	readonly namespace: string;
+	readonly podId: string;
+	readonly state: string;
+	readonly vmmPid: number;
+	readonly containers: readonly { readonly id: string; readonly state: string }[];
+}
+
+/** Timelines of pods that are gone are kept for this many pods. */
+const MAX_TIMELINES = 64;
+const MIB = 1024 * 1024;
+
+/** The pods of a node. */
+export class PodNode {
+	readonly #options: NodeOptions;
+	readonly #pods = new Map<string, Pod>();
+	readonly #starting = new Map<string, Promise<Pod>>();
+	readonly #images = new Map<string, RootfsImages>();
+	readonly #timelines = new Map<string, { readonly podId: string; readonly containers: readonly string[]; readonly spans: readonly Span[] }>();
+
+	constructor(options: NodeOptions) {
+		this.#options = options;
+	}
+
+	/** Takes up the pods of an earlier snpd. Each that can't be taken up is cleared away; none keeps the others from coming back. */
+	async recover(): Promise<void> {
+		const folder = join(this.#options.stateDir, "p");
+		mkdirSync(folder, { recursive: true, mode: 0o700 });
+		const found = readJournals(folder);
+		await Promise.all(
+			found.map(async (entry) => {
+				if ("damage" in entry) this.#options.log.warn("a pod's journal is damaged", { folder: entry.folder, damage: entry.damage });
+				const restored = "record" in entry && entry.record.state !== "booting" && (await this.#restore(entry.record));
+				if (!restored) await clearAway(entry.folder, this.#options.log);
+			}),
+		);
+		const live = new Set(this.#pods.keys());
+		for (const images of this.#images.values()) await images.sweep(live);
+	}
+
+	async #restore(record: PodRecord): Promise<boolean> {
+		try {
+			const pod = await this.#makePod(record.identity);
+			await restorePod(pod, record);
+			this.#pods.set(pod.identity.key, pod);
+			this.#watchKeeper(pod);
+			return true;
+		} catch (error) {
+			this.#options.log.error("a pod can't be taken up again", error, { pod: record.identity.podId });
+			return false;
+		}
+	}
+
+	/** A keeper is connected. */
+	attach(key: string, mover: Mover): void {
+		this.#pods.get(key)?.attach(mover);
+	}
+
+	/** A keeper's link is gone: it comes back, or its process has ended and its pod ends with it. */
+	detach(key: string): void {
+		const pod = this.#pods.get(key);
+		if (pod === undefined) return;
+		pod.detach();
+		this.#watchKeeper(pod);
+	}
+
+	/** A pod whose keeper has ended serves nobody: containerd takes it for dead. */
+	#watchKeeper(pod: Pod): void {
+		const drop = (): void => {
+			if (pod.attached || pod.state.kind === "gone") return;
+			pod.log.warn("the pod's keeper has ended: removing the pod");
+			this.remove(pod).catch((error: unknown) => pod.log.error("removing the pod failed", error));
+		};
+		const keeper = pod.keeperPid === 0 ? undefined : ProcessHandle.open(pod.keeperPid);
+		if (keeper === undefined) drop();
+		else
+			void keeper.exited.then(() => {
+				keeper.close();
+				drop();
+			});
+	}
+
+	/** The pod of a keeper, if there is one. */
+	find(key: string): Pod | undefined {
+		return this.#pods.get(key);
+	}
+
+	/**
+	 * The pod of a keeper; made when there is none.
+	 * @throws ShimError when its configuration is wrong
+	 */
+	async obtain(identity: PodIdentity, mover: Mover): Promise<Pod> {
+		const { key } = identity;
+		const known = this.#pods.get(key) ?? (await this.#starting.get(key));
+		if (known !== undefined) return known;
+		const starting = this.#makePod(identity);
+		this.#starting.set(key, starting);
+		try {
+			const pod = await starting;
+			pod.attach(mover);
+			this.#pods.set(key, pod);
+			return pod;
+		} finally {
+			this.#starting.delete(key);
+		}
+	}
+
+	async #makePod(identity: PodIdentity): Promise<Pod> {
+		const { stateDir, defaultConfigFile, publish, log } = this.#options;
+		const file = identity.configFile ?? defaultConfigFile;
+		const config = await loadConfig(file, { required: identity.configFile !== null });
+		return new Pod(identity, podFolder(stateDir, identity.key), config, { publish, log, images: (wanted) => this.#imagesOf(wanted) });
+	}
+
+	#imagesOf(config: Config): RootfsImages {
+		const { cache_dir, cache_max_mib, image_build_ms, mkfs_erofs } = { ...config.storage, ...config.timeouts };
+		const known = this.#images.get(cache_dir);
+		if (known !== undefined) return known;
+		const images = new RootfsImages({
+			cacheDir: cache_dir,
+			maxBytes: cache_max_mib * MIB,
+			buildTimeoutMs: image_build_ms,
+			mkfsPath: mkfs_erofs,
+			log: this.#options.log,
+		});
+		this.#images.set(cache_dir, images);
+		return images;
+	}
+
+	/** containerd's Shutdown for a pod: forgets it when no container is left (or `now`). */
+	async shutdown(pod: Pod, now: boolean): Promise<void> {
+		if (pod.containers.size > 0 && !now) return;
+		await this.remove(pod);
+	}
+
+	/** Removes a pod whatever its state. */
+	async remove(pod: Pod): Promise<void> {
+		this.#keepTimeline(pod);
+		try {
+			await pod.destroy();
+		} finally {
+			if (this.#pods.get(pod.identity.key) === pod) this.#pods.delete(pod.identity.key);
+		}
+	}
+
+	/** Removes a container, or its whole pod, that containerd has given up; says how it ended, if that is known. */
+	async discard(address: string, namespace: string, id: string): Promise<DeleteResult | undefined> {
+		for (const pod of this.#pods.values()) {
+			const { identity } = pod;
+			if (identity.address !== address || identity.namespace !== namespace) continue;
+			if (identity.podId !== id && !pod.containers.has(id)) continue;
+			const result = await pod.discard(id);
+			if (identity.podId === id || pod.containers.size === 0) await this.remove(pod);
+			return result;
+		}
+		return undefined;
+	}
+
+	/** All pods, for snpctl. */
+	list(): PodSummary[] {
+		return [...this.#pods.values()].map((pod) => ({
+			namespace: pod.identity.namespace,
+			podId: pod.identity.podId,
+			state: pod.state.kind,
+			vmmPid: pod.pid,
+			containers: [...pod.containers.values()].map((container) => ({ id: container.id, state: container.paused ? "paused" : container.init.state.kind })),
+		}));
+	}
+
+	/**
+	 * The timeline of a pod, or of the pod of a container, alive or one of the last that were removed.
+	 * @throws ShimError `pod.not-found`
+	 */
+	timeline(id: string): readonly Span[] {
+		for (const pod of this.#pods.values()) if (pod.identity.podId === id || pod.knows(id)) return pod.timeline.spans;
+		const kept = [...this.#timelines.values()].reverse().find((entry) => entry.podId === id || entry.containers.includes(id));
+		if (kept === undefined) throw new ShimError("pod.not-found", `no pod or container ${id} is known`);
+		return kept.spans;
+	}
+
+	#keepTimeline(pod: Pod): void {
+		const { key, podId } = pod.identity;
+		if (pod.timeline.spans.length === 0) return;
+		this.#timelines.delete(key);
+		this.#timelines.set(key, { podId, containers: [...pod.containers.keys(), ...pod.tombstones.map((stone) => stone.containerId)], spans: pod.timeline.spans });
+		const oldest = this.#timelines.keys().next().value;
+		if (this.#timelines.size > MAX_TIMELINES && oldest !== undefined) this.#timelines.delete(oldest);
+	}
+}

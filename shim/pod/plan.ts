@@ -1,0 +1,60 @@
+/** The plan of a pod: everything that its boot needs, decided from the bundle and the configuration before anything is acquired. Pure. */
+
+import { join } from "node:path";
+
+import type { OciSpec } from "../agent/oci-spec.ts";
+import type { Config } from "../config/schema.ts";
+
+/** What the VM will be. Paths are on the host. */
+export interface PodPlan {
+	readonly hypervisorPath: string;
+	readonly kernel: string;
+	readonly image: string;
+	readonly kernelParameters: string;
+	readonly vcpus: number;
+	readonly memoryMib: number;
+	readonly hostname: string;
+	/** The VM's hybrid vsock socket. */
+	readonly vsock: string;
+	/** The guest's context id: each VM has a socket of its own, so one number serves all. */
+	readonly vsockCid: number;
+	/** Where the guest's serial console goes; undefined: nowhere. */
+	readonly consoleFile: string | undefined;
+}
+
+/** The host name's longest form in bytes (Linux, sethostname(2)). */
+const MAX_HOSTNAME = 64;
+const GUEST_CID = 3;
+
+/** Parameters that every guest gets: end at once on a panic, so that a dead guest is a dead VM; no emulated probing. */
+const BASE_PARAMETERS = ["reboot=t", "panic=-1", "tsc=reliable", "no_timer_check", "cryptomgr.notests", "random.trust_cpu=on", "8250.nr_uarts=1"];
+
+/** Names of a container's part in the pod (containerd's CRI annotations). */
+export const CONTAINER_TYPE_ANNOTATION = "io.kubernetes.cri.container-type";
+
+/** True when the bundle is a Kubernetes pod's sandbox container. */
+export function isSandboxContainer(spec: OciSpec): boolean {
+	return spec.annotations?.[CONTAINER_TYPE_ANNOTATION] === "sandbox";
+}
+
+/** Decides what the pod's VM will be. */
+export function planPod(spec: OciSpec, config: Config, folder: string): PodPlan {
+	const console = config.debug.console;
+	const parameters = [...BASE_PARAMETERS, console ? "console=ttyS0" : "quiet", `agent.log=${config.log.level}`, ...splitParameters(config.guest.kernel_parameters)];
+	return {
+		hypervisorPath: config.hypervisor.path,
+		kernel: config.guest.kernel,
+		image: config.guest.image,
+		kernelParameters: parameters.join(" "),
+		vcpus: config.guest.vcpus,
+		memoryMib: config.guest.memory_mib,
+		hostname: (spec.hostname ?? "").slice(0, MAX_HOSTNAME),
+		vsock: join(folder, "vsock.sock"),
+		vsockCid: GUEST_CID,
+		consoleFile: console ? join(folder, "console.log") : undefined,
+	};
+}
+
+function splitParameters(parameters: string): string[] {
+	return parameters.split(/\s+/u).filter((parameter) => parameter !== "");
+}

@@ -1,0 +1,423 @@
+/** A pod: one VM, its containers, and the order in which they come and go. */
+
+import { readSpec } from "../agent/oci-spec.ts";
+import type { OciSpec } from "../agent/oci-spec.ts";
+import { asShimError, explain, ShimError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import { Mailbox } from "../base/mailbox.ts";
+import { Scope } from "../base/scope.ts";
+import type { Config } from "../config/schema.ts";
+import type { RootfsImages } from "../storage/images.ts";
+import { slotOfBdf } from "../vmm/plan.ts";
+import { bootMachine, checkGuestFiles } from "./boot.ts";
+import { Container } from "./container.ts";
+import type { ContainerDisk, ContainerHost } from "./container.ts";
+import { Journal } from "./journal.ts";
+import type { Tombstone } from "./journal.ts";
+import type { Machine } from "./machine.ts";
+import { planPod } from "./plan.ts";
+import type { CreateRequest, DeleteResult, Mover, PodEvent, PodIdentity, PublishEvent } from "./ports.ts";
+import { podRecord } from "./record.ts";
+import { Timeline } from "./timeline.ts";
+
+/** The states of a pod. A pod without a VM is `new`; one whose VM has died by itself is `lost`; `gone` is the end. */
+export type PodState =
+	| { readonly kind: "new" }
+	| { readonly kind: "booting"; readonly abort: AbortController }
+	| { readonly kind: "running"; readonly machine: Machine }
+	| { readonly kind: "lost"; readonly death: ShimError }
+	| { readonly kind: "gone" };
+
+/** Which state may follow which. */
+const NEXT: Readonly<Record<PodState["kind"], readonly PodState["kind"][]>> = {
+	new: ["booting", "running", "lost", "gone"],
+	booting: ["running", "new", "gone"],
+	running: ["lost", "gone"],
+	lost: ["gone"],
+	gone: [],
+};
+
+/** What a pod needs of the process it lives in. */
+export interface PodServices {
+	readonly publish: PublishEvent;
+	readonly images: (config: Config) => RootfsImages;
+	readonly log: Log;
+}
+
+/** How many ends of deleted processes are remembered for calls that are replayed. */
+const MAX_TOMBSTONES = 64;
+
+/** One pod. */
+export class Pod implements ContainerHost {
+	readonly identity: PodIdentity;
+	readonly folder: string;
+	readonly config: Config;
+	readonly log: Log;
+	readonly journal: Journal;
+	readonly containers = new Map<string, Container>();
+	timeline = new Timeline();
+	tombstones: Tombstone[] = [];
+	/** The VMM's process, from the moment it exists. */
+	vmm: { readonly pid: number; readonly startTime: string } | null = null;
+	keeperPid = 0;
+	nextStream = 1;
+	readonly #services: PodServices;
+	readonly #mailbox: Mailbox;
+	readonly #scope: Scope;
+	#state: PodState = { kind: "new" };
+	#mover: Mover | undefined;
+
+	constructor(identity: PodIdentity, folder: string, config: Config, services: PodServices) {
+		this.identity = identity;
+		this.folder = folder;
+		this.config = config;
+		this.log = services.log.with({ namespace: identity.namespace, pod: identity.podId });
+		this.journal = new Journal(folder);
+		this.#services = services;
+		this.#mailbox = new Mailbox(`pod ${identity.podId}`);
+		this.#scope = new Scope(`pod ${identity.podId}`);
+	}
+
+	get state(): PodState {
+		return this.#state;
+	}
+
+	/** The VMM's PID; 0 while there is none. */
+	get pid(): number {
+		return this.vmm?.pid ?? 0;
+	}
+
+	transition(next: PodState): void {
+		if (!NEXT[this.#state.kind].includes(next.kind)) {
+			throw new ShimError("pod.state", `pod ${this.identity.podId} is ${this.#state.kind}: it can't become ${next.kind}`);
+		}
+		this.log.info("pod state", { from: this.#state.kind, to: next.kind });
+		this.#state = next;
+	}
+
+	machine(): Machine {
+		if (this.#state.kind === "running") return this.#state.machine;
+		if (this.#state.kind === "lost") throw this.#state.death;
+		throw new ShimError("pod.state", `pod ${this.identity.podId} is ${this.#state.kind}: it has no VM to talk to`);
+	}
+
+	mover(): Mover {
+		if (this.#mover === undefined) throw new ShimError("stream.failed", `pod ${this.identity.podId}: its keeper is not connected`);
+		return this.#mover;
+	}
+
+	nextNumber(): number {
+		return this.nextStream++;
+	}
+
+	save(): void {
+		this.journal.write(podRecord(this));
+	}
+
+	publish(event: PodEvent): void {
+		this.#services.publish(this.identity, event);
+	}
+
+	/** The pod's keeper is connected (again). */
+	attach(mover: Mover): void {
+		this.#mover = mover;
+		this.keeperPid = mover.pid;
+		if (this.#state.kind === "running") for (const container of this.containers.values()) container.adoptStreams();
+	}
+
+	/** True while the pod's keeper is connected. */
+	get attached(): boolean {
+		return this.#mover !== undefined;
+	}
+
+	/** The pod's keeper is away. */
+	detach(): void {
+		this.#mover = undefined;
+	}
+
+	/** True for a container that is here, or was and is remembered. */
+	knows(containerId: string): boolean {
+		return this.containers.has(containerId) || this.tombstones.some((stone) => stone.containerId === containerId);
+	}
+
+	/** @throws ShimError `container.not-found` */
+	container(id: string): Container {
+		const container = this.containers.get(id);
+		if (container === undefined) throw new ShimError("container.not-found", `pod ${this.identity.podId} has no container ${id}`);
+		return container;
+	}
+
+	/**
+	 * Makes a container, and the pod's VM with its first one.
+	 * @param replay the call may have had its effect with an earlier snpd
+	 * @returns the PID to report
+	 */
+	create(request: CreateRequest, replay: boolean): Promise<number> {
+		return this.#mailbox.run(async () => {
+			if (this.containers.has(request.id)) {
+				if (replay) return this.pid;
+				throw new ShimError("container.exists", `container ${request.id} exists already`);
+			}
+			if (this.#state.kind === "lost") throw this.#state.death;
+			const spec = await this.timeline.step("read-spec", () => readSpec(request.bundle));
+			const container = this.#state.kind === "new" ? await this.#createFirst(request, spec) : await this.#createFurther(request, spec);
+			const { id, bundle, rootfs, stdio } = request;
+			this.publish({ kind: "create", containerId: container.id, bundle, rootfs, stdio, pid: this.pid });
+			this.log.info("container created", { container: id });
+			return this.pid;
+		});
+	}
+
+	async #createFirst(request: CreateRequest, spec: OciSpec): Promise<Container> {
+		const plan = planPod(spec, this.config, this.folder);
+		await checkGuestFiles(plan);
+		const abort = new AbortController();
+		const boot = new Scope(`boot of pod ${this.identity.podId}`);
+		this.transition({ kind: "booting", abort });
+		let making: Promise<unknown> = Promise.resolve();
+		try {
+			boot.defer("pod folder", () => this.journal.remove());
+			this.journal.open();
+			this.save();
+			const { container, disk } = this.#newContainer(request, spec, boot, abort.signal);
+			making = container;
+			const { machine, slot } = await bootMachine({
+				podId: this.identity.podId,
+				folder: this.folder,
+				plan,
+				config: this.config,
+				timeline: this.timeline,
+				scope: boot,
+				signal: abort.signal,
+				log: this.log,
+				disk,
+				onVmm: (vmm) => {
+					this.vmm = { pid: vmm.pid, startTime: vmm.startTime.toString() };
+					this.save();
+				},
+			});
+			this.transition({ kind: "running", machine });
+			const made = await container;
+			await this.timeline.step("sandbox", () => this.#createSandbox(plan.hostname, abort.signal));
+			await this.#prepare(made, slot, abort.signal);
+			boot.moveTo(this.#scope);
+			this.#watchDeath(machine);
+			return made;
+		} catch (error) {
+			abort.abort(error);
+			await Promise.allSettled([making]);
+			await this.#undo(boot);
+			this.containers.clear();
+			this.vmm = null;
+			this.#state = { kind: "new" };
+			throw error;
+		}
+	}
+
+	async #createFurther(request: CreateRequest, spec: OciSpec): Promise<Container> {
+		const machine = this.machine();
+		const scope = this.#scope.child(`container ${request.id}`);
+		const abort = new AbortController();
+		try {
+			const { container, disk } = this.#newContainer(request, spec, scope, abort.signal);
+			const { id, path } = await disk;
+			const made = await container;
+			const slot = await this.timeline.step("add-disk", async () => {
+				const device = await machine.vmm.client.addDisk({ id, path, readonly: true }, { timeoutMs: this.config.timeouts.vmm_call_ms });
+				scope.defer(`disk ${id}`, () => this.#removeDisk(id));
+				if (device === undefined) throw new ShimError("vmm.api", `the hypervisor does not say where disk ${id} is`);
+				const slot = slotOfBdf(device.bdf);
+				if (slot === undefined) throw new ShimError("vmm.api", `the hypervisor put disk ${id} at ${device.bdf}, where the guest agent can't find it`);
+				return slot;
+			});
+			await this.#prepare(made, slot, abort.signal);
+			return made;
+		} catch (error) {
+			this.containers.delete(request.id);
+			await this.#undo(scope);
+			this.#saveQuietly();
+			throw error;
+		}
+	}
+
+	/** Registers a container and begins to make its image; both are owned by `scope`. */
+	#newContainer(request: CreateRequest, spec: OciSpec, scope: Scope, signal: AbortSignal): { container: Promise<Container>; disk: Promise<ContainerDisk> } {
+		const images = this.#services.images(this.config);
+		const disk = this.timeline.step("rootfs-image", async () => {
+			const image = await images.prepare({
+				mounts: request.rootfs,
+				rootfsDir: `${request.bundle}/rootfs`,
+				owner: this.identity.key,
+				name: request.id,
+				scope,
+				signal,
+			});
+			return { id: `disk${this.nextNumber()}`, path: image.path };
+		});
+		const container = disk.then((found) => {
+			const { id, bundle, stdio } = request;
+			const made = new Container({ id, bundle, spec, stdio, disk: found, scope }, this);
+			this.containers.set(id, made);
+			return made;
+		});
+		container.catch(() => undefined);
+		return { container, disk };
+	}
+
+	async #prepare(container: Container, slot: string, signal: AbortSignal): Promise<void> {
+		this.save();
+		container.scope.defer(`stdio of container ${container.id}`, () => container.abortStdio());
+		await container.prepare(slot, signal);
+		this.save();
+	}
+
+	#createSandbox(hostname: string, signal: AbortSignal): Promise<void> {
+		const shm = {
+			driver: "ephemeral",
+			source: "shm",
+			fstype: "tmpfs",
+			mount_point: "/run/kata-containers/sandbox/shm",
+			options: ["noexec", "nosuid", "nodev", "mode=1777", "size=67108864"],
+		};
+		return this.machine().agent.createSandbox({ hostname, dns: [], storages: [shm], sandbox_pidns: false, sandbox_id: this.identity.podId }, { signal });
+	}
+
+	/** Gives back the disk of a container that an earlier snpd made. */
+	async releaseDisk(containerId: string, diskId: string): Promise<void> {
+		await this.#removeDisk(diskId);
+		await this.#services.images(this.config).release(this.identity.key, containerId);
+	}
+
+	async #removeDisk(id: string): Promise<void> {
+		if (this.#state.kind !== "running") return;
+		await this.#state.machine.vmm.client.removeDevice(id, { timeoutMs: this.config.timeouts.vmm_call_ms });
+	}
+
+	/** Closes a scope after a failure; what can't be released is logged, since the first failure is what the caller must hear. */
+	async #undo(scope: Scope): Promise<void> {
+		try {
+			await scope.close();
+		} catch (error) {
+			this.log.error("cleaning up failed", error);
+		}
+	}
+
+	#saveQuietly(): void {
+		try {
+			this.save();
+		} catch (error) {
+			this.log.error("the journal is behind", error);
+		}
+	}
+
+	/** Takes over a VM that an earlier snpd started, with the containers that the journal knows. */
+	adopt(machine: Machine, release: () => void | Promise<void>): void {
+		this.#scope.defer("pod folder", () => this.journal.remove());
+		this.#scope.defer("VM", release);
+		this.transition({ kind: "running", machine });
+		this.#watchDeath(machine);
+		for (const container of this.containers.values()) container.resume();
+	}
+
+	/** A scope for what belongs to an adopted container. */
+	adoptScope(name: string): Scope {
+		return this.#scope.child(name);
+	}
+
+	#watchDeath(machine: Machine): void {
+		this.#watchOom(machine).catch((error: unknown) => this.log.debug("no more out-of-memory events", { reason: explain(error) }));
+		void machine.died.then((death) => {
+			if (this.#state.kind !== "running") return;
+			this.log.error("the pod is lost", death);
+			this.transition({ kind: "lost", death });
+			this.#saveQuietly();
+		});
+	}
+
+	async #watchOom(machine: Machine): Promise<void> {
+		while (this.#state.kind === "running") {
+			const containerId = await machine.agent.oomEvent();
+			if (this.containers.has(containerId)) this.publish({ kind: "oom", containerId });
+		}
+	}
+
+	/**
+	 * Forgets a process that has ended: an exec, or with an empty `execId` a whole container; the VM goes with the last container.
+	 * @param replay the call may have had its effect with an earlier snpd
+	 */
+	async delete(containerId: string, execId: string, replay: boolean): Promise<DeleteResult> {
+		const earlier = this.tombstones.find((stone) => stone.containerId === containerId && stone.execId === execId);
+		if (replay && earlier !== undefined) return earlier;
+		const container = this.container(containerId);
+		if (execId !== "") {
+			const result = container.deleteExec(execId);
+			this.#bury(containerId, execId, result);
+			return result;
+		}
+		container.init.require(["created", "stopped"], "delete");
+		return this.#mailbox.run(() => this.#deleteContainer(container));
+	}
+
+	async #deleteContainer(container: Container): Promise<DeleteResult> {
+		if (!this.containers.has(container.id)) throw new ShimError("container.not-found", `container ${container.id} is deleted already`);
+		const result = container.result(container.init);
+		const { id } = container;
+		if (this.containers.size === 1) {
+			await this.#release();
+		} else {
+			if (this.#state.kind === "running") await this.#removeFromGuest(this.#state.machine, id);
+			await this.#undo(container.scope);
+		}
+		this.containers.delete(id);
+		this.#bury(id, "", result);
+		this.publish({ kind: "delete", containerId: id, execId: "", pid: result.pid, status: result.exitStatus, atMs: result.exitedAtMs });
+		return result;
+	}
+
+	async #removeFromGuest(machine: Machine, containerId: string): Promise<void> {
+		try {
+			await machine.agent.removeContainer(containerId);
+		} catch (error) {
+			if (!(error instanceof ShimError && error.code === "not-found")) this.log.error("the guest keeps a container", error, { container: containerId });
+		}
+	}
+
+	#bury(containerId: string, execId: string, result: DeleteResult): void {
+		this.tombstones = [...this.tombstones, { containerId, execId, ...result }].slice(-MAX_TOMBSTONES);
+		if (this.#state.kind === "running" || this.#state.kind === "lost") this.#saveQuietly();
+	}
+
+	/** Ends the VM and gives everything back. What can't be given back is logged: the pod is gone for its users either way. */
+	async #release(): Promise<void> {
+		if (this.#state.kind === "gone") return;
+		this.transition({ kind: "gone" });
+		for (const container of this.containers.values()) container.abortStdio();
+		await this.#undo(this.#scope);
+		this.journal.remove();
+	}
+
+	/** Removes the pod with all that it has, whatever its state, and ends its keeper. */
+	async destroy(): Promise<void> {
+		if (this.#state.kind === "booting") this.#state.abort.abort(new ShimError("wait.canceled", `pod ${this.identity.podId} is being removed`));
+		await this.#mailbox.run(async () => {
+			await this.#release();
+			this.containers.clear();
+		});
+		this.#mover?.end();
+	}
+
+	/** Removes one container, running or not; for containerd's clean-up after a failure. Gives what is known of its end. */
+	async discard(containerId: string): Promise<DeleteResult | undefined> {
+		const stone = this.tombstones.find((entry) => entry.containerId === containerId && entry.execId === "");
+		const container = this.containers.get(containerId);
+		if (container === undefined) return stone;
+		if (this.containers.size === 1) {
+			const result = container.result(container.init);
+			await this.destroy();
+			return result;
+		}
+		return this.#mailbox.run(() => this.#deleteContainer(container)).catch((error: unknown) => {
+			throw asShimError(error, "internal", `removing container ${containerId}`);
+		});
+	}
+}

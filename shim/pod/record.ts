@@ -1,0 +1,50 @@
+/** From a live pod to what its journal says of it. Pure. */
+
+import type { Container } from "./container.ts";
+import type { ContainerRecord, PodRecord, ProcessRecord } from "./journal.ts";
+import type { Pod } from "./pod.ts";
+import type { GuestProcess } from "./process.ts";
+
+/** The journal's document for a pod as it is now. */
+export function podRecord(pod: Pod): PodRecord {
+	const state = pod.state;
+	return {
+		version: 1,
+		identity: { ...pod.identity },
+		keeperPid: pod.keeperPid,
+		state: state.kind === "running" ? "running" : state.kind === "lost" ? "lost" : "booting",
+		vmm: pod.vmm,
+		agent: state.kind === "running" ? { ...state.machine.details } : null,
+		nextNumber: pod.nextStream,
+		containers: [...pod.containers.values()].map(containerRecord),
+		tombstones: pod.tombstones.map((stone) => ({ ...stone })),
+		spans: pod.timeline.spans.map((span) => {
+			const { durationMs, ...rest } = span;
+			return durationMs === undefined ? rest : { ...rest, durationMs };
+		}),
+	};
+}
+
+function containerRecord(container: Container): ContainerRecord {
+	return {
+		id: container.id,
+		bundle: container.bundle,
+		complete: container.complete,
+		paused: container.paused,
+		disk: container.disk === null ? null : { ...container.disk },
+		processes: [container.init, ...container.execs.values()].map((process) => processRecord(process, container)),
+	};
+}
+
+function processRecord(process: GuestProcess, container: Container): ProcessRecord {
+	const spec = container.execSpecs.get(process.execId);
+	return {
+		execId: process.execId,
+		stdio: { ...process.stdio },
+		streams: { ...process.streams },
+		state: process.state.kind,
+		exit: process.exit === undefined ? null : { ...process.exit },
+		stdinClosed: process.stdinClosed,
+		spec: spec === undefined ? null : JSON.stringify(spec),
+	};
+}

@@ -1,0 +1,145 @@
+/** What a new snpd does with the journals that an earlier one left: take up pods whose VM lives, clear away the rest. */
+
+import { basename } from "node:path";
+
+import { AgentClient } from "../agent/client.ts";
+import { parseJson, parseSpec, processSchema, readSpec } from "../agent/oci-spec.ts";
+import { explain, ShimError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import { AGENT_PORT } from "../base/names.ts";
+import { unmountUnder } from "../host/mounts.ts";
+import { findProcesses, ProcessHandle } from "../host/processes.ts";
+import { adoptVmm } from "../vmm/launcher.ts";
+import type { Vmm } from "../vmm/launcher.ts";
+import { dialGuest } from "../vmm/vsock.ts";
+import { TtrpcClient } from "../wire/client.ts";
+import { GuestEnd } from "./boot.ts";
+import { Container } from "./container.ts";
+import { Journal } from "./journal.ts";
+import type { ContainerRecord, PodRecord, ProcessRecord } from "./journal.ts";
+import { watchMachine } from "./machine.ts";
+import type { Machine } from "./machine.ts";
+import type { Pod } from "./pod.ts";
+import { GuestProcess } from "./process.ts";
+import type { ExitRecord, ProcessState } from "./process.ts";
+
+const KILLED = 137;
+const KILL_WAIT_MS = 10_000;
+
+/** Kills every process that was started for a pod folder, and removes the folder with its mounts. */
+export async function clearAway(folder: string, log: Log): Promise<void> {
+	for (const found of findProcesses(folder)) {
+		if (found.pid === process.pid) continue;
+		const handle = ProcessHandle.open(found.pid, found.startTime);
+		if (handle === undefined) continue;
+		log.warn("killing a process that an earlier snpd left", { pid: found.pid, folder });
+		handle.kill("SIGKILL");
+		await handle.waitExit({ timeoutMs: KILL_WAIT_MS }).catch((error: unknown) => log.error("a process does not end", error, { pid: found.pid }));
+		handle.close();
+	}
+	await unmountUnder(folder);
+	new Journal(folder).remove();
+}
+
+/**
+ * Brings a pod back from its journal. The pod is running afterwards, or lost when its VM is gone.
+ * @throws ShimError when a bundle of it can't be read: the pod must then be cleared away
+ */
+export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
+	pod.vmm = record.vmm;
+	pod.keeperPid = record.keeperPid;
+	pod.nextStream = record.nextNumber;
+	pod.tombstones = [...record.tombstones];
+	const incomplete = record.containers.filter((container) => !container.complete);
+	for (const container of record.containers) if (container.complete) await restoreContainer(pod, container);
+	const machine = await adoptMachine(pod, record);
+	if (machine === undefined) {
+		pod.transition({ kind: "lost", death: new ShimError("pod.lost", `the VM of pod ${record.identity.podId} ended while snpd was away`) });
+		endAll(pod);
+		return;
+	}
+	pod.adopt(machine, async () => {
+		machine.agent.close();
+		await machine.vmm.kill();
+	});
+	for (const container of incomplete) {
+		await machine.agent.removeContainer(container.id).catch((error: unknown) => pod.log.debug("nothing of a half-made container", { reason: explain(error) }));
+		const disk = container.disk;
+		if (disk !== null) await machine.vmm.client.removeDevice(disk.id).catch((error: unknown) => pod.log.debug("no disk of a half-made container", { reason: explain(error) }));
+	}
+	pod.log.info("pod taken up again", { vmm: machine.vmm.pid, containers: pod.containers.size });
+}
+
+async function adoptMachine(pod: Pod, record: PodRecord): Promise<Machine | undefined> {
+	if (record.vmm === null || record.agent === null) return undefined;
+	const guestEnd = new GuestEnd();
+	const { pid, startTime } = record.vmm;
+	const vmm = await adoptVmm({ pid, startTime: BigInt(startTime), folder: pod.folder, onEvent: (event) => guestEnd.accept(event) });
+	if (vmm === undefined) return undefined;
+	const vsock = `${pod.folder}/vsock.sock`;
+	const agent = await greet(pod, vmm, vsock);
+	if (agent === undefined) return undefined;
+	const died = watchMachine(pod.identity.podId, vmm, agent, guestEnd.ended);
+	return { vmm, agent, details: record.agent, vsock, died };
+}
+
+async function greet(pod: Pod, vmm: Vmm, vsock: string): Promise<AgentClient | undefined> {
+	const { agent_call_ms } = pod.config.timeouts;
+	try {
+		const { socket } = await dialGuest(vsock, AGENT_PORT, { timeoutMs: agent_call_ms });
+		const agent = new AgentClient(new TtrpcClient(socket, { name: `the guest agent of pod ${pod.identity.podId}`, log: pod.log }), agent_call_ms);
+		await agent.check();
+		return agent;
+	} catch (error) {
+		pod.log.error("the guest does not answer any more", error);
+		await vmm.kill();
+		return undefined;
+	}
+}
+
+async function restoreContainer(pod: Pod, record: ContainerRecord): Promise<void> {
+	const spec = await readSpec(record.bundle);
+	const init = record.processes.find((process) => process.execId === "");
+	if (init === undefined) throw new ShimError("journal.invalid", `container ${record.id} in the journal of pod ${basename(pod.folder)} has no first process`);
+	const scope = pod.adoptScope(`container ${record.id}`);
+	const disk = record.disk;
+	if (disk !== null) scope.defer(`disk ${disk.id}`, () => pod.releaseDisk(record.id, disk.id));
+	const container = new Container({ id: record.id, bundle: record.bundle, spec, stdio: init.stdio, disk, scope }, pod);
+	scope.defer(`stdio of container ${record.id}`, () => container.abortStdio());
+	container.complete = true;
+	container.paused = record.paused;
+	fill(container.init, init);
+	for (const exec of record.processes) {
+		if (exec.execId === "") continue;
+		const process = new GuestProcess(record.id, exec.execId, exec.stdio);
+		fill(process, exec);
+		container.execs.set(exec.execId, process);
+		if (exec.spec !== null) container.execSpecs.set(exec.execId, parseSpec(processSchema, parseJson(exec.spec, "the journal"), "the journal"));
+	}
+	pod.containers.set(record.id, container);
+}
+
+function fill(process: GuestProcess, record: ProcessRecord): void {
+	process.streams = record.streams;
+	process.stdinClosed = record.stdinClosed;
+	process.restore(stateOf(record));
+}
+
+/** A start that was under way is asked for again by its caller: it counts as not begun. */
+function stateOf(record: ProcessRecord): ProcessState {
+	if (record.state === "stopped") return { kind: "stopped", exit: record.exit ?? { status: KILLED, atMs: Date.now() } };
+	return record.state === "running" ? { kind: "running" } : { kind: "created" };
+}
+
+/** Every process of a lost pod has ended: tell it. */
+function endAll(pod: Pod): void {
+	const exit: ExitRecord = { status: KILLED, atMs: Date.now() };
+	for (const container of pod.containers.values()) {
+		for (const process of [...container.execs.values(), container.init]) {
+			if (process.state.kind !== "running") continue;
+			process.transition({ kind: "stopped", exit });
+			pod.publish({ kind: "exit", containerId: container.id, execId: process.execId, pid: pod.pid, status: exit.status, atMs: exit.atMs });
+		}
+	}
+}
+
