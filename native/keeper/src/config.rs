@@ -1,0 +1,179 @@
+//! The one setting the keeper reads: `state_dir`. Everything else in the configuration is snpd's.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Where the configuration is when nobody names a file.
+pub const DEFAULT_FILE: &str = "/etc/containerd-shim-snp/config.toml";
+/// The environment variable that names another file.
+pub const FILE_VARIABLE: &str = "CONTAINERD_SHIM_SNP_CONFIG";
+/// The state folder when the configuration names none.
+pub const DEFAULT_STATE_DIR: &str = "/run/containerd-shim-snp";
+/// Longest state folder, in bytes: with the longest name below it, it must fit in a socket's address.
+pub const MAX_STATE_DIR: usize = 48;
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// The file that was named for this container, by the runtime options or else by the environment; nothing when none was.
+pub fn named_file(config_path: &str, variable: Option<String>) -> Option<PathBuf> {
+    let named = Some(config_path.to_owned()).filter(|path| !path.is_empty());
+    named
+        .or(variable.filter(|path| !path.is_empty()))
+        .map(PathBuf::from)
+}
+
+/// `state_dir` from the file and then from its drop-ins (`<file>.d/*.toml`, in the order of their names; the last one
+/// counts). A file that can't be read or parsed is passed over: snpd explains it when `Create` comes.
+///
+/// # Errors
+/// A text when the folder is not absolute or too long, since no socket could be made in it.
+pub fn state_dir(file: Option<&Path>) -> Result<PathBuf, String> {
+    let file = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let mut folder = file.as_os_str().to_owned();
+    folder.push(".d");
+    let mut found = read_key(file).map(|value| (value, file.to_owned()));
+    for drop_in in drop_ins(Path::new(&folder)) {
+        found = read_key(&drop_in).map(|value| (value, drop_in)).or(found);
+    }
+    let Some((value, source)) = found else {
+        return Ok(PathBuf::from(DEFAULT_STATE_DIR));
+    };
+    let trimmed = value.trim_end_matches('/');
+    if !value.starts_with('/')
+        || trimmed.is_empty()
+        || trimmed.len() > MAX_STATE_DIR
+        || trimmed.contains('\0')
+    {
+        return Err(format!(
+            "state_dir {value:?} in {} can't be used: name an absolute folder of at most {MAX_STATE_DIR} bytes, such as {DEFAULT_STATE_DIR}",
+            source.display()
+        ));
+    }
+    Ok(PathBuf::from(trimmed))
+}
+
+fn drop_ins(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    let mut files: Vec<_> = entries
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
+        .take(1024)
+        .collect();
+    files.sort();
+    files
+}
+
+fn read_key(file: &Path) -> Option<String> {
+    let mut text = String::new();
+    fs::File::open(file)
+        .ok()?
+        .take(MAX_FILE_BYTES)
+        .read_to_string(&mut text)
+        .ok()?;
+    text.parse::<toml::Table>()
+        .ok()?
+        .get("state_dir")?
+        .as_str()
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Folder, Random};
+
+    #[test]
+    fn takes_the_key_and_lets_drop_ins_win() {
+        let folder = Folder::new("config");
+        let file = folder.path("config.toml");
+        assert_eq!(
+            state_dir(Some(&file)).unwrap(),
+            Path::new(DEFAULT_STATE_DIR)
+        );
+        fs::write(
+            &file,
+            "# comment\nstate_dir = \"/run/a/\"\n[vm]\nstate_dir = \"/no\"\n",
+        )
+        .unwrap();
+        assert_eq!(state_dir(Some(&file)).unwrap(), Path::new("/run/a"));
+        fs::create_dir(folder.path("config.toml.d")).unwrap();
+        fs::write(folder.path("config.toml.d/20.toml"), "state_dir = '/run/c'").unwrap();
+        fs::write(folder.path("config.toml.d/10.toml"), "state_dir = '/run/b'").unwrap();
+        fs::write(
+            folder.path("config.toml.d/30.toml.off"),
+            "state_dir = '/run/d'",
+        )
+        .unwrap();
+        assert_eq!(state_dir(Some(&file)).unwrap(), Path::new("/run/c"));
+    }
+
+    #[test]
+    fn passes_over_what_it_can_not_use() {
+        let folder = Folder::new("lenient");
+        let file = folder.path("config.toml");
+        for text in [
+            "state_dir = 7",
+            "state_dir = [",
+            "",
+            "\u{0}",
+            "unknown = 1",
+            "[a]\nstate_dir = '/x'",
+        ] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(
+                state_dir(Some(&file)).unwrap(),
+                Path::new(DEFAULT_STATE_DIR),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_folders_that_can_not_hold_a_socket() {
+        let folder = Folder::new("refuse");
+        let file = folder.path("config.toml");
+        for value in [
+            "relative".to_owned(),
+            format!("/{}", "x".repeat(48)),
+            "/".to_owned(),
+            String::new(),
+        ] {
+            fs::write(&file, format!("state_dir = {value:?}")).unwrap();
+            assert!(
+                state_dir(Some(&file))
+                    .unwrap_err()
+                    .contains(file.to_str().unwrap()),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_the_file() {
+        assert_eq!(named_file("/a", Some("/b".into())), Some("/a".into()));
+        assert_eq!(named_file("", Some("/b".into())), Some("/b".into()));
+        assert_eq!(named_file("", Some(String::new())), None);
+    }
+
+    #[test]
+    fn survives_random_files() {
+        let folder = Folder::new("random");
+        let file = folder.path("config.toml");
+        let mut random = Random::new(5);
+        for _ in 0..3000 {
+            let mut text = b"state_dir = \"/run/x\"\n[a.b]\nc = [1, 2]\n".to_vec();
+            for _ in 0..3 {
+                let place = random.below(text.len());
+                text[place] = random.below(128) as u8;
+            }
+            fs::write(&file, &text).unwrap();
+            let _ = state_dir(Some(&file));
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! The event loop, which joins connections, link and streams.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use libc::EPOLLIN;
+use serde::{Deserialize, Serialize};
+
+use super::buffer::Received;
+use super::connections::{self, Connections};
+use super::log::Log;
+use super::requests::Requests;
+use super::streams::{Close, Report, Streams};
+use super::uplink::{self, Uplink};
+use super::Identity;
+use crate::link::{self, kind, TTRPC_RESPONSE};
+use crate::pod::Places;
+use crate::snpd;
+use crate::sys::{self, Epoll, Event};
+
+const SIGNALS: u64 = 4 << 32;
+const EVENTS_PER_TURN: usize = 32;
+const SCRATCH_BYTES: usize = 16 << 10;
+/// How long an END waits for containerd to take what it is owed.
+const END_DEADLINE: Duration = Duration::from_secs(5);
+/// The version of the link, and gRPC's code for "try again later".
+const LINK_VERSION: u32 = 1;
+const UNAVAILABLE: u64 = 14;
+
+#[derive(Serialize)]
+struct Hello<'a> {
+    version: u32,
+    resumed: bool,
+    #[serde(flatten)]
+    identity: &'a Identity,
+    channels: Vec<u32>,
+    streams: Vec<Report>,
+}
+
+#[derive(Deserialize)]
+struct PeerHello {
+    version: u32,
+}
+
+#[derive(Deserialize)]
+struct StreamClose {
+    mode: String,
+}
+
+/// Why a frame from snpd ends the link.
+type Distrust = String;
+
+/// The keeper.
+pub struct Keeper<'a> {
+    identity: Identity,
+    places: Places,
+    log: &'a Log,
+    epoll: Epoll,
+    signals: OwnedFd,
+    connections: Connections,
+    requests: Requests,
+    uplink: Uplink,
+    streams: Streams,
+    scratch: Vec<u8>,
+    /// After END: when it is over, sent or not.
+    end_by: Option<Instant>,
+    terminated: bool,
+}
+
+impl<'a> Keeper<'a> {
+    /// Takes the listening socket; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptors or memory left.
+    pub fn new(
+        identity: Identity,
+        places: Places,
+        listener: UnixListener,
+        log: &'a Log,
+        now: Instant,
+    ) -> io::Result<Keeper<'a>> {
+        let epoll = Epoll::new()?;
+        let signals = sys::signals()?;
+        epoll.change(&signals, SIGNALS, 0, EPOLLIN)?;
+        Ok(Keeper {
+            identity,
+            places,
+            log,
+            epoll,
+            signals,
+            connections: Connections::new(listener),
+            requests: Requests::default(),
+            uplink: Uplink::new(now),
+            streams: Streams::default(),
+            scratch: vec![0; SCRATCH_BYTES],
+            end_by: None,
+            terminated: false,
+        })
+    }
+
+    /// Serves until END or SIGTERM.
+    ///
+    /// # Errors
+    /// When epoll fails.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = [Event { events: 0, u64: 0 }; EVENTS_PER_TURN];
+        loop {
+            self.on_time(Instant::now());
+            self.settle()?;
+            if self.is_over(Instant::now()) {
+                return Ok(());
+            }
+            let timeout = self
+                .next_deadline()
+                .map(|time| time.saturating_duration_since(Instant::now()));
+            let count = self.epoll.wait(&mut events, timeout)?;
+            for event in &events[..count] {
+                self.on_event(event.u64);
+            }
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.terminated
+            || self
+                .end_by
+                .is_some_and(|time| now >= time || self.connections.is_idle())
+    }
+
+    fn on_event(&mut self, number: u64) {
+        let low = number as u32;
+        match number >> 32 << 32 {
+            connections::LISTENER => {
+                for channel in self.connections.accept(Instant::now()) {
+                    self.uplink.put_opened(channel);
+                }
+            }
+            connections::CONNECTION => self.on_connection(low),
+            uplink::UPLINK => self.on_uplink(),
+            SIGNALS => {
+                sys::discard(self.signals.as_fd());
+                self.terminated = true;
+            }
+            _ => self.streams.on_event(number, &self.epoll),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let expiry = if self.uplink.is_up() {
+            None
+        } else {
+            self.requests.expiry()
+        };
+        let uplink = if self.end_by.is_none() {
+            self.uplink.next_deadline()
+        } else {
+            None
+        };
+        [
+            expiry,
+            uplink,
+            self.streams.next_deadline(),
+            self.connections.next_deadline(),
+            self.end_by,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        if self.end_by.is_none() && self.uplink.next_deadline().is_some_and(|time| time <= now) {
+            self.connect(now);
+        }
+        if !self.uplink.is_up() && self.requests.expiry().is_some_and(|time| time <= now) {
+            self.answer_expired(now);
+        }
+        self.streams.on_time(&self.epoll, now);
+    }
+
+    /// The end of a turn: tells what happened, sends what can be sent, and decides what to wait for.
+    fn settle(&mut self) -> io::Result<()> {
+        for report in self.streams.take_reports() {
+            self.uplink
+                .put(kind::STREAM_STATE, report.id, &to_json(&report));
+        }
+        self.streams.release_read();
+        for channel in self.connections.channels() {
+            self.forward(channel);
+        }
+        for channel in self.connections.flush() {
+            self.close_connection(channel);
+        }
+        if !self.uplink.flush() {
+            self.lose_uplink();
+        }
+        let reading = self.end_by.is_none() && self.may_forward();
+        self.connections
+            .watch(&self.epoll, reading, Instant::now())?;
+        self.uplink
+            .watch(&self.epoll, !self.connections.is_clogged())
+    }
+
+    fn may_forward(&self) -> bool {
+        self.requests.has_room() && !self.uplink.is_clogged()
+    }
+
+    /// containerd sent something, or closed.
+    fn on_connection(&mut self, channel: u32) {
+        let received = self.connections.receive(channel, &mut self.scratch);
+        self.forward(channel);
+        if received == Received::End {
+            self.close_connection(channel);
+        }
+    }
+
+    /// Hands the complete frames of a connection to snpd, as many as may be remembered.
+    fn forward(&mut self, channel: u32) {
+        let Some(connection) = self.connections.get(channel) else {
+            return;
+        };
+        if connection.input.bytes().is_empty() {
+            return;
+        }
+        let mut input = std::mem::take(&mut connection.input);
+        let now = Instant::now();
+        let mut broken = None;
+        while self.may_forward() {
+            match link::take_ttrpc(input.bytes()) {
+                Ok(Some(frame)) => {
+                    let sent = self.uplink.is_up();
+                    if sent {
+                        self.uplink.put(kind::FRAME, channel, frame.whole);
+                    }
+                    self.requests.remember(channel, &frame, sent, now);
+                    let size = frame.whole.len();
+                    input.consume(size);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    broken = Some(error);
+                    break;
+                }
+            }
+        }
+        input.compact();
+        if let Some(connection) = self.connections.get(channel) {
+            connection.input = input;
+        }
+        if let Some(link::TooLong(length)) = broken {
+            self.log.line(&format!(
+                "containerd sent a frame of {length} bytes, more than {}: connection closed",
+                link::MAX_TTRPC_BODY
+            ));
+            self.close_connection(channel);
+        }
+    }
+
+    fn close_connection(&mut self, channel: u32) {
+        if self.connections.close(channel, &self.epoll) {
+            self.requests.forget_channel(channel);
+            self.uplink.put(kind::CLOSED, channel, &[]);
+        }
+    }
+
+    /// Makes the link; the first frame is HELLO.
+    fn connect(&mut self, now: Instant) {
+        let (connected, problem) = self.uplink.attempt(&self.places, now);
+        if let Some(problem) = problem {
+            self.log.line(&format!("snpd can't be reached: {problem}"));
+        }
+        if connected {
+            let hello = Hello {
+                version: LINK_VERSION,
+                resumed: self.uplink.resumed(),
+                identity: &self.identity,
+                channels: self.connections.channels(),
+                streams: self.streams.snapshot(),
+            };
+            let hello = to_json(&hello);
+            self.uplink.put(kind::HELLO, 0, &hello);
+        }
+    }
+
+    fn lose_uplink(&mut self) {
+        let now = Instant::now();
+        if self.uplink.is_up() {
+            self.requests.lost(now);
+        }
+        self.uplink.lose(&self.epoll, now);
+    }
+
+    /// Answers what has waited for snpd too long.
+    fn answer_expired(&mut self, now: Instant) {
+        let text = snpd::explain_absence(&self.places, self.uplink.problem());
+        for (channel, stream) in self.requests.take_expired(now) {
+            if let Some(connection) = self.connections.get(channel) {
+                connection
+                    .output
+                    .buffer()
+                    .extend_from_slice(&link::ttrpc_error(stream, UNAVAILABLE, &text));
+            }
+        }
+        self.log.line(&text);
+    }
+
+    /// snpd sent something, or closed.
+    fn on_uplink(&mut self) {
+        let received = self.uplink.receive(&mut self.scratch);
+        let mut input = std::mem::take(&mut self.uplink.input);
+        let outcome = loop {
+            match link::take_link(input.bytes()) {
+                Ok(Some(frame)) => {
+                    let size = frame.size;
+                    if let Err(distrust) = self.on_frame(frame.kind, frame.channel, frame.payload) {
+                        break Err(distrust);
+                    }
+                    input.consume(size);
+                }
+                Ok(None) => break Ok(()),
+                Err(link::TooLong(length)) => break Err(format!("sent a frame of {length} bytes")),
+            }
+        };
+        input.compact();
+        self.uplink.input = input;
+        if let Err(distrust) = &outcome {
+            self.log
+                .line(&format!("snpd {distrust}: connection closed"));
+        }
+        if received == Received::End || outcome.is_err() {
+            self.lose_uplink();
+        }
+    }
+
+    fn on_frame(&mut self, frame_kind: u8, channel: u32, payload: &[u8]) -> Result<(), Distrust> {
+        let now = Instant::now();
+        if !self.uplink.is_up() {
+            if frame_kind != kind::HELLO {
+                return Err(format!("sent a frame of kind {frame_kind} before HELLO"));
+            }
+            return self.on_hello(payload, now);
+        }
+        match frame_kind {
+            kind::CLOSED => {
+                self.close_connection(channel);
+            }
+            kind::FRAME => self.on_answer(channel, payload)?,
+            kind::STREAM_OPEN => match serde_json::from_slice(payload) {
+                Ok(plan) => self.streams.open(channel, plan, &self.epoll, now),
+                Err(error) => self.streams.refuse(
+                    channel,
+                    format!("STREAM_OPEN {channel} is not understood: {error}"),
+                ),
+            },
+            kind::STREAM_CLOSE => {
+                let mode = serde_json::from_slice::<StreamClose>(payload).map(|close| close.mode);
+                let mode = if mode.is_ok_and(|mode| mode == "drain") {
+                    Close::Drain
+                } else {
+                    Close::Abort
+                };
+                self.streams.close(channel, mode, &self.epoll);
+            }
+            kind::END => {
+                self.connections.stop_listening();
+                self.end_by = Some(now + END_DEADLINE);
+            }
+            // A later snpd may know more kinds.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// snpd answered HELLO: it gets again what had no answer, and then what it has not seen.
+    fn on_hello(&mut self, payload: &[u8], now: Instant) -> Result<(), Distrust> {
+        match serde_json::from_slice::<PeerHello>(payload) {
+            Ok(PeerHello {
+                version: LINK_VERSION,
+            }) => {}
+            Ok(PeerHello { version }) => {
+                return Err(format!(
+                    "speaks version {version} of the link, not {LINK_VERSION}"
+                ))
+            }
+            Err(error) => return Err(format!("sent a HELLO that is not understood ({error})")),
+        }
+        self.uplink.greeted(now);
+        self.streams.told();
+        let Keeper {
+            requests, uplink, ..
+        } = self;
+        requests.resend(|request| {
+            let kind = if request.sent {
+                kind::REPLAY
+            } else {
+                kind::FRAME
+            };
+            uplink.put(kind, request.channel, &request.frame);
+        });
+        Ok(())
+    }
+
+    /// A frame for containerd. An answer that nobody waits for any more is dropped.
+    fn on_answer(&mut self, channel: u32, payload: &[u8]) -> Result<(), Distrust> {
+        let frame = match link::take_ttrpc(payload) {
+            Ok(Some(frame)) if frame.whole.len() == payload.len() => frame,
+            _ => {
+                return Err(format!(
+                    "sent {} bytes that are no ttrpc frame",
+                    payload.len()
+                ))
+            }
+        };
+        let wanted = frame.kind != TTRPC_RESPONSE || self.requests.answered(channel, frame.stream);
+        if let Some(connection) = self.connections.get(channel).filter(|_| wanted) {
+            connection.output.buffer().extend_from_slice(payload);
+        }
+        Ok(())
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    // These types have no maps with keys other than text, the only thing that can fail.
+    serde_json::to_vec(value).unwrap_or_default()
+}

@@ -1,0 +1,148 @@
+//! Finding snpd, or starting it (`docs/contracts.md`, "snpd's start").
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+
+use crate::config::FILE_VARIABLE;
+use crate::pod::Places;
+use crate::sys::{self, Detached};
+
+const MAX_LOG_BYTES: u64 = 1 << 20;
+/// What snpd's programs are looked for in when this process has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What came of an attempt to connect.
+pub enum Attempt {
+    /// Connected; it may still end before snpd says HELLO.
+    Connected(OwnedFd),
+    /// Somebody else is starting snpd, or its queue is full: try again in a few milliseconds.
+    Busy,
+}
+
+/// Connects to snpd, and starts it when nobody listens. Does not wait.
+///
+/// # Errors
+/// A text with what was attempted, when snpd can't be started.
+pub fn connect(places: &Places) -> Result<Attempt, String> {
+    if let Some(attempt) = try_connect(places)? {
+        return Ok(attempt);
+    }
+    let lock_path = places.snpd_lock();
+    let describe = |error: io::Error| format!("lock {}: {error}", lock_path.display());
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(describe)?;
+    match sys::lock(lock.as_fd(), false) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Attempt::Busy),
+        result => result.map_err(describe)?,
+    }
+    if let Some(attempt) = try_connect(places)? {
+        return Ok(attempt);
+    }
+    launch(places)?;
+    sys::unlock(lock.as_fd());
+    Ok(try_connect(places)?.unwrap_or(Attempt::Busy))
+}
+
+/// Nothing when nobody listens.
+fn try_connect(places: &Places) -> Result<Option<Attempt>, String> {
+    let socket = places.snpd_socket();
+    match sys::connect_unix(&socket) {
+        Ok(connection) => Ok(Some(Attempt::Connected(connection))),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Ok(None),
+            ErrorKind::WouldBlock => Ok(Some(Attempt::Busy)),
+            _ => Err(format!("connect to {}: {error}", socket.display())),
+        },
+    }
+}
+
+/// Binds snpd's socket and starts snpd with it.
+fn launch(places: &Places) -> Result<(), String> {
+    let own_file =
+        std::env::current_exe().map_err(|error| format!("read /proc/self/exe: {error}"))?;
+    let program = own_file.with_file_name("snpd");
+    let socket = places.snpd_socket();
+    let temporary = places
+        .state_dir()
+        .join(format!("snpd.sock.{}", std::process::id()));
+    let describe = |error: io::Error| format!("bind {}: {error}", socket.display());
+    let _ = std::fs::remove_file(&temporary);
+    let mask = sys::set_umask(0o177);
+    let bound = UnixListener::bind(&temporary);
+    sys::set_umask(mask);
+    let listener = bound.map_err(describe)?;
+    std::fs::rename(&temporary, &socket).map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        describe(error)
+    })?;
+    let log = open_log(places)?;
+    let mut environment = vec![
+        variable("PATH").unwrap_or_else(|| format!("PATH={DEFAULT_PATH}").into_bytes()),
+        b"LISTEN_FDS=1".to_vec(),
+    ];
+    environment.extend(variable(FILE_VARIABLE));
+    let state_dir = places.state_dir().as_os_str().as_encoded_bytes().to_vec();
+    let plan = Detached {
+        program: &program,
+        fallback: None,
+        arguments: vec![b"--state-dir".to_vec(), state_dir],
+        environment,
+        listener: listener.as_fd(),
+        output: Some(log.as_fd()),
+    };
+    plan.spawn()
+        .map_err(|error| format!("start {}: {error}", program.display()))
+}
+
+/// `NAME=value` of a variable that is set and not empty.
+pub fn variable(name: &str) -> Option<Vec<u8>> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+    Some([name.as_bytes(), b"=", value.as_encoded_bytes()].concat())
+}
+
+fn open_log(places: &Places) -> Result<File, String> {
+    let path = places.snpd_log();
+    let opened = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path);
+    let log = opened.map_err(|error| format!("open {}: {error}", path.display()))?;
+    if log.metadata().is_ok_and(|data| data.len() > MAX_LOG_BYTES) {
+        let _ = log.set_len(0);
+    }
+    Ok(log)
+}
+
+/// What an operator is told when snpd does not answer, with the end of its log.
+pub fn explain_absence(places: &Places, problem: Option<&str>) -> String {
+    let log = places.snpd_log();
+    let mut text = format!("snpd does not answer at {}", places.snpd_socket().display());
+    if let Some(problem) = problem {
+        text.push_str(&format!(" ({problem})"));
+    }
+    match log_end(&log) {
+        Some(end) => text.push_str(&format!("; the end of {}: {end}", log.display())),
+        None => text.push_str(&format!("; {} is empty", log.display())),
+    }
+    text
+}
+
+fn log_end(path: &std::path::Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let size = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(600))).ok()?;
+    let mut end = Vec::new();
+    file.take(600).read_to_end(&mut end).ok()?;
+    let text = String::from_utf8_lossy(&end);
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
