@@ -153,7 +153,7 @@ export class PrivateContainerd {
 
   /** Writes the shim's configuration file: the defaults for tests, the instance's changes, then `changes`. */
   async configure(changes: ShimConfig): Promise<void> {
-    await writeFile(this.configFile, shimConfigToml(this.stateDir, { ...this.#base, ...changes }));
+    await writeFile(this.configFile, shimConfigToml(this.stateDir, join(this.rootDir, "images"), { ...this.#base, ...changes }));
   }
 
   /** The pod key of docs/contracts.md, "Names and places". */

@@ -19,8 +19,8 @@ export type ShimConfig = {
 /** TCG on two loaded cores needs longer than the hardware that the shim's default is for. */
 const BOOT_TIMEOUT_MS = 60_000;
 
-/** The text of a configuration file whose state folder is `stateDir`. */
-export function shimConfigToml(stateDir: string, config: ShimConfig): string {
+/** The text of a configuration file whose state folder is `stateDir` and whose built images go to `cacheDir`. */
+export function shimConfigToml(stateDir: string, cacheDir: string, config: ShimConfig): string {
   return `state_dir = ${JSON.stringify(stateDir)}
 ${config.extra ?? ""}
 [hypervisor]
@@ -28,6 +28,8 @@ path = ${JSON.stringify(config.hypervisor ?? join(distBinDir, "ch-qemu"))}
 [guest]
 kernel = ${JSON.stringify(config.kernel ?? join(distShareDir, "vmlinux"))}
 image = ${JSON.stringify(config.image ?? join(distShareDir, "initramfs"))}
+[storage]
+cache_dir = ${JSON.stringify(cacheDir)}
 [timeouts]
 boot_ms = ${config.bootTimeoutMs ?? BOOT_TIMEOUT_MS}
 `;

@@ -1,5 +1,6 @@
 /** A command on a real pseudo-terminal, through script(1): input, size changes, and what it shows. */
 import { Child, runOk, type Finished } from "./process.ts";
+import { eventually } from "./retry.ts";
 
 const START_TIMEOUT_MS = 10_000;
 
@@ -42,6 +43,18 @@ export class Terminal {
   /** Gives the terminal another size; the kernel tells its foreground process by SIGWINCH. */
   async resize(rows: number, columns: number): Promise<void> {
     await runOk(["stty", "-F", this.#device, "rows", String(rows), "cols", String(columns)]);
+  }
+
+  /**
+   * Gives the terminal another size until a text shows that it has arrived: ctr takes its first size and only then listens for changes, so that a change in between is lost on it.
+   */
+  async resizeUntilShown(rows: number, columns: number, pattern: RegExp, timeoutMs: number): Promise<void> {
+    await eventually(`${pattern} after a resize to ${rows} x ${columns} on ${this.#child.describe()}`, timeoutMs, async () => {
+      if (pattern.test(this.shown)) return true;
+      await this.resize(rows + 1, columns);
+      await this.resize(rows, columns);
+      return undefined;
+    });
   }
 
   /** Waits until the terminal has shown a text. */
