@@ -12,8 +12,8 @@ export type ShimConfig = {
   readonly image?: string;
   /** How long a guest may take until its agent answers, in milliseconds. */
   readonly bootTimeoutMs?: number;
-  /** Lines put at the top of the file as they are, for faulty files. */
-  readonly extra?: string;
+  /** Text put at the end of the file as it is, for faulty files. */
+  readonly append?: string;
 };
 
 /** TCG on two loaded cores needs longer than the hardware that the shim's default is for. */
@@ -22,7 +22,6 @@ const BOOT_TIMEOUT_MS = 60_000;
 /** The text of a configuration file whose state folder is `stateDir` and whose built images go to `cacheDir`. */
 export function shimConfigToml(stateDir: string, cacheDir: string, config: ShimConfig): string {
   return `state_dir = ${JSON.stringify(stateDir)}
-${config.extra ?? ""}
 [hypervisor]
 path = ${JSON.stringify(config.hypervisor ?? join(distBinDir, "ch-qemu"))}
 [guest]
@@ -32,5 +31,6 @@ image = ${JSON.stringify(config.image ?? join(distShareDir, "initramfs"))}
 cache_dir = ${JSON.stringify(cacheDir)}
 [timeouts]
 boot_ms = ${config.bootTimeoutMs ?? BOOT_TIMEOUT_MS}
+${config.append ?? ""}
 `;
 }
