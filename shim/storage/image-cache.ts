@@ -1,0 +1,161 @@
+/** The folder of images: shared ones under their keys, and for every pod hard links to those that it uses, so that nothing in use is ever removed. */
+
+import { link, mkdir, readdir, rename, rm, rmdir, stat, utimes } from "node:fs/promises";
+import { dirname, join } from "node:path";
+
+import { errnoOf, ShimError } from "../base/errors.ts";
+import { startTimeOf } from "../host/processes.ts";
+
+const SUFFIX = ".erofs";
+/** containerd's ids: at most 76 characters of these. A pod's key is of the same kind. */
+const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
+
+/** Folders and names below the cache folder. */
+export class ImageCache {
+	/** Images under their keys. */
+	readonly #images: string;
+	readonly #building: string;
+	readonly #pods: string;
+	#made: Promise<unknown> | undefined;
+	#counter = 0;
+
+	/** @param folder absolute; it is made when it is first needed */
+	constructor(folder: string) {
+		this.#images = join(folder, "rootfs");
+		this.#building = join(this.#images, "building");
+		this.#pods = join(this.#images, "pods");
+	}
+
+	/** Makes the folders. */
+	async ready(): Promise<void> {
+		this.#made ??= Promise.all([this.#building, this.#pods].map((folder) => mkdir(folder, { recursive: true, mode: 0o700 })));
+		try {
+			await this.#made;
+		} catch (error) {
+			this.#made = undefined;
+			throw error;
+		}
+	}
+
+	/** Where the image of a key is. */
+	imagePath(key: string): string {
+		return join(this.#images, key + SUFFIX);
+	}
+
+	/** The lock of whoever makes the image of a key. */
+	lockPath(key: string): string {
+		return join(this.#building, `${key}.lock`);
+	}
+
+	/** A name for an unfinished image that nobody else has, and that tells later who made it. */
+	unfinishedPath(): string {
+		this.#counter += 1;
+		return join(this.#building, `${process.pid}-${startTimeOf(process.pid) ?? 0n}-${this.#counter}${SUFFIX}`);
+	}
+
+	/**
+	 * Where an image of a pod is.
+	 * @throws ShimError spec.invalid when a name is no identifier of containerd
+	 */
+	podPath(owner: string, name: string): string {
+		for (const part of [owner, name]) {
+			if (!NAME.test(part)) throw new ShimError("spec.invalid", `${JSON.stringify(part)} is no identifier of a pod or container`);
+		}
+		return join(this.#pods, owner, name + SUFFIX);
+	}
+
+	/**
+	 * Puts an image at a pod's path by `place`, which is tried again when the pod's folder was removed in between with its last image.
+	 * @throws what `place` throws
+	 */
+	async #put(path: string, place: () => Promise<void>): Promise<void> {
+		await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+		try {
+			await place();
+		} catch (error) {
+			if (errnoOf(error) !== "ENOENT") throw error;
+			await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+			await place();
+		}
+	}
+
+	/**
+	 * Gives a pod the image of a key and marks it as used now.
+	 * @returns false when there is no such image
+	 */
+	async take(key: string, path: string): Promise<boolean> {
+		const image = this.imagePath(key);
+		const now = new Date();
+		try {
+			await utimes(image, now, now);
+			await this.#put(path, async () => {
+				await rm(path, { force: true });
+				await link(image, path);
+			});
+			return true;
+		} catch (error) {
+			if (errnoOf(error) === "ENOENT") return false;
+			throw error;
+		}
+	}
+
+	/** Gives a pod an image of its own by renaming it. */
+	async give(image: string, path: string): Promise<void> {
+		await this.#put(path, () => rename(image, path));
+	}
+
+	/** Removes one image of a pod, and the pod's folder with its last one. */
+	async drop(path: string): Promise<void> {
+		await rm(path, { force: true });
+		await rmdir(dirname(path)).catch(() => undefined);
+	}
+
+	/** Removes the images of a pod, or one of them. */
+	async release(owner: string, name?: string): Promise<void> {
+		if (!NAME.test(owner) || (name !== undefined && !NAME.test(name))) return;
+		if (name === undefined) await rm(join(this.#pods, owner), { recursive: true, force: true });
+		else await this.drop(this.podPath(owner, name));
+	}
+
+	/**
+	 * Removes shared images that no pod uses, the longest unused first, until the shared ones take at most `maxBytes`.
+	 * @param keep one that somebody is about to take
+	 */
+	async evict(maxBytes: number, keep?: string): Promise<void> {
+		const images: { readonly path: string; readonly bytes: number; readonly usedMs: number; readonly links: number }[] = [];
+		for (const name of await list(this.#images)) {
+			if (!name.endsWith(SUFFIX)) continue;
+			const path = join(this.#images, name);
+			const stats = await stat(path).catch(() => undefined);
+			if (stats !== undefined) images.push({ path, bytes: stats.size, usedMs: stats.mtimeMs, links: stats.nlink });
+		}
+		let total = images.reduce((sum, image) => sum + image.bytes, 0);
+		for (const image of images.sort((a, b) => a.usedMs - b.usedMs)) {
+			if (total <= maxBytes) return;
+			if (image.links > 1 || image.path === keep) continue;
+			await rm(image.path, { force: true });
+			total -= image.bytes;
+		}
+	}
+
+	/** Removes the images of pods that are not alive, and what dead builders left. Locks stay: they are empty. */
+	async sweep(liveOwners: ReadonlySet<string>): Promise<void> {
+		for (const owner of await list(this.#pods)) {
+			if (!liveOwners.has(owner)) await rm(join(this.#pods, owner), { recursive: true, force: true });
+		}
+		for (const name of await list(this.#building)) {
+			const [, pid, startTime] = /^([0-9]+)-([0-9]+)-/.exec(name) ?? [];
+			if (pid === undefined || startTimeOf(Number(pid))?.toString() === startTime) continue;
+			await rm(join(this.#building, name), { recursive: true, force: true });
+		}
+	}
+}
+
+async function list(folder: string): Promise<string[]> {
+	try {
+		return await readdir(folder);
+	} catch (error) {
+		if (errnoOf(error) === "ENOENT") return [];
+		throw error;
+	}
+}

@@ -1,0 +1,204 @@
+/**
+ * Root filesystems as EROFS images that a VM can have as read-only disks. Images of unchanging layers are made once and shared by all pods of the node;
+ * a root filesystem that somebody has written to gets an image of its own.
+ */
+
+import { realpath, rename, rm, stat } from "node:fs/promises";
+
+import { withDeadline } from "../base/deadline.ts";
+import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import type { Scope } from "../base/scope.ts";
+import { convert } from "./convert.ts";
+import { ImageCache } from "./image-cache.ts";
+import { imageKey, isEmptyLayer } from "./layer-identity.ts";
+import { planRootfs } from "./rootfs-plan.ts";
+import type { Layer, RootfsMount, RootfsPlan } from "./rootfs-plan.ts";
+
+export type { RootfsMount } from "./rootfs-plan.ts";
+
+/** How images are made and kept. */
+export interface RootfsImagesOptions {
+	/** On a disk, and all of it in one file system: images are hard-linked. */
+	readonly cacheDir: string;
+	/** What images that no pod uses may take, together with those in use. */
+	readonly maxBytes: number;
+	/** Bound of one conversion: ten minutes unless given. */
+	readonly buildTimeoutMs?: number | undefined;
+	/** `mkfs.erofs` on PATH unless given. */
+	readonly mkfsPath?: string | undefined;
+	readonly log?: Log | undefined;
+}
+
+/** Whose root filesystem is wanted, and of what. */
+export interface PrepareRequest {
+	readonly mounts: readonly RootfsMount[];
+	/** The root filesystem when there are no mounts: the bundle's `rootfs`. */
+	readonly rootfsDir: string;
+	/** The pod's key. */
+	readonly owner: string;
+	/** The container's id. */
+	readonly name: string;
+	/** Gives the image back when it closes. */
+	readonly scope: Scope;
+	readonly signal?: AbortSignal | undefined;
+}
+
+/** A root filesystem's image. */
+export interface RootfsImage {
+	/** Valid until the scope closes; after a crash of snpd until `release` or `sweep`. */
+	readonly path: string;
+	readonly sizeBytes: number;
+	/** True when nothing had to be converted. */
+	readonly cached: boolean;
+}
+
+const DEFAULT_BUILD_TIMEOUT_MS = 600_000;
+const MAX_TAKES = 3;
+
+/** A conversion that runs, and how many wait for it. */
+interface Build {
+	readonly done: Promise<void>;
+	readonly abort: AbortController;
+	waiting: number;
+}
+
+/** The images of one cache folder. Several processes may use one folder at the same time. */
+export class RootfsImages {
+	readonly #options: RootfsImagesOptions;
+	readonly #cache: ImageCache;
+	readonly #builds = new Map<string, Build>();
+
+	constructor(options: RootfsImagesOptions) {
+		this.#options = options;
+		this.#cache = new ImageCache(options.cacheDir);
+	}
+
+	/**
+	 * Gives the image of a root filesystem, and makes it first when there is none.
+	 * @throws ShimError storage.mount (mounts of an unknown kind, layers that are missing), storage.image, storage.full, spec.invalid, wait.canceled, wait.deadline
+	 */
+	async prepare(request: PrepareRequest): Promise<RootfsImage> {
+		const plan = planRootfs(request.mounts, request.rootfsDir);
+		const written = plan.upper !== undefined && !(await isEmptyLayer(plan.upper));
+		const layers = written && plan.upper !== undefined ? [plan.upper, ...plan.lowers] : plan.lowers;
+		const ready = await readyImage(layers);
+		if (ready !== undefined) return ready;
+		try {
+			await this.#cache.ready();
+			const path = this.#cache.podPath(request.owner, request.name);
+			request.scope.defer(`image ${path}`, () => this.#cache.drop(path));
+			if (plan.immutable && !written) return await this.#shared(plan, path, request.signal);
+			return await this.#own(layers, plan, path, request.signal);
+		} catch (error) {
+			throw named(this.#options.cacheDir, error);
+		}
+	}
+
+	/** Removes the images of a pod, or of one of its containers. Does nothing when there are none. */
+	release(owner: string, name?: string): Promise<void> {
+		return this.#cache.release(owner, name);
+	}
+
+	/** To be called once at start: removes the images of pods that are gone and what interrupted conversions left. */
+	async sweep(liveOwners: ReadonlySet<string>): Promise<void> {
+		await this.#cache.sweep(liveOwners);
+		await this.#cache.evict(this.#options.maxBytes);
+	}
+
+	async #shared(plan: RootfsPlan, path: string, signal: AbortSignal | undefined): Promise<RootfsImage> {
+		const key = await imageKey(plan.lowers, plan.overlayOptions);
+		let cached = true;
+		// Another process may evict the image between its making and its taking.
+		for (let attempt = 0; attempt < MAX_TAKES; attempt++) {
+			if (await this.#cache.take(key, path)) return { path, sizeBytes: (await stat(path)).size, cached };
+			cached = false;
+			await this.#built(key, plan, signal);
+		}
+		throw new ShimError("storage.image", `the image ${this.#cache.imagePath(key)} disappeared ${MAX_TAKES} times`, { remedy: "raise the bound of the image cache" });
+	}
+
+	async #own(layers: readonly Layer[], plan: RootfsPlan, path: string, signal: AbortSignal | undefined): Promise<RootfsImage> {
+		const output = this.#cache.unfinishedPath();
+		await convert({ layers, overlayOptions: plan.overlayOptions, output, mkfs: this.#mkfs, timeoutMs: this.#timeoutMs, signal });
+		await this.#cache.give(output, path);
+		return { path, sizeBytes: (await stat(path)).size, cached: false };
+	}
+
+	/** Waits for the image of a key, however many want it at once. The conversion is given up when nobody waits any more. */
+	async #built(key: string, plan: RootfsPlan, signal: AbortSignal | undefined): Promise<void> {
+		let build = this.#builds.get(key);
+		if (build === undefined) {
+			const abort = new AbortController();
+			const made: Build = { abort, waiting: 0, done: this.#build(key, plan, abort.signal).finally(() => this.#forget(key, made)) };
+			// Everyone may have given up by the time it fails.
+			made.done.catch(() => undefined);
+			build = made;
+			this.#builds.set(key, build);
+		}
+		build.waiting += 1;
+		try {
+			const { done } = build;
+			await withDeadline({ what: `the image of ${describe(plan)}`, timeoutMs: this.#timeoutMs, signal }, () => done);
+		} finally {
+			build.waiting -= 1;
+			if (build.waiting === 0) {
+				this.#forget(key, build);
+				build.abort.abort();
+			}
+		}
+	}
+
+	#forget(key: string, build: Build): void {
+		if (this.#builds.get(key) === build) this.#builds.delete(key);
+	}
+
+	async #build(key: string, plan: RootfsPlan, signal: AbortSignal): Promise<void> {
+		const started = performance.now();
+		const final = this.#cache.imagePath(key);
+		const output = this.#cache.unfinishedPath();
+		const lock = { path: this.#cache.lockPath(key), unless: final };
+		await convert({ layers: plan.lowers, overlayOptions: plan.overlayOptions, output, lock, mkfs: this.#mkfs, timeoutMs: this.#timeoutMs, signal });
+		try {
+			await rename(output, final);
+		} catch (error) {
+			// Another process made the image while this one waited for its lock.
+			if (errnoOf(error) !== "ENOENT") throw error;
+		}
+		await rm(lock.path, { force: true });
+		const { size } = await stat(final);
+		this.#options.log?.info("root filesystem converted", { key, bytes: size, durationMs: Math.round(performance.now() - started) });
+		await this.#cache.evict(this.#options.maxBytes, final);
+	}
+
+	get #mkfs(): string {
+		return this.#options.mkfsPath ?? "mkfs.erofs";
+	}
+
+	get #timeoutMs(): number {
+		return this.#options.buildTimeoutMs ?? DEFAULT_BUILD_TIMEOUT_MS;
+	}
+}
+
+/** A single EROFS file is a disk already: the erofs snapshotter's layer of a one-layer image. */
+async function readyImage(layers: readonly Layer[]): Promise<RootfsImage | undefined> {
+	const [layer] = layers;
+	if (layers.length !== 1 || layer?.kind !== "image" || layer.type !== "erofs" || layer.folder !== "" || layer.options.length > 0) return undefined;
+	try {
+		const path = await realpath(layer.source);
+		return { path, sizeBytes: (await stat(path)).size, cached: true };
+	} catch (error) {
+		throw new ShimError("storage.mount", `the root filesystem's layer ${layer.source}: ${messageOf(error)}`, { cause: error });
+	}
+}
+
+function describe(plan: RootfsPlan): string {
+	const [top] = plan.lowers;
+	return top === undefined ? "no layers" : top.kind === "folder" ? top.path : top.source;
+}
+
+function named(cacheDir: string, error: unknown): ShimError {
+	if (error instanceof ShimError) return error;
+	if (errnoOf(error) === "ENOSPC" || errnoOf(error) === "EDQUOT") return new ShimError("storage.full", `no space left in ${cacheDir}: ${messageOf(error)}`, { cause: error });
+	return new ShimError("storage.image", `the image cache ${cacheDir}: ${messageOf(error)}`, { cause: error });
+}
