@@ -2,6 +2,9 @@
 # Builds the native addon, build/Release/snp_native.node, with the node-gyp that npm brings along and
 # the headers of the node that runs. Does nothing when sources, node and compiler are the same as
 # last time. Needs node_modules.
+#
+#   scripts/build-native.sh           builds unless current
+#   scripts/build-native.sh --check   ends with status 0 when it is current, else 1; builds nothing
 set -euo pipefail
 export LC_ALL=C
 
@@ -21,6 +24,7 @@ hash="$({ node -p 'process.version + process.execPath'; g++ --version | head -n 
 stamp=build/Release/snp_native.hash
 is_current() { [ -f "$addon" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$hash" ]; }
 if is_current; then exit 0; fi
+[ "${1:-}" != --check ] || exit 1
 
 # The folder that node-gyp calls nodedir: include/node/node.h lies in it.
 node_folder="${SNP_NODE_DIR:-$(node -p 'require("node:path").resolve(process.execPath, "../..")')}"

@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # Builds vhost-device-vsock, QEMU's half of the hybrid vsock (ch-qemu only), from its registry.
-# Prints <cache>/vhost-device-vsock/<version>/bin, which holds the program.
+#
+#   scripts/build-vsock-device.sh          builds unless cached; prints the folder of the program
+#   scripts/build-vsock-device.sh --path   prints the folder without building
+#
+# The folder is <cache>/vhost-device-vsock/<version>/bin.
 set -euo pipefail
 export LC_ALL=C
 
@@ -11,6 +15,12 @@ repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 version=0.3.0
 root="$(cache_dir)/vhost-device-vsock"
 result="$root/$version"
+
+if [ "${1:-}" = --path ]; then
+  printf '%s\n' "$result/bin"
+  exit 0
+fi
+[ $# -eq 0 ] || fail "unknown argument '$1': build-vsock-device.sh takes --path or nothing"
 
 if [ ! -x "$result/bin/vhost-device-vsock" ]; then
   require_tools "cargo=cargo gcc=gcc flock=util-linux"
