@@ -1,7 +1,7 @@
 /** The boot of a pod's VM: named steps over one scope. Whatever fails, closing the scope leaves nothing behind. */
 
 import { constants } from "node:fs";
-import { access } from "node:fs/promises";
+import { access, readFile } from "node:fs/promises";
 
 import { AgentClient } from "../agent/client.ts";
 import { messageOf, ShimError } from "../base/errors.ts";
@@ -47,6 +47,11 @@ export interface Booted {
 	readonly machine: Machine;
 	readonly slot: string;
 }
+
+/** How long a VM's end may take to be noticed after its sockets have failed. */
+const DEATH_NOTICE_MS = 1_000;
+/** How much of a dead guest's console goes into the message. */
+const CONSOLE_LINES = 8;
 
 /** Events of the VMM after which the guest is not the one that was started (Cloud Hypervisor v53). */
 const GUEST_END_EVENTS = new Set(["vm:rebooting", "vm:shutdown", "guest:panic"]);
@@ -116,9 +121,35 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 		return vmm;
 	});
 	const [vmm, disk] = await Promise.all([owned, context.disk]);
-	const died = vmm.exited.then((exit) => Promise.reject(vmmDeath(context.podId, exit)));
-	died.catch(() => undefined);
-	return Promise.race([died, startGuest(context, vmm, disk, guestEnd, signal)]);
+	const died = Promise.race([
+		vmm.exited.then((exit) => vmmDeath(context.podId, exit)),
+		guestEnd.ended.then((how) => guestDeath(context, how)),
+	]);
+	const failed = died.then((death) => Promise.reject(death));
+	failed.catch(() => undefined);
+	try {
+		return await Promise.race([failed, startGuest(context, vmm, disk, guestEnd, signal)]);
+	} catch (error) {
+		throw await rootCause(error, died);
+	}
+}
+
+/** When the VM dies, its sockets fail first: its own end says more, and is known a moment later. */
+async function rootCause(error: unknown, died: Promise<ShimError>): Promise<unknown> {
+	if (!(error instanceof ShimError) || error.reason !== "guest.unreachable") return error;
+	return withDeadline({ what: "the VM's end", timeoutMs: DEATH_NOTICE_MS }, () => died).catch(() => error);
+}
+
+/** A guest that ended before its agent answered; with a console its last lines tell why. */
+async function guestDeath(context: BootContext, how: string): Promise<ShimError> {
+	const { consoleFile } = context.plan;
+	const text = consoleFile === undefined ? "" : await readFile(consoleFile, "latin1").catch(() => "");
+	const all = text.trimEnd().split(/\r?\n/u);
+	const panic = all.findLast((line) => line.includes("Kernel panic"));
+	const lines = panic ?? all.slice(-CONSOLE_LINES).join(" | ");
+	return new ShimError("vmm.exited", `the guest of pod ${context.podId} ended before its agent answered: ${how}${lines === "" ? "" : `; its console says: ${lines}`}`, {
+		remedy: lines === "" ? "check guest.kernel and guest.image; debug.console = true shows the guest's last words here" : "check guest.kernel and guest.image",
+	});
 }
 
 async function startGuest(context: BootContext, vmm: Vmm, disk: BootDisk, guestEnd: GuestEnd, signal: AbortSignal): Promise<Booted> {
