@@ -93,10 +93,16 @@ export async function checkGuestFiles(plan: PodPlan): Promise<void> {
  * Boots the VM and greets its agent.
  * @throws ShimError `vmm.boot-timeout` when it takes longer than timeouts.boot_ms, `vmm.exited` when the VMM dies meanwhile, or what a step throws
  */
-export function bootMachine(context: BootContext): Promise<Booted> {
+export async function bootMachine(context: BootContext): Promise<Booted> {
 	const what = `booting the VM of pod ${context.podId}`;
 	const timeoutMs = context.config.timeouts.boot_ms;
-	return withDeadline({ what, timeoutMs, signal: context.signal, reason: "vmm.boot-timeout" }, (signal) => bootSteps(context, signal));
+	try {
+		return await withDeadline({ what, timeoutMs, signal: context.signal, reason: "vmm.boot-timeout" }, (signal) => bootSteps(context, signal));
+	} catch (error) {
+		if (!(error instanceof ShimError) || error.reason !== "vmm.boot-timeout") throw error;
+		const unfinished = context.timeline.spans.filter((span) => span.durationMs === undefined || span.failed).map((span) => span.step);
+		throw new ShimError("vmm.boot-timeout", `${error.message}; not finished: ${unfinished.join(", ")}${await lastWords(context)}`);
+	}
 }
 
 async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Booted> {
@@ -142,14 +148,19 @@ async function rootCause(error: unknown, died: Promise<ShimError>): Promise<unkn
 
 /** A guest that ended before its agent answered; with a console its last lines tell why. */
 async function guestDeath(context: BootContext, how: string): Promise<ShimError> {
+	const words = await lastWords(context);
+	return new ShimError("vmm.exited", `the guest of pod ${context.podId} ended before its agent answered: ${how}${words}`, {
+		remedy: words === "" ? "check guest.kernel and guest.image; debug.console = true shows the guest's last words here" : "check guest.kernel and guest.image",
+	});
+}
+
+/** What the guest's console said last, when there is one: the kernel's panic, or the last few lines. */
+async function lastWords(context: BootContext): Promise<string> {
 	const { consoleFile } = context.plan;
 	const text = consoleFile === undefined ? "" : await readFile(consoleFile, "latin1").catch(() => "");
-	const all = text.trimEnd().split(/\r?\n/u);
-	const panic = all.findLast((line) => line.includes("Kernel panic"));
-	const lines = panic ?? all.slice(-CONSOLE_LINES).join(" | ");
-	return new ShimError("vmm.exited", `the guest of pod ${context.podId} ended before its agent answered: ${how}${lines === "" ? "" : `; its console says: ${lines}`}`, {
-		remedy: lines === "" ? "check guest.kernel and guest.image; debug.console = true shows the guest's last words here" : "check guest.kernel and guest.image",
-	});
+	const lines = text.trimEnd().split(/\r?\n/u);
+	const told = lines.findLast((line) => line.includes("Kernel panic")) ?? lines.slice(-CONSOLE_LINES).join(" | ");
+	return told === "" ? "" : `; its console says: ${told}`;
 }
 
 async function startGuest(context: BootContext, vmm: Vmm, disk: BootDisk, guestEnd: GuestEnd, signal: AbortSignal): Promise<Booted> {
