@@ -108,7 +108,7 @@ function describeIssue(file: string, toml: string, issue: Issue): string {
 	const known = findKey(path);
 	if (known !== undefined) return `${place}: ${key} is ${show(issue.input)}, but must be ${known.allowed}`;
 	if (describeConfig().some((table) => table.name === key && key !== "")) return `${place}: ${key} is ${show(issue.input)}, but must be a table, [${key}]`;
-	const isTableName = path.length === 1 && isTable(issue.input);
+	const isTableName = path.length === 1 && isTable(issue.path?.[0]?.value);
 	const tables = describeConfig();
 	const keys = tables.flatMap((table) => table.keys.map((each) => each.path.join(".")));
 	const names = isTableName ? tables.map((table) => table.name).filter((name) => name !== "") : keys;

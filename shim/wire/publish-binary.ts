@@ -22,12 +22,18 @@ export function runPublishBinary(call: PublishCall, any: Uint8Array, signal: Abo
 	return new Promise((resolve, reject) => {
 		const args = ["--address", call.address, "publish", "--topic", call.topic, "--namespace", call.namespace];
 		const fail = (why: string): void => reject(new ShimError("internal", `publishing ${call.topic} with ${call.binary} failed: ${why}`));
-		const child = spawn(call.binary, args, { stdio: ["pipe", "ignore", "pipe"], env: { PATH: process.env["PATH"] ?? "" }, timeout: RUN_MS, killSignal: "SIGKILL", signal });
+		const late = AbortSignal.timeout(RUN_MS);
+		const child = spawn(call.binary, args, {
+			stdio: ["pipe", "ignore", "pipe"],
+			env: { PATH: process.env["PATH"] ?? "" },
+			killSignal: "SIGKILL",
+			signal: AbortSignal.any([signal, late]),
+		});
 		let stderr = "";
 		child.stderr.setEncoding("utf8").on("data", (text: string) => {
 			stderr = (stderr + text).slice(-MAX_STDERR_CHARACTERS);
 		});
-		child.once("error", (error) => fail(messageOf(error)));
+		child.once("error", (error) => fail(late.aborted ? `no end within ${RUN_MS} ms` : messageOf(error)));
 		child.once("close", (code, killed) => {
 			if (code === 0) resolve();
 			else fail(`${killed === null ? `exit code ${code}` : `killed by ${killed}`}: ${stderr.trim()}`);

@@ -2,6 +2,7 @@ import { getEventListeners } from "node:events";
 import t from "tap";
 import { deferred, withDeadline } from "../../shim/base/deadline.ts";
 import { ShimError } from "../../shim/base/errors.ts";
+import { failing } from "./failing.ts";
 
 t.test("withDeadline gives the result of work that ends in time", async (t) => {
 	const controller = new AbortController();
@@ -15,14 +16,14 @@ t.test("withDeadline names what was waited for, and aborts the work", async (t) 
 		seen = signal;
 		return new Promise<never>(() => undefined);
 	});
-	await t.rejects(wait, { reason: "wait.deadline", message: "the agent of pod a: no result within 1 ms" });
+	await t.rejects(wait, failing({ reason: "wait.deadline", message: "the agent of pod a: no result within 1 ms" }));
 	t.equal(seen?.aborted, true);
 	t.ok(seen?.reason instanceof ShimError);
 });
 
 t.test("withDeadline takes its reason and remedy from the caller", async (t) => {
 	const wait = withDeadline({ what: "a", timeoutMs: 1, reason: "vmm.boot-timeout", remedy: "look" }, () => new Promise<never>(() => undefined));
-	await t.rejects(wait, { reason: "vmm.boot-timeout", code: "deadline-exceeded", remedy: "look" });
+	await t.rejects(wait, failing({ reason: "vmm.boot-timeout", code: "deadline-exceeded", remedy: "look" }));
 });
 
 t.test("withDeadline ends when the caller gives up, with the caller's own ShimError if it has one", async (t) => {
@@ -30,7 +31,7 @@ t.test("withDeadline ends when the caller gives up, with the caller's own ShimEr
 	const plain = new AbortController();
 	const first = withDeadline({ what: "a", timeoutMs: 60_000, signal: plain.signal }, never);
 	plain.abort();
-	await t.rejects(first, { reason: "wait.canceled", message: "a: canceled" });
+	await t.rejects(first, failing({ reason: "wait.canceled", message: "a: canceled" }));
 
 	const own = new AbortController();
 	const reason = new ShimError("pod.lost", "the VM has ended");
@@ -44,7 +45,7 @@ t.test("withDeadline does not start work for a caller that has given up", async 
 	const wait = withDeadline({ what: "a", timeoutMs: 60_000, signal: AbortSignal.abort() }, async () => {
 		started = true;
 	});
-	await t.rejects(wait, { reason: "wait.canceled" });
+	await t.rejects(wait, failing({ reason: "wait.canceled" }));
 	t.equal(started, false);
 });
 
@@ -56,8 +57,7 @@ t.test("withDeadline swallows the late failure of work", async (t) => {
 	const late = deferred<never>();
 	await t.rejects(
 		withDeadline({ what: "a", timeoutMs: 1 }, () => late.promise),
-		{ reason: "wait.deadline" },
-	);
+		failing({ reason: "wait.deadline" }));
 	late.reject(new Error("too late"));
 });
 

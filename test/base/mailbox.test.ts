@@ -1,6 +1,7 @@
 import t from "tap";
 import { deferred } from "../../shim/base/deadline.ts";
 import { Mailbox } from "../../shim/base/mailbox.ts";
+import { failing } from "./failing.ts";
 
 t.test("Mailbox.run runs one after another, in order, whatever the outcome", async (t) => {
 	const order: string[] = [];
@@ -29,8 +30,7 @@ t.test("Mailbox.run refuses beyond its limit and recovers", async (t) => {
 	const waiting = mailbox.run(async () => undefined);
 	await t.rejects(
 		mailbox.run(async () => undefined),
-		{ reason: "busy", message: "pod a has 2 calls waiting" },
-	);
+		failing({ reason: "busy", message: "pod a has 2 calls waiting" }));
 	gate.resolve();
 	await Promise.all([running, waiting]);
 	t.equal(await mailbox.run(async () => 3), 3);

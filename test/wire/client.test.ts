@@ -8,6 +8,7 @@ import type { ClientOptions } from "../../shim/wire/client.ts";
 import { decodeRequest, encodeFrame, encodeResponse, FrameReader, FrameType } from "../../shim/wire/frame.ts";
 import type { Request } from "../../shim/wire/frame.ts";
 import { connectedPair, memoryLog, randomBytes, randomSource } from "./support.ts";
+import { failing } from "../base/failing.ts";
 
 interface Call extends Request {
 	readonly id: number;
@@ -72,7 +73,7 @@ t.test("TtrpcClient.call gives the peer's status as RemoteError", async (t) => {
 
 t.test("TtrpcClient.call ends at its deadline and ignores the late answer", async (t) => {
 	const { client, far, received } = await dial(t);
-	await t.rejects(client.call("svc", "slow", none, { timeoutMs: 1 }), { reason: "wait.deadline", message: "agent of pod a: slow: no answer within 1 ms" });
+	await t.rejects(client.call("svc", "slow", none, { timeoutMs: 1 }), failing({ reason: "wait.deadline", message: "agent of pod a: slow: no answer within 1 ms" }));
 	await received(1);
 	answer(far, 1, "late");
 	const next = client.call("svc", "next", none, forever);
@@ -88,7 +89,7 @@ t.test("TtrpcClient.call ends when its signal does", async (t) => {
 	const outcome = client.call("svc", "m", none, { timeoutMs: 0, signal: controller.signal });
 	controller.abort(lost);
 	t.equal(await outcome.catch((error: unknown) => error), lost);
-	await t.rejects(client.call("svc", "m", none, { timeoutMs: 0, signal: AbortSignal.abort() }), { reason: "wait.canceled" });
+	await t.rejects(client.call("svc", "m", none, { timeoutMs: 0, signal: AbortSignal.abort() }), failing({ reason: "wait.canceled" }));
 	t.equal(client.pendingCalls, 0);
 });
 
@@ -96,7 +97,7 @@ t.test("TtrpcClient.call refuses too many calls and takes more after an answer",
 	const { client, far, received } = await dial(t, { maxCalls: 2 });
 	const first = client.call("svc", "a", none, forever);
 	const second = client.call("svc", "b", none, forever);
-	await t.rejects(client.call("svc", "c", none, forever), { reason: "busy" });
+	await t.rejects(client.call("svc", "c", none, forever), failing({ reason: "busy" }));
 	await received(2);
 	answer(far, 1, "");
 	await first;
@@ -109,7 +110,7 @@ t.test("TtrpcClient.call refuses too many calls and takes more after an answer",
 
 t.test("TtrpcClient.call refuses a payload that no frame can hold", async (t) => {
 	const { client } = await dial(t);
-	await t.rejects(client.call("svc", "m", new Uint8Array(5 * 1024 * 1024), forever), { reason: "call.invalid" });
+	await t.rejects(client.call("svc", "m", new Uint8Array(5 * 1024 * 1024), forever), failing({ reason: "call.invalid" }));
 	t.equal(client.pendingCalls, 0);
 });
 
@@ -118,8 +119,8 @@ t.test("the connection's end fails all calls, and later ones", async (t) => {
 	const outcomes = [client.call("svc", "a", none, forever), client.call("svc", "b", none, forever)];
 	await received(2);
 	far.end();
-	for (const outcome of outcomes) await t.rejects(outcome, { reason: "guest.unreachable", message: "agent of pod a closed the connection" });
-	await t.rejects(client.call("svc", "c", none, forever), { reason: "guest.unreachable" });
+	for (const outcome of outcomes) await t.rejects(outcome, failing({ reason: "guest.unreachable", message: "agent of pod a closed the connection" }));
+	await t.rejects(client.call("svc", "c", none, forever), failing({ reason: "guest.unreachable" }));
 	t.match(await client.closed, { reason: "guest.unreachable" });
 });
 
@@ -139,7 +140,7 @@ t.test("a client on a connection that is gone fails at once", async (t) => {
 	const { near } = await connectedPair(t);
 	near.destroy();
 	const client = new TtrpcClient(near, { name: "agent", log: memoryLog().log });
-	await t.rejects(client.call("svc", "m", none, forever), { reason: "guest.unreachable" });
+	await t.rejects(client.call("svc", "m", none, forever), failing({ reason: "guest.unreachable" }));
 });
 
 t.test("a peer that breaks the protocol is cut off", async (t) => {
@@ -158,7 +159,7 @@ t.test("a peer that breaks the protocol is cut off", async (t) => {
 			const outcome = client.call("svc", "a", none, forever);
 			await received(1);
 			far.write(bytes);
-			await t.rejects(outcome, { reason: "guest.protocol" });
+			await t.rejects(outcome, failing({ reason: "guest.protocol" }));
 			await once(far, "close");
 			t.equal(lines.length, 1, "one line in the log");
 		});
@@ -170,7 +171,7 @@ t.test("an answer over the client's own limit ends the connection", async (t) =>
 	const outcome = client.call("svc", "a", none, forever);
 	await received(1);
 	answer(far, 1, "x".repeat(200));
-	await t.rejects(outcome, { reason: "guest.protocol" });
+	await t.rejects(outcome, failing({ reason: "guest.protocol" }));
 });
 
 t.test("garbage from the peer ends calls with a ShimError", async (t) => {

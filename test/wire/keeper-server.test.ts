@@ -15,6 +15,7 @@ import type { Keeper, KeeperRequest } from "../../shim/wire/keeper.ts";
 import { encodeLink, encodeLinkJson, LinkKind, LinkReader } from "../../shim/wire/link.ts";
 import type { LinkFrame } from "../../shim/wire/link.ts";
 import { memoryLog, randomBytes, randomSource, shortFolder } from "./support.ts";
+import { failing } from "../base/failing.ts";
 
 const HELLO = {
 	version: 1,
@@ -190,7 +191,7 @@ t.test("a resumed keeper's replays wait until the pod was picked up, then come i
 	const keeper = await came.promise;
 	t.same(await keeper.stream(7)?.opened, { hostPort: 99 });
 	t.same(await keeper.stream(9)?.done, { bytes: 5 });
-	await t.rejects(keeper.stream(10)?.done ?? Promise.resolve(), { reason: "stream.failed", message: /no route/ });
+	await t.rejects(Promise.resolve(keeper.stream(10)?.done), failing({ reason: "stream.failed", message: /no route/ }));
 	// Stream states are not held back: picking a pod up may need them.
 	far.socket.write(encodeLinkJson(LinkKind.streamState, 8, { state: "open", hostPort: 101 }));
 	t.same(await keeper.stream(8)?.opened, { hostPort: 101 });
@@ -269,7 +270,7 @@ t.test("KeeperStream: open, done, close", async (t) => {
 	const frame = await far.next();
 	t.match(frame, { kind: LinkKind.streamOpen, channel: 5 });
 	t.same(JSON.parse(frame.payload.toString()), open);
-	t.throws(() => keeper.openStream({ id: 5, ...open }), { reason: "internal" });
+	t.throws(() => keeper.openStream({ id: 5, ...open }), failing({ reason: "internal" }));
 
 	far.socket.write(encodeLinkJson(LinkKind.streamState, 5, { state: "open", hostPort: 1073741824 }));
 	t.same(await stream.opened, { hostPort: 1073741824 });
@@ -290,8 +291,8 @@ t.test("KeeperStream fails with the keeper's own words", async (t) => {
 	const { far, keeper } = await attach();
 	const stream = keeper.openStream({ id: 1, direction: "in", fifo: "/f", vsock: "/v", port: 1028, token: "" });
 	far.socket.write(encodeLinkJson(LinkKind.streamState, 1, { state: "failed", error: "connecting to /v: ENOENT" }));
-	await t.rejects(stream.opened, { reason: "stream.failed", message: "stdio stream 1 of pod pod-a failed: connecting to /v: ENOENT" });
-	await t.rejects(stream.done, { reason: "stream.failed" });
+	await t.rejects(stream.opened, failing({ reason: "stream.failed", message: "stdio stream 1 of pod pod-a failed: connecting to /v: ENOENT" }));
+	await t.rejects(stream.done, failing({ reason: "stream.failed" }));
 });
 
 t.test("the end of a link is told once, fails its streams, and drops answers", async (t) => {
@@ -315,8 +316,8 @@ t.test("the end of a link is told once, fails its streams, and drops answers", a
 	await keeper.closed;
 	t.same(gone, [keeper]);
 	t.equal(keeper.gone, true);
-	await t.rejects(stream.done, { reason: "stream.failed", message: /the keeper is gone/ });
-	t.throws(() => keeper.openStream({ id: 2, direction: "in", fifo: "/f", vsock: "/v", port: 1, token: "" }), { reason: "stream.failed" });
+	await t.rejects(stream.done, failing({ reason: "stream.failed", message: /the keeper is gone/ }));
+	t.throws(() => keeper.openStream({ id: 2, direction: "in", fifo: "/f", vsock: "/v", port: 1, token: "" }), failing({ reason: "stream.failed" }));
 	gate.resolve();
 	await answered.promise;
 	keeper.end();
@@ -457,8 +458,8 @@ t.test("serveKeepers listens on a descriptor that it is given", async (t) => {
 
 t.test("serveKeepers says where it can't listen", async (t) => {
 	const path = join(shortFolder(t), "missing", "s");
-	await t.rejects(serveKeepers(path, { attached: () => undefined, request: async () => ({ payload: Buffer.alloc(0) }), gone: () => undefined, control: async () => ({}) }, memoryLog().log), {
+	await t.rejects(serveKeepers(path, { attached: () => undefined, request: async () => ({ payload: Buffer.alloc(0) }), gone: () => undefined, control: async () => ({}) }, memoryLog().log), failing({
 		reason: "internal",
 		message: `listening for keepers on ${path} failed`,
-	});
+	}));
 });
