@@ -105,7 +105,8 @@ if [ ! -d "$result" ]; then
   trap 'rm -rf "$work"' EXIT
   : >"$log"
   note "guest kernel: unpacking $source_archive"
-  unpack "$work/source"
+  unpack "$work/source" ||
+    fail "$source_archive could not be unpacked: is the disk full (needs 3 GB in $root), or the archive damaged (apt-get install --reinstall linux-source-6.12)?"
   configure "$work/source" ||
     fail "the configuration lost options (named above): add what they depend on to $fragment, or take them out"
   note "guest kernel: compiling with $jobs jobs (2 cores: 4 to 10 minutes)"

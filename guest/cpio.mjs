@@ -16,13 +16,7 @@ const S_IFREG = 0o100000;
 const S_IFLNK = 0o120000;
 const S_IFCHR = 0o020000;
 
-/**
- * @typedef {{kind: "dir", name: string, mode: number}
- *   | {kind: "file", name: string, mode: number, data: Uint8Array}
- *   | {kind: "link", name: string, target: string}
- *   | {kind: "char", name: string, mode: number, major: number, minor: number}} CpioEntry
- * `name` is relative, without a leading slash; `mode` holds the permission bits.
- */
+/** @typedef {import("./cpio.d.mts").CpioEntry} CpioEntry */
 
 /** @param {number} length bytes @param {number} unit bytes */
 function padding(length, unit) {
