@@ -51,6 +51,8 @@ fn run(flags: &Flags) -> Result<Vec<u8>, String> {
         return Ok(format!("{} {}\n", info::NAME, info::VERSION).into_bytes());
     }
     if flags.info {
+        // The options change nothing here, but whoever writes them should not find a closed pipe.
+        start::read_stdin();
         return Ok(info::message());
     }
     match flags.command.as_str() {

@@ -31,7 +31,7 @@ pub const WATCHER: u64 = 13 << 32;
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     pub id: u32,
-    /// `dialing` (in HELLO only), `open`, `done`, `failed`.
+    /// `opening` (in HELLO only), `open`, `done`, `failed`.
     pub state: &'static str,
     pub bytes: u64,
     pub host_port: u32,
@@ -315,7 +315,7 @@ impl Streams {
 }
 
 fn describe(id: u32, stream: &Stream) -> Report {
-    let state = if stream.is_open() { "open" } else { "dialing" };
+    let state = if stream.is_open() { "open" } else { "opening" };
     Report {
         id,
         state,
