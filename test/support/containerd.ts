@@ -19,9 +19,14 @@ import { shimConfigToml, type ShimConfig } from "./shim-config.ts";
 const START_TIMEOUT_MS = 30_000;
 const STOP_TIMEOUT_MS = 15_000;
 
-/** The first process of the namespaces: it mounts the state folder, starts containerd and reaps orphans until killed. */
+/**
+ * The first process of the namespaces: it gives them a /run of their own (runc's shim has fixed paths there) with the state folder on a tmpfs,
+ * starts containerd and reaps orphans until killed.
+ */
 const INIT_SCRIPT = `
 set -e
+mount -t tmpfs -o mode=0755 snp-run /run
+mkdir -m 0700 "$STATE_DIR"
 mount -t tmpfs -o mode=0700,size="$STATE_SIZE" snp-state "$STATE_DIR"
 "$CONTAINERD" --config "$CONFIG" &
 wait $!
@@ -108,7 +113,6 @@ export class PrivateContainerd {
     const rootDir = await mkdtemp(join(tmpdir(), "snp-"));
     const instance = new PrivateContainerd(options, rootDir, tag);
     try {
-      await mkdir(instance.stateDir, { mode: 0o700 });
       await mkdir(instance.fifoDir);
       await writeFile(join(rootDir, "containerd.toml"), containerdToml(options.version, rootDir, instance.address));
       await instance.configure({});
@@ -199,7 +203,6 @@ export class PrivateContainerd {
     this.#log.end();
     await removeCgroups(this.namespace);
     await rm(this.rootDir, { recursive: true, force: true, maxRetries: 5 });
-    await rm(this.stateDir, { recursive: true, force: true });
   }
 
   async #launch(binDir: string, stateSize: string): Promise<void> {
