@@ -1,0 +1,131 @@
+import Long from "long";
+import t from "tap";
+import { grpc } from "../../proto/gen/agent.js";
+import { guestProcess, guestResources, guestSpec, hostBindMounts, unsigned64 } from "../../shim/agent/guest-spec.ts";
+import { parseSpec, specSchema } from "../../shim/agent/oci-spec.ts";
+import type { OciSpec } from "../../shim/agent/oci-spec.ts";
+import { failing } from "../base/failing.ts";
+
+const NAMESPACES = ["pid", "ipc", "uts", "mount", "network", "cgroup"].map((type) => ({ type }));
+
+function spec(changes: Record<string, unknown> = {}, linux: Record<string, unknown> = {}): OciSpec {
+	const base = {
+		ociVersion: "1.1.0",
+		process: { args: ["sh"], cwd: "/" },
+		root: { path: "rootfs" },
+		linux: { namespaces: NAMESPACES, ...linux },
+		...changes,
+	};
+	return parseSpec(specSchema, base, "a test");
+}
+
+const context = { containerId: "c1", sandbox: false, seccomp: true, guestSources: new Map<string, string>() };
+
+t.test("unsigned64 keeps what JSON can't: RLIM_INFINITY arrives as 2^64 and means no limit", (t) => {
+	t.equal(unsigned64(JSON.parse("18446744073709551615") as number).toString(), "18446744073709551615");
+	t.equal(unsigned64(2 ** 53 - 1).toString(), "9007199254740991");
+	t.equal(unsigned64(0).toString(), "0");
+	t.end();
+});
+
+t.test("guestProcess carries user, capabilities, limits and environment, and survives the wire", (t) => {
+	const process = spec({
+		process: {
+			args: ["a", "b"],
+			cwd: "/w",
+			env: ["A=1"],
+			terminal: true,
+			consoleSize: { height: 24, width: 80 },
+			user: { uid: 1000, gid: 100, additionalGids: [5] },
+			capabilities: { bounding: ["CAP_CHOWN"], effective: null },
+			rlimits: [{ type: "RLIMIT_NOFILE", hard: 1024, soft: 512 }],
+			noNewPrivileges: true,
+			oomScoreAdj: -5,
+			selinuxLabel: "x",
+			apparmorProfile: "y",
+		},
+	}).process;
+	const back = grpc.Process.decode(grpc.Process.encode(guestProcess(process)).finish());
+	t.same(back.Args, ["a", "b"]);
+	t.equal(back.User?.UID, 1000);
+	t.same(back.User?.AdditionalGids, [5]);
+	t.same(back.Capabilities?.Bounding, ["CAP_CHOWN"]);
+	t.equal(Long.fromValue(back.Rlimits?.[0]?.Hard ?? 0).toNumber(), 1024);
+	t.equal(back.NoNewPrivileges, true);
+	t.equal(Long.fromValue(back.OOMScoreAdj).toNumber(), -5);
+	t.equal(back.ConsoleSize?.Width, 80);
+	t.equal(back.SelinuxLabel, "", "labels belong to the host");
+	t.equal(back.ApparmorProfile, "");
+	t.end();
+});
+
+t.test("guestSpec keeps the VM's own namespaces out and clears paths", (t) => {
+	const namespaces = [...NAMESPACES.filter(({ type }) => type !== "ipc"), { type: "ipc", path: "/proc/1/ns/ipc" }];
+	const guest = guestSpec(spec({}, { namespaces }), context);
+	t.same(
+		guest.Linux?.Namespaces?.map((namespace) => [namespace.Type, namespace.Path]),
+		[
+			["uts", ""],
+			["mount", ""],
+			["ipc", ""],
+		],
+	);
+	t.end();
+});
+
+for (const [type, words] of [
+	["network", "host network"],
+	["pid", "host PID"],
+	["ipc", "host IPC"],
+] as const) {
+	t.test(`guestSpec refuses the host's ${type} namespace by name`, (t) => {
+		const namespaces = NAMESPACES.filter((namespace) => namespace.type !== type);
+		t.throws(() => guestSpec(spec({}, { namespaces }), context), failing({ reason: "spec.unsupported", message: new RegExp(words) }));
+		t.end();
+	});
+}
+
+t.test("guestSpec refuses a user namespace", (t) => {
+	const namespaces = [...NAMESPACES, { type: "user" }];
+	t.throws(() => guestSpec(spec({}, { namespaces }), context), failing({ reason: "spec.unsupported", message: /user namespace/ }));
+	t.end();
+});
+
+t.test("guestSpec gives /dev/shm of the pod, takes brought-in sources, and refuses others by their destination", (t) => {
+	const bind = (destination: string) => ({ destination, type: "bind", source: "/host/x", options: ["rbind", "ro"] });
+	const mounts = [bind("/dev/shm"), bind("/etc/hosts"), { destination: "/proc", type: "proc", source: "proc" }];
+	const whole = spec({ mounts });
+	t.same(
+		hostBindMounts(whole).map((mount) => mount.destination),
+		["/etc/hosts"],
+	);
+	const guest = guestSpec(whole, { ...context, guestSources: new Map([["/etc/hosts", "/run/x/hosts"]]) });
+	t.equal(guest.Mounts?.[0]?.source, "/run/kata-containers/sandbox/shm");
+	t.equal(guest.Mounts?.[1]?.source, "/run/x/hosts");
+	t.equal(guest.Mounts?.[2]?.type, "proc");
+	t.throws(() => guestSpec(whole, context), failing({ reason: "spec.unsupported", message: /mount \/etc\/hosts/ }));
+	t.end();
+});
+
+t.test("guestSpec passes seccomp only to an agent that takes it, with errno and arguments", (t) => {
+	const seccomp = {
+		defaultAction: "SCMP_ACT_ERRNO",
+		architectures: ["SCMP_ARCH_X86_64"],
+		syscalls: [{ names: ["clone"], action: "SCMP_ACT_ALLOW", errnoRet: 38, args: [{ index: 0, value: 2114060288, op: "SCMP_CMP_MASKED_EQ" }] }],
+	};
+	const guest = guestSpec(spec({}, { seccomp }), context);
+	t.equal(guest.Linux?.Seccomp?.Syscalls?.[0]?.errnoret, 38);
+	t.equal(Long.fromValue(guest.Linux?.Seccomp?.Syscalls?.[0]?.Args?.[0]?.Value ?? 0).toNumber(), 2114060288);
+	t.equal(guestSpec(spec({}, { seccomp }), { ...context, seccomp: false }).Linux?.Seccomp, undefined);
+	t.end();
+});
+
+t.test("guestResources keep memory, CPU and process limits and drop the host's CPU and node lists", (t) => {
+	const guest = guestResources({ memory: { limit: 64 << 20 }, cpu: { shares: 512, quota: 50_000, period: 100_000, cpus: "0-3", mems: "0" }, pids: { limit: 9 } });
+	t.equal(guest.Memory?.Limit, 64 << 20);
+	t.equal(guest.CPU?.Cpus, "");
+	t.equal(guest.CPU?.Mems, "");
+	t.equal(Long.fromValue(guest.CPU?.Shares ?? 0).toNumber(), 512);
+	t.equal(guest.Pids?.Limit, 9);
+	t.end();
+});

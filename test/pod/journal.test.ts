@@ -1,0 +1,95 @@
+import { readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import { Journal, readJournals } from "../../shim/pod/journal.ts";
+import type { PodRecord } from "../../shim/pod/journal.ts";
+import { mount, unmount } from "../../native/src/mount.ts";
+import { failing } from "../base/failing.ts";
+
+const RECORD: PodRecord = {
+	version: 1,
+	identity: { key: "k", namespace: "n", podId: "p", address: "/a", ttrpcAddress: "/a.ttrpc", publishBinary: "/b", configFile: null },
+	keeperPid: 7,
+	state: "running",
+	vmm: { pid: 8, startTime: "9" },
+	agent: { version: "1", streams: true, seccomp: true },
+	nextNumber: 3,
+	containers: [
+		{
+			id: "c",
+			bundle: "/bundle",
+			complete: true,
+			paused: false,
+			disk: { id: "disk1", path: "/x" },
+			processes: [
+				{
+					execId: "",
+					stdio: { stdin: "", stdout: "/o", stderr: "", terminal: false },
+					streams: { stdin: 0, stdout: 2, stderr: 0 },
+					state: "stopped",
+					exit: { status: 42, atMs: 5 },
+					stdinClosed: false,
+					spec: null,
+				},
+			],
+		},
+	],
+	tombstones: [],
+	spans: [{ step: "vm-boot", startMs: 1, durationMs: 2, failed: false }],
+};
+
+t.test("a journal is read back as it was written, and its folder goes with it", (t) => {
+	const pods = t.testdir({});
+	const journal = new Journal(join(pods, "k"));
+	journal.open();
+	journal.write({ ...RECORD, nextNumber: 1 });
+	journal.write(RECORD);
+	t.same(readJournals(pods), [{ folder: join(pods, "k"), record: RECORD }]);
+	journal.remove();
+	t.same(readdirSync(pods), []);
+	t.end();
+});
+
+t.test("damaged journals are told, and do not hide sound ones", (t) => {
+	const pods = t.testdir({
+		empty: {},
+		cut: { "journal.json": JSON.stringify(RECORD).slice(0, 40) },
+		other: { "journal.json": JSON.stringify({ ...RECORD, nextNumber: "x" }) },
+	});
+	const sound = new Journal(join(pods, "sound"));
+	sound.open();
+	sound.write(RECORD);
+	const found = new Map(readJournals(pods).map((entry) => [entry.folder.slice(pods.length + 1), entry]));
+	t.match(found.get("empty"), { damage: /ENOENT/ });
+	t.match(found.get("cut"), { damage: /JSON/ });
+	t.match(found.get("other"), { damage: /nextNumber/ });
+	t.match(found.get("sound"), { record: { nextNumber: 3 } });
+	t.end();
+});
+
+t.test("no folder of pods means no pods", (t) => {
+	t.same(readJournals(join(t.testdir({}), "none")), []);
+	t.end();
+});
+
+t.test("a full tmpfs fails the write with its name, and the old journal stays whole", async (t) => {
+	const place = t.testdir({});
+	await mount("tmpfs", place, "tmpfs", 0, "size=64k");
+	try {
+		const folder = join(place, "k");
+		const journal = new Journal(folder);
+		journal.open();
+		journal.write(RECORD);
+		t.throws(() => writeFileSync(join(place, "filler"), Buffer.alloc(128 * 1024)), { code: "ENOSPC" });
+		t.throws(
+			() => journal.write({ ...RECORD, nextNumber: 4 }),
+			failing({ reason: "journal.write", code: "resource-exhausted", message: /no space left/ }),
+		);
+		t.match(
+			readJournals(place).find((entry) => entry.folder === folder),
+			{ record: { nextNumber: 3 } },
+		);
+	} finally {
+		await unmount(place, 0);
+	}
+});
