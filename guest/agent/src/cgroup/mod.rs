@@ -1,0 +1,166 @@
+//! Control groups of containers, version 2 only. Each container has one, below a folder of the agent.
+
+mod files;
+mod limits;
+mod stats;
+
+use crate::error::{Code, Context, Error, Result};
+use crate::inotify::Inotify;
+use crate::proto::grpc::{CgroupStats, LinuxResources};
+use files::{keyed, read, write};
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The kernel has this long to freeze or to end the processes of a cgroup.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+
+/// The folder that holds the containers' cgroups.
+pub struct Cgroups {
+    folder: PathBuf,
+    /// A limit whose controller is missing is an error. False on a test host, where version 1 holds the controllers.
+    strict: bool,
+    inotify: Rc<Inotify>,
+}
+
+impl Cgroups {
+    /// Makes the folder `name` below the mount `root` and hands it all controllers.
+    pub fn prepare(root: &Path, name: &str, strict: bool, inotify: Rc<Inotify>) -> Result<Self> {
+        let folder = root.join(name);
+        fs::create_dir_all(&folder).with_context(|| format!("make the cgroup {}", folder.display()))?;
+        enable_controllers(root)?;
+        enable_controllers(&folder)?;
+        Ok(Self { folder, strict, inotify })
+    }
+
+    /// Makes a container's cgroup with its limits.
+    pub fn create(&self, id: &str, resources: Option<&LinuxResources>) -> Result<Cgroup> {
+        let path = self.folder.join(id);
+        fs::create_dir(&path).with_context(|| format!("make the cgroup {}", path.display()))?;
+        let cgroup = Cgroup { path, strict: self.strict, inotify: self.inotify.clone() };
+        if let Some(resources) = resources {
+            cgroup.apply(resources).inspect_err(|_| drop(fs::remove_dir(&cgroup.path)))?;
+        }
+        Ok(cgroup)
+    }
+
+    /// Removes the folder (a test's end).
+    pub fn remove(&self) {
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+fn enable_controllers(folder: &Path) -> Result<()> {
+    let available = read(&folder.join("cgroup.controllers"))?;
+    for name in available.split_ascii_whitespace() {
+        // One at a time: a controller that can't be handed down (realtime processes and the like) doesn't keep the others.
+        if let Err(error) = write(&folder.join("cgroup.subtree_control"), &format!("+{name}")) {
+            crate::debug!("{error}");
+        }
+    }
+    Ok(())
+}
+
+/// One container's cgroup.
+pub struct Cgroup {
+    path: PathBuf,
+    strict: bool,
+    inotify: Rc<Inotify>,
+}
+
+impl Cgroup {
+    /// The folder, for clone3.
+    pub fn open(&self) -> Result<OwnedFd> {
+        Ok(File::open(&self.path).with_context(|| format!("open the cgroup {}", self.path.display()))?.into())
+    }
+
+    /// Sets limits; absent ones stay as they are.
+    pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        for (file, value) in limits::files(resources) {
+            let path = self.path.join(&file);
+            if !path.exists() {
+                if self.strict {
+                    let text = format!("the guest's kernel has no {file}: the limit {value:?} can't be set");
+                    return Err(Error::new(Code::FailedPrecondition, text));
+                }
+                continue;
+            }
+            write(&path, &value)?;
+        }
+        Ok(())
+    }
+
+    /// Kills all processes, those of sub-groups too.
+    pub fn kill(&self) -> Result<()> {
+        write(&self.path.join("cgroup.kill"), "1")
+    }
+
+    /// Waits until no process lives here.
+    pub async fn emptied(&self) -> Result<()> {
+        self.until("populated", 0).await
+    }
+
+    /// Stops all processes, or lets them go on.
+    pub async fn freeze(&self, frozen: bool) -> Result<()> {
+        write(&self.path.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+        self.until("frozen", frozen.into()).await
+    }
+
+    async fn until(&self, key: &str, value: u64) -> Result<()> {
+        let path = self.path.join("cgroup.events");
+        let watch = self.inotify.watch(&path)?;
+        let wait = async {
+            while keyed(&read(&path)?, key) != Some(value) {
+                watch.changed().await;
+            }
+            Ok(())
+        };
+        let late = || Error::internal(format!("{} did not reach \"{key} {value}\" in {SETTLE_MAX:?}", path.display()));
+        tokio::time::timeout(SETTLE_MAX, wait).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Calls `oom` for each kill that the kernel reports for want of memory, until dropped. Returns at once without the controller.
+    pub async fn watch_oom(&self, mut oom: impl FnMut()) {
+        let path = self.path.join("memory.events");
+        let Ok(watch) = self.inotify.watch(&path) else { return };
+        let count = || read(&path).ok().and_then(|text| keyed(&text, "oom_kill"));
+        let mut seen = 0;
+        while let Some(now) = count() {
+            if now > seen {
+                seen = now;
+                oom();
+            }
+            watch.changed().await;
+        }
+    }
+
+    /// How many processes were killed for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        read(&self.path.join("memory.events")).ok().and_then(|text| keyed(&text, "oom_kill")).unwrap_or(0)
+    }
+
+    /// Present usage.
+    pub fn stats(&self) -> CgroupStats {
+        stats::read_all(&self.path)
+    }
+
+    /// Removes the folder and what the container made below it; no process may live there.
+    pub fn remove(&self) -> Result<()> {
+        remove_tree(&self.path, 0).with_context(|| format!("remove the cgroup {}", self.path.display()))
+    }
+}
+
+/// A cgroup's folder disappears with its files, but not with its sub-folders.
+fn remove_tree(path: &Path, depth: usize) -> std::io::Result<()> {
+    const DEPTH_MAX: usize = 64;
+    if depth < DEPTH_MAX {
+        for entry in fs::read_dir(path)?.flatten() {
+            if entry.file_type()?.is_dir() {
+                remove_tree(&entry.path(), depth + 1)?;
+            }
+        }
+    }
+    fs::remove_dir(path)
+}

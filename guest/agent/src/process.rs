@@ -1,0 +1,251 @@
+//! A process of a container: its standard streams, its terminal, its end.
+
+use crate::error::{Context, Error, Result};
+use crate::io::{pipe, Fd};
+use crate::proto::stage::Plan;
+use crate::reaper::{self, Exit, Reaper};
+use crate::spawn::{self, Stage};
+use crate::streams::{pump_input, pump_output, Streams};
+use nix::errno::Errno;
+use std::cell::RefCell;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use tokio::task::{spawn_local, AbortHandle};
+
+/// A pipe of this size lets a program write ahead of the host. The kernel takes memory only for what is in it.
+const PIPE_BYTES: i32 = 256 << 10;
+/// One answer to ReadStdout or ReadStderr.
+const READ_BYTES_MAX: usize = 1 << 20;
+/// Output that a removed container's host has not taken is dropped after this long.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// The numbers of the streams that a request names; zero is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ports {
+    pub stdin: u32,
+    pub stdout: u32,
+    pub stderr: u32,
+}
+
+impl Ports {
+    fn any(self) -> bool {
+        self.stdin != 0 || self.stdout != 0 || self.stderr != 0
+    }
+}
+
+/// A process, from its creation until its container forgets it.
+pub struct Process {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub exit: Exit,
+    /// Present until the process was started.
+    stage: RefCell<Option<Stage>>,
+    stdin: RefCell<Option<Rc<Fd>>>,
+    stdout: RefCell<Option<Rc<Fd>>>,
+    stderr: RefCell<Option<Rc<Fd>>>,
+    master: Option<Rc<Fd>>,
+    /// The host reads the terminal by a stream, not by requests.
+    master_piped: bool,
+    pumps: Vec<AbortHandle>,
+}
+
+/// One standard stream: what the agent keeps, what the process gets, and the host's stream.
+#[derive(Default)]
+struct Line {
+    own: Option<Rc<Fd>>,
+    theirs: Option<OwnedFd>,
+    host: Option<Fd>,
+}
+
+impl Line {
+    async fn open(streams: &Streams, port: u32, ports: Ports, tty: bool, input: bool) -> Result<Self> {
+        let host = match port {
+            0 => None,
+            port => Some(streams.claim(port).await?),
+        };
+        // A host that uses streams and names none here wants none: /dev/null.
+        if tty || (host.is_none() && ports.any()) {
+            return Ok(Self { host, ..Self::default() });
+        }
+        let (reading, writing) = pipe()?;
+        let _ = nix::fcntl::fcntl(&writing, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        let (own, theirs) = if input { (writing, reading) } else { (reading, writing) };
+        Ok(Self { own: Some(Rc::new(Fd::new(own)?)), theirs: Some(theirs), host })
+    }
+
+    fn number(&self) -> RawFd {
+        self.theirs.as_ref().map_or(-1, |fd| fd.as_raw_fd())
+    }
+}
+
+/// Where a process is born, see `spawn::Clone`.
+pub struct Birth<'a> {
+    pub flags: u64,
+    pub cgroup: BorrowedFd<'a>,
+    pub pid_ns: Option<BorrowedFd<'a>>,
+    pub inherited: Vec<RawFd>,
+}
+
+impl Process {
+    /// Creates a process up to the point before its program starts.
+    pub async fn create(reaper: &Reaper, streams: &Streams, mut plan: Plan, birth: Birth<'_>, ports: Ports) -> Result<Self> {
+        let tty = plan.process.as_ref().is_some_and(|process| process.terminal);
+        let mut stdin = Line::open(streams, ports.stdin, ports, tty, true).await?;
+        let mut stdout = Line::open(streams, ports.stdout, ports, tty, false).await?;
+        let mut stderr = Line::open(streams, ports.stderr, ports, tty, false).await?;
+        (plan.stdin, plan.stdout, plan.stderr) = (stdin.number(), stdout.number(), stderr.number());
+        let mut inherited = birth.inherited.clone();
+        inherited.extend([plan.stdin, plan.stdout, plan.stderr].iter().filter(|fd| **fd >= 0));
+        let how = spawn::Clone { flags: birth.flags, cgroup: Some(birth.cgroup), pid_ns: birth.pid_ns, inherited: &inherited };
+        let stage = spawn::spawn(&plan, &how)?;
+        let exit = reaper.watch(stage.pid);
+        for line in [&mut stdin, &mut stdout, &mut stderr] {
+            line.theirs = None;
+        }
+        let pidfd = stage.pidfd.try_clone()?;
+        let master = match stage.ready().await {
+            Ok(master) => master.map(|fd| Fd::new(fd).map(Rc::new)).transpose()?,
+            Err(error) => {
+                let _ = signal(&pidfd, libc::SIGKILL);
+                reaper::wait(exit).await?;
+                return Err(error);
+            }
+        };
+        let (pumps, master_piped) = connect(&master, [&mut stdin, &mut stdout, &mut stderr]);
+        Ok(Self {
+            pid: stage.pid,
+            pidfd,
+            exit,
+            stage: RefCell::new(Some(stage)),
+            stdin: RefCell::new(stdin.own),
+            stdout: RefCell::new(stdout.own),
+            stderr: RefCell::new(stderr.own),
+            master,
+            master_piped,
+            pumps,
+        })
+    }
+
+    /// Starts the program. An error means that it did not start; the process is gone then.
+    pub async fn start(&self) -> Result<()> {
+        let stage = self.stage.borrow_mut().take();
+        let stage = stage.ok_or_else(|| Error::precondition("the process was started before"))?;
+        let started = stage.go().await;
+        if started.is_err() {
+            let _ = self.signal(libc::SIGKILL);
+            reaper::wait(self.exit.clone()).await?;
+        }
+        started
+    }
+
+    /// Whether `start` was called.
+    pub fn started(&self) -> bool {
+        self.stage.borrow().is_none()
+    }
+
+    /// The exit code, once there is one.
+    pub fn exited(&self) -> Option<i32> {
+        *self.exit.borrow()
+    }
+
+    /// Sends a signal to this one process.
+    pub fn signal(&self, number: i32) -> Result<()> {
+        signal(&self.pidfd, number)
+    }
+
+    /// Writes to the standard input or the terminal; no data means its end.
+    pub async fn write(&self, data: &[u8]) -> Result<()> {
+        if data.is_empty() {
+            self.close_stdin();
+            return Ok(());
+        }
+        let to = self.stdin.borrow().clone().or_else(|| self.master.clone());
+        let to = to.ok_or_else(|| Error::precondition("the process's standard input is closed"))?;
+        to.write_all(data).await.context("write to the standard input")
+    }
+
+    /// Closes the standard input. A terminal's stays: its end is a character that the user types.
+    pub fn close_stdin(&self) {
+        self.stdin.borrow_mut().take();
+    }
+
+    /// Reads some output; at its end an error, which is how this protocol says it.
+    pub async fn read(&self, stderr: bool, length: u32) -> Result<Vec<u8>> {
+        let line = if stderr { &self.stderr } else { &self.stdout };
+        let mut from = line.borrow().clone();
+        if !stderr && from.is_none() && !self.master_piped {
+            from = self.master.clone();
+        }
+        let end = || Error::invalid("read meet eof");
+        let from = from.ok_or_else(end)?;
+        let mut buffer = vec![0u8; (length as usize).clamp(1, READ_BYTES_MAX)];
+        let length = from.read(&mut buffer).await.context("read output")?;
+        if length == 0 {
+            line.borrow_mut().take();
+            return Err(end());
+        }
+        buffer.truncate(length);
+        Ok(buffer)
+    }
+
+    /// The terminal's master, for a resize.
+    pub fn terminal(&self) -> Result<BorrowedFd<'_>> {
+        let master = self.master.as_ref().map(|fd| fd.as_fd());
+        master.ok_or_else(|| Error::precondition("the process has no terminal"))
+    }
+
+    /// The container is gone: what the host has not taken soon is dropped.
+    pub fn linger(&self) {
+        let pumps = self.pumps.clone();
+        spawn_local(async move {
+            tokio::time::sleep(LINGER).await;
+            for pump in pumps {
+                pump.abort();
+            }
+        });
+    }
+}
+
+/// Joins the host's streams with the process's; gives the tasks, and whether one of them reads the terminal.
+fn connect(master: &Option<Rc<Fd>>, lines: [&mut Line; 3]) -> (Vec<AbortHandle>, bool) {
+    let [stdin, stdout, stderr] = lines;
+    let mut pumps = Vec::new();
+    if let Some(host) = stdin.host.take() {
+        if let Some(to) = stdin.own.take().or_else(|| master.clone()) {
+            pumps.push(spawn_local(pump_input(host, to)).abort_handle());
+        }
+    }
+    let Some(master) = master else {
+        for line in [stdout, stderr] {
+            let Some(host) = line.host.take() else { continue };
+            if let Some(from) = line.own.take() {
+                pumps.push(spawn_local(pump_output(from, host)).abort_handle());
+            }
+        }
+        return (pumps, false);
+    };
+    let Some(host) = stdout.host.take() else { return (pumps, false) };
+    let (master, input) = (master.clone(), pumps.first().cloned());
+    let output = spawn_local(async move {
+        pump_output(master, host).await;
+        // Nobody is left to type for.
+        if let Some(input) = input {
+            input.abort();
+        }
+    });
+    pumps.push(output.abort_handle());
+    (pumps, true)
+}
+
+/// Sends a signal by descriptor, which never hits another process.
+fn signal(pidfd: &OwnedFd, number: i32) -> Result<()> {
+    let code = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, 0, 0) };
+    if code == 0 {
+        return Ok(());
+    }
+    match Errno::last() {
+        Errno::ESRCH => Err(Error::not_found("the process has already finished")),
+        Errno::EINVAL => Err(Error::invalid(format!("there is no signal {number}"))),
+        errno => Err(errno).with_context(|| format!("send signal {number}")),
+    }
+}

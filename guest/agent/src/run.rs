@@ -1,0 +1,94 @@
+//! Puts the parts together and runs them until the sandbox ends.
+
+use crate::agent::Agent;
+use crate::cgroup::Cgroups;
+use crate::error::{Context, Result};
+use crate::inotify::Inotify;
+use crate::io::{Fd, Listener};
+use crate::options::Options;
+use crate::reaper::{block_signals, Reaper};
+use crate::{log, ttrpc};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::task::{spawn_local, LocalSet};
+
+/// The last answers get this long to leave before the machine ends.
+const FAREWELL: Duration = Duration::from_millis(100);
+/// Readers of the log at once.
+const LOG_READERS_MAX: usize = 8;
+
+/// Serves until DestroySandbox, or SIGTERM outside a VM.
+pub fn run(options: Options) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
+    LocalSet::new().block_on(&runtime, serve(options))
+}
+
+async fn serve(options: Options) -> Result<()> {
+    log::set_level(options.log_level);
+    let signals = block_signals()?;
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        // Outside a VM the orphans of containers come here too, not to the host's first process.
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+    }
+    let inotify = Inotify::open()?;
+    spawn_local(inotify.clone().run());
+    let folder = if options.init { "pod".to_string() } else { format!("snp-agent-{}", std::process::id()) };
+    let cgroups = Cgroups::prepare(&options.cgroup_root, &folder, options.init, inotify)?;
+    let agent = Agent::new(options.clone(), Rc::new(Reaper::default()), cgroups);
+    let stop = agent.clone();
+    spawn_local(agent.reaper.clone().run(signals, move || stop.end.notify_one()));
+
+    let listener = Listener::bind(&options.agent)?;
+    spawn_local(agent.streams.clone().serve_tokens(Listener::bind(&options.streams)?));
+    if let Some(address) = &options.passfd {
+        spawn_local(agent.streams.clone().serve_peers(Listener::bind(address)?));
+    }
+    if let Some(address) = &options.log {
+        spawn_local(serve_log(Listener::bind(address)?));
+    }
+    let served = agent.clone();
+    spawn_local(async move {
+        loop {
+            match listener.accept().await {
+                Ok((connection, _)) => drop(spawn_local(ttrpc::serve(connection, served.clone()))),
+                Err(error) => {
+                    crate::warn!("accepting a connection failed: {error}");
+                    tokio::time::sleep(FAREWELL).await;
+                }
+            }
+        }
+    });
+    crate::info!("serving on {}", options.agent);
+    agent.end.notified().await;
+    if !agent.ended() {
+        agent.destroy_sandbox().await?;
+    }
+    tokio::time::sleep(FAREWELL).await;
+    agent.cgroups.remove();
+    Ok(())
+}
+
+async fn serve_log(listener: Listener) {
+    let readers = Rc::new(());
+    loop {
+        let Ok((reader, _)) = listener.accept().await else { return };
+        if Rc::strong_count(&readers) > LOG_READERS_MAX {
+            continue;
+        }
+        let token = readers.clone();
+        spawn_local(async move {
+            let _token = token;
+            let _ = copy_log(&reader).await;
+        });
+    }
+}
+
+async fn copy_log(reader: &Fd) -> std::io::Result<()> {
+    let mut position = 0;
+    loop {
+        let (bytes, end) = log::read(position).await;
+        reader.write_all(&bytes).await?;
+        position = end;
+    }
+}

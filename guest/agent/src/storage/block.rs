@@ -1,0 +1,108 @@
+//! Block devices: from what the host calls them to the guest's device file, waiting for hot-plug.
+
+use super::uevent::Uevents;
+use crate::error::{Code, Context, Error, Result};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A device that the host plugged in is there within this time.
+const APPEAR_MAX: Duration = Duration::from_secs(10);
+/// The PCI bus on which the host plugs devices.
+const PCI_DEVICES: &str = "/sys/bus/pci/devices";
+
+/// The device file for `source`: two hexadecimal digits (the slot on PCI bus 0) or a path below /dev. Waits for it.
+pub async fn find(source: &str) -> Result<PathBuf> {
+    let wanted = Wanted::parse(source)?;
+    if let Some(path) = wanted.look() {
+        return Ok(path);
+    }
+    // Listening begins before the second look: nothing is missed in between.
+    let uevents = Uevents::open()?;
+    let _ = fs::write("/sys/bus/pci/rescan", "1");
+    let wait = async {
+        loop {
+            if let Some(path) = wanted.look() {
+                return Ok(path);
+            }
+            uevents.block_device().await?;
+        }
+    };
+    let late = || Error::new(Code::DeadlineExceeded, format!("the block device {source:?} did not appear in {APPEAR_MAX:?}"));
+    tokio::time::timeout(APPEAR_MAX, wait).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// What a source names.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    Slot(u8),
+    File(PathBuf),
+}
+
+impl Wanted {
+    fn parse(source: &str) -> Result<Self> {
+        if let Some(name) = source.strip_prefix("/dev/") {
+            if !name.is_empty() && !name.contains("..") {
+                return Ok(Self::File(source.into()));
+            }
+        }
+        let digits = source.len() == 2 && source.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let slot = if digits { u8::from_str_radix(source, 16).ok() } else { None };
+        slot.filter(|slot| *slot < 32).map(Self::Slot).ok_or_else(|| {
+            Error::invalid(format!("{source:?} is no block device (two hexadecimal digits of a PCI slot, or /dev/NAME)"))
+        })
+    }
+
+    fn look(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => path.exists().then(|| path.clone()),
+            Self::Slot(slot) => {
+                let function = PathBuf::from(PCI_DEVICES).join(format!("0000:00:{slot:02x}.0"));
+                let name = block_below(&function)?;
+                let path = Path::new("/dev").join(name);
+                path.exists().then_some(path)
+            }
+        }
+    }
+}
+
+/// The name of the disk of a PCI function's virtio device.
+fn block_below(function: &Path) -> Option<String> {
+    let virtio = fs::read_dir(function).ok()?.flatten().find(|entry| entry.file_name().as_encoded_bytes().starts_with(b"virtio"))?;
+    let disk = fs::read_dir(virtio.path().join("block")).ok()?.flatten().next()?;
+    disk.file_name().into_string().ok()
+}
+
+/// A disk's partition: `vda` and 2 give `vda2`; a name that ends in a digit gets a `p` in between.
+pub fn partition(disk: &Path, number: u32) -> PathBuf {
+    let name = disk.to_string_lossy();
+    let between = if name.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
+    format!("{name}{between}{number}").into()
+}
+
+/// Major and minor number of a device file.
+pub fn numbers(path: &Path) -> Result<(i64, i64)> {
+    let device = fs::metadata(path).with_context(|| format!("look at {}", path.display()))?.rdev();
+    Ok((libc::major(device).into(), libc::minor(device).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_a_slot_or_a_device_file() {
+        assert_eq!(Wanted::parse("0a").unwrap(), Wanted::Slot(10));
+        assert_eq!(Wanted::parse("/dev/vda").unwrap(), Wanted::File("/dev/vda".into()));
+        for source in ["", "20", "5", "zz", "/etc/passwd", "/dev/../etc", "+5"] {
+            assert!(Wanted::parse(source).is_err(), "{source}");
+        }
+    }
+
+    #[test]
+    fn partitions_are_named_as_the_kernel_does() {
+        assert_eq!(partition(Path::new("/dev/vda"), 2), Path::new("/dev/vda2"));
+        assert_eq!(partition(Path::new("/dev/nvme0n1"), 2), Path::new("/dev/nvme0n1p2"));
+    }
+}

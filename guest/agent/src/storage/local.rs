@@ -1,0 +1,142 @@
+//! Storages without a device: memory file systems and folders of the guest.
+
+use super::{mount_at, Entry};
+use crate::error::{Context, Error, Result};
+use crate::mountopts::Parsed;
+use crate::proto::grpc::Storage;
+use nix::unistd::{chown, Gid};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Folders deeper than this keep their group.
+const DEPTH_MAX: usize = 128;
+const SETGID: u32 = 0o2000;
+
+/// Driver `ephemeral`: a tmpfs, or a hugetlbfs with the pages that its size needs.
+pub fn ephemeral(storage: &Storage) -> Result<Entry> {
+    let point = PathBuf::from(&storage.mount_point);
+    fs::create_dir_all(&point).with_context(|| format!("make {}", point.display()))?;
+    let (ours, theirs): (Vec<_>, Vec<_>) =
+        storage.options.iter().cloned().partition(|option| option.starts_with("fsgid="));
+    if storage.fstype == "hugetlbfs" {
+        reserve_pages(&theirs)?;
+    }
+    let fstype = if storage.fstype.is_empty() { "tmpfs" } else { storage.fstype.as_str() };
+    let source = if storage.source.is_empty() { fstype } else { storage.source.as_str() };
+    mount_at(source, &point, fstype, &Parsed::from_options(&theirs)?)?;
+    let entry = Entry { users: 0, mounts: vec![point.clone()], folders: Vec::new() };
+    if let Some(group) = ours.first() {
+        own(&point, parse_group(group)?)?;
+    }
+    set_group(storage, &point)?;
+    Ok(entry)
+}
+
+/// Driver `local`: a folder with a mode and a group.
+pub fn folder(storage: &Storage) -> Result<Entry> {
+    let point = PathBuf::from(&storage.mount_point);
+    fs::create_dir_all(&point).with_context(|| format!("make {}", point.display()))?;
+    for option in &storage.options {
+        if let Some(mode) = option.strip_prefix("mode=") {
+            let mode = u32::from_str_radix(mode, 8).map_err(|_| Error::invalid(format!("{option:?} is no mode")))?;
+            fs::set_permissions(&point, fs::Permissions::from_mode(mode)).context("set the mode")?;
+        } else if option.starts_with("fsgid=") {
+            own(&point, parse_group(option)?)?;
+        }
+    }
+    set_group(storage, &point)?;
+    Ok(Entry { users: 0, mounts: Vec::new(), folders: vec![point] })
+}
+
+/// Folders that an overlay's host wants made first.
+pub fn make_overlay_folders(storage: &Storage) -> Result<()> {
+    const KEY: &str = "io.katacontainers.volume.overlayfs.create_directory=";
+    for path in storage.driver_options.iter().filter_map(|option| option.strip_prefix(KEY)) {
+        fs::create_dir_all(path).with_context(|| format!("make {path}"))?;
+    }
+    Ok(())
+}
+
+/// A pod's fsGroup: everything in the volume gets the group, unless the root has it and the policy is content with that.
+pub fn set_group(storage: &Storage, point: &Path) -> Result<()> {
+    const ON_ROOT_MISMATCH: i32 = 1;
+    let Some(wanted) = &storage.fs_group else { return Ok(()) };
+    let root = fs::metadata(point).with_context(|| format!("look at {}", point.display()))?;
+    if wanted.group_change_policy == ON_ROOT_MISMATCH && root.gid() == wanted.group_id {
+        return Ok(());
+    }
+    regroup(point, wanted.group_id, 0)
+}
+
+fn regroup(path: &Path, group: u32, depth: usize) -> Result<()> {
+    let status = fs::symlink_metadata(path).with_context(|| format!("look at {}", path.display()))?;
+    if status.is_symlink() {
+        return Ok(());
+    }
+    let writable = status.mode() & 0o200 != 0;
+    let mut mode = status.mode() & 0o7777 | if writable { 0o060 } else { 0o040 };
+    if status.is_dir() {
+        mode |= SETGID | 0o010;
+    }
+    chown(path, None, Some(Gid::from_raw(group))).with_context(|| format!("set the group of {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).context("set the mode")?;
+    if status.is_dir() && depth < DEPTH_MAX {
+        for entry in fs::read_dir(path).with_context(|| format!("read {}", path.display()))?.flatten() {
+            regroup(&entry.path(), group, depth + 1)?;
+        }
+    }
+    Ok(())
+}
+
+fn own(point: &Path, group: u32) -> Result<()> {
+    let mode = fs::metadata(point).context("look at the volume")?.mode() & 0o7777;
+    chown(point, None, Some(Gid::from_raw(group))).context("set the volume's group")?;
+    fs::set_permissions(point, fs::Permissions::from_mode(mode | SETGID | 0o070)).context("set the volume's mode")
+}
+
+fn parse_group(option: &str) -> Result<u32> {
+    let number = option.strip_prefix("fsgid=").and_then(|number| number.parse().ok());
+    number.ok_or_else(|| Error::invalid(format!("{option:?} is no group")))
+}
+
+/// Reserves as many huge pages as the options `pagesize=` and `size=` (bytes, or with K, M, G) call for, on top of the present ones.
+fn reserve_pages(options: &[String]) -> Result<()> {
+    let value = |key: &str| options.iter().find_map(|option| parse_size(option.strip_prefix(key)?));
+    let (Some(page), Some(size)) = (value("pagesize="), value("size=")) else { return Ok(()) };
+    let file = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages", page >> 10);
+    let text = fs::read_to_string(&file).with_context(|| format!("find pages of {page} bytes ({file})"))?;
+    let present: u64 = text.trim().parse().unwrap_or(0);
+    let wanted = present + size.div_ceil(page.max(1));
+    fs::write(&file, wanted.to_string()).context("reserve huge pages")?;
+    let got: u64 = fs::read_to_string(&file).context("reserve huge pages")?.trim().parse().unwrap_or(0);
+    if got < wanted {
+        return Err(Error::internal(format!("only {} of {} huge pages could be had", got - present, wanted - present)));
+    }
+    Ok(())
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text[digits.len()..].to_ascii_uppercase().trim_end_matches(['B', 'I']) {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("2097152"), Some(2 << 20));
+        assert_eq!(parse_size("2M"), Some(2 << 20));
+        assert_eq!(parse_size("1Gi"), Some(1 << 30));
+        assert_eq!(parse_size("much"), None);
+    }
+}

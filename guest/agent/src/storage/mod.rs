@@ -1,0 +1,209 @@
+//! Storages: what the host asks to be mounted in the guest before a container uses it. Mount points are counted: two containers
+//! may name the same one.
+
+mod block;
+mod layers;
+mod local;
+mod uevent;
+
+use crate::error::{Code, Context, Error, Result};
+use crate::mountopts::Parsed;
+use crate::options::Options;
+use crate::proto::grpc::{Device, Spec, Storage};
+use nix::mount::{mount, umount2, MntFlags, MsFlags};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tokio::sync::Mutex;
+
+/// Storage drivers, as GetGuestDetails tells them.
+pub const DRIVERS: [&str; 7] = ["blk", "mmioblk", "ephemeral", "local", "overlayfs", "virtio-fs", "erofs.multi-layer"];
+/// Device kinds, as GetGuestDetails tells them.
+pub const DEVICES: [&str; 2] = ["blk", "mmioblk"];
+/// Storages of one request.
+const COUNT_MAX: usize = 1024;
+
+/// One mount point in use.
+#[derive(Default)]
+struct Entry {
+    users: usize,
+    /// What to unmount, in the order of mounting; empty for a plain folder.
+    mounts: Vec<PathBuf>,
+    /// Folders to remove after that, with what is in them on the guest's own memory file systems.
+    folders: Vec<PathBuf>,
+}
+
+/// All mount points in use.
+pub struct Storages {
+    table: RefCell<BTreeMap<String, Entry>>,
+    lock: Mutex<()>,
+    run_dir: PathBuf,
+}
+
+impl Storages {
+    /// None in use.
+    pub fn new(options: &Options) -> Self {
+        Self { table: RefCell::default(), lock: Mutex::default(), run_dir: options.run_dir.clone() }
+    }
+
+    /// Mounts what is not mounted yet, for one more user; gives the mount points for `release`. A failed call leaves nothing behind.
+    pub async fn add(&self, owner: &str, storages: &[Storage]) -> Result<Vec<String>> {
+        if storages.len() > COUNT_MAX {
+            return Err(Error::invalid(format!("a request has at most {COUNT_MAX} storages")));
+        }
+        let _guard = self.lock.lock().await;
+        let mut done: Vec<String> = Vec::new();
+        for storage in storages {
+            let point = &storage.mount_point;
+            if done.contains(point) && layers::is_layer(storage) {
+                continue;
+            }
+            let known = self.table.borrow().contains_key(point);
+            let made = if known { Ok(Entry::default()) } else { self.make(owner, storage, storages).await };
+            match made.with_context(|| format!("storage {} {:?} at {point:?}", storage.driver, storage.source)) {
+                Ok(entry) => {
+                    self.table.borrow_mut().entry(point.clone()).or_insert(entry).users += 1;
+                    done.push(point.clone());
+                }
+                Err(error) => {
+                    let _ = self.release_locked(&done);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    async fn make(&self, owner: &str, storage: &Storage, all: &[Storage]) -> Result<Entry> {
+        if !Path::new(&storage.mount_point).has_root() {
+            return Err(Error::invalid("the mount point is not an absolute path"));
+        }
+        if layers::is_layer(storage) {
+            return layers::mount_all(owner, &storage.mount_point, all, &self.run_dir).await;
+        }
+        match storage.driver.as_str() {
+            "blk" | "mmioblk" => {
+                refuse_driver_options(storage)?;
+                let device = block::find(&storage.source).await?;
+                mount_storage(storage, &device.to_string_lossy())
+            }
+            "virtio-fs" => mount_storage(storage, &storage.source),
+            "overlayfs" => {
+                local::make_overlay_folders(storage)?;
+                mount_storage(storage, &storage.source)
+            }
+            "ephemeral" => local::ephemeral(storage),
+            "local" => local::folder(storage),
+            other => Err(Error::new(
+                Code::Unimplemented,
+                format!("there is no storage driver {other:?} (there are {})", DRIVERS.join(", ")),
+            )),
+        }
+    }
+
+    /// One user less for each mount point; the last one unmounts.
+    pub async fn release(&self, points: &[String]) -> Result<()> {
+        let _guard = self.lock.lock().await;
+        self.release_locked(points)
+    }
+
+    fn release_locked(&self, points: &[String]) -> Result<()> {
+        let mut first = Ok(());
+        for point in points.iter().rev() {
+            let mut table = self.table.borrow_mut();
+            let Some(entry) = table.get_mut(point) else { continue };
+            entry.users -= 1;
+            if entry.users > 0 {
+                continue;
+            }
+            if let Some(entry) = table.remove(point) {
+                first = first.and(undo(&entry));
+            }
+        }
+        first
+    }
+
+    /// Unmounts everything.
+    pub async fn release_all(&self) {
+        let _guard = self.lock.lock().await;
+        for entry in std::mem::take(&mut *self.table.borrow_mut()).into_values().rev() {
+            if let Err(error) = undo(&entry) {
+                crate::warn!("{error}");
+            }
+        }
+    }
+
+    /// Raw block devices: puts the guest's device numbers into the spec's devices of the same path.
+    pub async fn add_devices(&self, devices: &[Device], spec: &mut Spec) -> Result<()> {
+        for device in devices {
+            if !DEVICES.contains(&device.r#type.as_str()) {
+                let text = format!("there is no device handler {:?} (there are {})", device.r#type, DEVICES.join(", "));
+                return Err(Error::new(Code::Unimplemented, text));
+            }
+            let source = if device.id.is_empty() { &device.vm_path } else { &device.id };
+            let path = block::find(source).await?;
+            let (major, minor) = block::numbers(&path)?;
+            let listed = spec.linux.iter_mut().flat_map(|linux| &mut linux.devices);
+            for entry in listed.filter(|entry| entry.path == device.container_path) {
+                (entry.major, entry.minor) = (major, minor);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Unmounts and removes what a storage made; goes on after a failure and reports the first.
+fn undo(entry: &Entry) -> Result<()> {
+    let mut first = Ok(());
+    for path in entry.mounts.iter().rev() {
+        // Still used by a process that is dying: detached, it goes away with the last user.
+        let unmounted = umount2(path, MntFlags::UMOUNT_NOFOLLOW)
+            .or_else(|_| umount2(path, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH));
+        first = first.and(unmounted.with_context(|| format!("unmount {}", path.display())));
+    }
+    for path in &entry.folders {
+        let _ = fs::remove_dir_all(path);
+    }
+    first
+}
+
+/// A plain mount of `source` as the storage says.
+fn mount_storage(storage: &Storage, source: &str) -> Result<Entry> {
+    let point = PathBuf::from(&storage.mount_point);
+    fs::create_dir_all(&point).with_context(|| format!("make {}", point.display()))?;
+    let parsed = Parsed::from_options(&storage.options)?;
+    let source_is_file = parsed.flags.contains(MsFlags::MS_BIND) && Path::new(source).is_file();
+    if source_is_file {
+        fs::remove_dir(&point).and_then(|()| fs::write(&point, "")).context("make the mount point")?;
+    }
+    mount_at(source, &point, &storage.fstype, &parsed)?;
+    local::set_group(storage, &point)?;
+    Ok(Entry { users: 0, mounts: vec![point], folders: Vec::new() })
+}
+
+/// mount(2) with parsed options.
+fn mount_at(source: &str, point: &Path, fstype: &str, parsed: &Parsed) -> Result<()> {
+    let kind = match fstype {
+        "bind" | "" => None,
+        "virtio-fs" => Some("virtiofs"),
+        other => Some(other),
+    };
+    let mut flags = parsed.flags;
+    if kind == Some("erofs") {
+        flags |= MsFlags::MS_RDONLY;
+    }
+    mount(Some(source), point, kind, flags, Some(parsed.data.as_str()))
+        .with_context(|| format!("mount {source} ({fstype}) with options {:?}", parsed.data))
+}
+
+/// Things that need programs or services which the guest has not.
+fn refuse_driver_options(storage: &Storage) -> Result<()> {
+    for option in &storage.driver_options {
+        if option == "create_filesystem" || option.starts_with("encryption_key=") {
+            let text = format!("the driver option {option:?} is not supported: hand over a device with a file system");
+            return Err(Error::new(Code::Unimplemented, text));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! The kernel's announcements of devices (netlink, NETLINK_KOBJECT_UEVENT, group 1).
+
+use crate::error::{Context, Result};
+use crate::io::Fd;
+use nix::errno::Errno;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// A message is at most a page and a header; more would be cut, which does no harm.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+
+/// An open ear.
+pub struct Uevents(Fd);
+
+impl Uevents {
+    /// Begins to listen.
+    pub fn open() -> Result<Self> {
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+        let raw = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_KOBJECT_UEVENT) };
+        if raw < 0 {
+            return Err(Errno::last()).context("open a uevent socket");
+        }
+        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as u16;
+        address.nl_groups = 1;
+        let size = std::mem::size_of_val(&address) as libc::socklen_t;
+        if unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size) } < 0 {
+            return Err(Errno::last()).context("listen to uevents");
+        }
+        Ok(Self(Fd::new(fd)?))
+    }
+
+    /// Waits for a message about a block device (or for lost messages, after which anything may be there).
+    pub async fn block_device(&self) -> Result<()> {
+        let mut buffer = vec![0u8; MESSAGE_BYTES_MAX];
+        loop {
+            match self.0.read(&mut buffer).await {
+                Ok(length) if is_block(&buffer[..length]) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(()),
+                Err(error) => return Err(error).context("hear uevents"),
+            }
+        }
+    }
+}
+
+/// Whether a message ("add@/devices/..." NUL "KEY=value" NUL ...) is about a new block device.
+fn is_block(message: &[u8]) -> bool {
+    let mut words = message.split(|byte| *byte == 0);
+    let added = words.next().is_some_and(|head| head.starts_with(b"add@") || head.starts_with(b"change@"));
+    added && words.any(|word| word == b"SUBSYSTEM=block")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_new_block_devices_count() {
+        assert!(is_block(b"add@/devices/pci0000:00/x/block/vdb\0ACTION=add\0SUBSYSTEM=block\0"));
+        assert!(!is_block(b"remove@/devices/x\0SUBSYSTEM=block\0"));
+        assert!(!is_block(b"add@/devices/x\0SUBSYSTEM=net\0"));
+    }
+}
