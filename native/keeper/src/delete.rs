@@ -17,9 +17,9 @@ use crate::snpd::{self, Attempt};
 use crate::start::make_folder;
 use crate::sys;
 
-/// How long snpd may take to be there and to answer. containerd itself waits five seconds by default.
-const DEADLINE: Duration = Duration::from_secs(10);
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// How long snpd may take to be there and to answer. containerd gives the whole program five seconds by default
+/// (`io.containerd.timeout.shim.cleanup`), and keeps the bundle when it has to kill it.
+const DEADLINE: Duration = Duration::from_secs(4);
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 /// The exit status of what was killed, or is unknown: 128 + SIGKILL.
 const KILLED: u64 = 137;
@@ -111,8 +111,8 @@ fn ask(places: &Places, request: &[u8]) -> Option<Answer> {
                     return answer;
                 }
             }
-            Ok(Attempt::Busy) => {
-                std::thread::sleep(BUSY_PAUSE);
+            Ok(Attempt::Later(wait)) => {
+                std::thread::sleep(wait);
                 continue;
             }
             Err(_) => {}

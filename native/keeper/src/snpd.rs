@@ -5,12 +5,20 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
 
 use crate::config::FILE_VARIABLE;
 use crate::pod::Places;
 use crate::sys::{self, Detached};
 
 const MAX_LOG_BYTES: u64 = 1 << 20;
+/// The pause when another process has the lock or snpd's queue is full: neither is announced.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// The least time between two starts of snpd, whoever makes them: a hundred keepers may find it dead at the same moment.
+const LAUNCH_PAUSE: Duration = Duration::from_millis(500);
+/// How much of snpd's log a message to the operator has.
+const LOG_END_BYTES: u64 = 800;
 /// What snpd's programs are looked for in when this process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -18,8 +26,8 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub enum Attempt {
     /// Connected; it may still end before snpd says HELLO.
     Connected(OwnedFd),
-    /// Somebody else is starting snpd, or its queue is full: try again in a few milliseconds.
-    Busy,
+    /// Somebody else is starting snpd, or its queue is full, or it was started a moment ago: try again after this time.
+    Later(Duration),
 }
 
 /// Connects to snpd, and starts it when nobody listens. Does not wait.
@@ -40,15 +48,20 @@ pub fn connect(places: &Places) -> Result<Attempt, String> {
         .open(&lock_path)
         .map_err(describe)?;
     match sys::lock(lock.as_fd(), false) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Attempt::Busy),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            return Ok(Attempt::Later(BUSY_PAUSE))
+        }
         result => result.map_err(describe)?,
     }
     if let Some(attempt) = try_connect(places)? {
         return Ok(attempt);
     }
+    if let Some(wait) = launched_within(places, LAUNCH_PAUSE) {
+        return Ok(Attempt::Later(wait));
+    }
     launch(places)?;
     sys::unlock(lock.as_fd());
-    Ok(try_connect(places)?.unwrap_or(Attempt::Busy))
+    Ok(try_connect(places)?.unwrap_or(Attempt::Later(BUSY_PAUSE)))
 }
 
 /// Nothing when nobody listens.
@@ -58,10 +71,22 @@ fn try_connect(places: &Places) -> Result<Option<Attempt>, String> {
         Ok(connection) => Ok(Some(Attempt::Connected(connection))),
         Err(error) => match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => Ok(None),
-            ErrorKind::WouldBlock => Ok(Some(Attempt::Busy)),
+            ErrorKind::WouldBlock => Ok(Some(Attempt::Later(BUSY_PAUSE))),
             _ => Err(format!("connect to {}: {error}", socket.display())),
         },
     }
+}
+
+/// How long it takes until the last start of snpd is `pause` ago. Its socket was made then.
+fn launched_within(places: &Places, pause: Duration) -> Option<Duration> {
+    let launched = std::fs::symlink_metadata(places.snpd_socket())
+        .ok()?
+        .modified()
+        .ok()?;
+    // A clock that was set back gives an error here, and no pause.
+    pause
+        .checked_sub(launched.elapsed().ok()?)
+        .filter(|wait| !wait.is_zero())
 }
 
 /// Binds snpd's socket and starts snpd with it.
@@ -136,13 +161,25 @@ pub fn explain_absence(places: &Places, problem: Option<&str>) -> String {
     text
 }
 
-fn log_end(path: &std::path::Path) -> Option<String> {
+/// The last lines, each once: an snpd that can't start says the same at every attempt.
+fn log_end(path: &Path) -> Option<String> {
     let mut file = File::open(path).ok()?;
-    let size = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(size.saturating_sub(600))).ok()?;
+    let start = file.metadata().ok()?.len().saturating_sub(LOG_END_BYTES);
+    file.seek(SeekFrom::Start(start)).ok()?;
     let mut end = Vec::new();
-    file.take(600).read_to_end(&mut end).ok()?;
+    file.take(LOG_END_BYTES).read_to_end(&mut end).ok()?;
     let text = String::from_utf8_lossy(&end);
-    let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
+    let mut lines: Vec<&str> = Vec::new();
+    // The first line is cut when the log has more.
+    for line in text
+        .lines()
+        .skip(usize::from(start > 0))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+    {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    (!lines.is_empty()).then(|| lines.join(" | "))
 }

@@ -213,6 +213,11 @@ fn answers_unavailable_with_the_end_of_the_log() {
             && text.contains("the reason why snpd does not start"),
         "{text}"
     );
+    // What comes now is not held as long.
+    containerd
+        .write_all(&ttrpc(3, REQUEST, b"shutdown"))
+        .unwrap();
+    assert_eq!(read_ttrpc(&containerd).0, 3);
     // snpd comes back: what comes now is served, what was answered is not sent again.
     let snpd = world.snpd();
     let (link, hello) = snpd.accept();
@@ -220,8 +225,8 @@ fn answers_unavailable_with_the_end_of_the_log() {
         (&hello["resumed"], &hello["channels"]),
         (&json!(false), &json!([1]))
     );
-    containerd.write_all(&ttrpc(3, REQUEST, b"again")).unwrap();
-    assert_eq!(link.next(), (kind::FRAME, 1, ttrpc(3, REQUEST, b"again")));
+    containerd.write_all(&ttrpc(5, REQUEST, b"again")).unwrap();
+    assert_eq!(link.next(), (kind::FRAME, 1, ttrpc(5, REQUEST, b"again")));
 }
 
 #[test]
@@ -239,6 +244,18 @@ fn ends_after_paying_what_is_owed() {
     assert!(is_closed(&containerd));
     wait_gone(pid(&hello));
     assert!(!fs::exists(hello["socket"].as_str().unwrap()).unwrap());
+}
+
+#[test]
+fn ends_when_containerd_goes_before_any_snpd_came() {
+    let world = World::new();
+    let _snpd = world.snpd();
+    let socket = world.started("pod");
+    let pids = world.processes();
+    drop(connect(&socket));
+    assert_eq!(pids.len(), 1);
+    wait_gone(pids[0]);
+    assert!(!fs::exists(&socket).unwrap());
 }
 
 #[test]

@@ -90,7 +90,11 @@ impl Output {
         while !self.is_empty() {
             match sys::send(socket, &self.bytes[self.sent..]) {
                 Ok(count) => self.sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.bytes.drain(..self.sent);
+                    self.sent = 0;
+                    return Ok(());
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

@@ -18,6 +18,9 @@ const MAX_WAITING_BYTES: usize = 4 << 20;
 /// The pause after the system had no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 const READ_ROUNDS: usize = 8;
+/// See [`Connections::desertion`].
+const PATIENCE: Duration = Duration::from_secs(1);
+const FIRST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What epoll's numbers mean here; a connection's channel is in the lower half.
 pub const LISTENER: u64 = 1 << 32;
@@ -38,17 +41,20 @@ pub struct Connections {
     paused_until: Option<Instant>,
     next_channel: u32,
     open: BTreeMap<u32, Connection>,
+    /// Since when none has been open.
+    empty_since: Instant,
 }
 
 impl Connections {
     /// Takes the listening socket.
-    pub fn new(listener: UnixListener) -> Connections {
+    pub fn new(listener: UnixListener, now: Instant) -> Connections {
         Connections {
             listener: Some(listener),
             listener_watched: 0,
             paused_until: None,
             next_channel: 1,
             open: BTreeMap::new(),
+            empty_since: now,
         }
     }
 
@@ -111,13 +117,25 @@ impl Connections {
     }
 
     /// Closes a connection; says whether it was open.
-    pub fn close(&mut self, channel: u32, epoll: &Epoll) -> bool {
+    pub fn close(&mut self, channel: u32, epoll: &Epoll, now: Instant) -> bool {
         let Some(connection) = self.open.remove(&channel) else {
             return false;
         };
         // Closing the last descriptor would do as well; an error means that it is not watched any more.
         let _ = epoll.change(&connection.socket, 0, connection.watched, 0);
+        self.empty_since = now;
         true
+    }
+
+    /// When a keeper that has nothing to keep gives up waiting for containerd: a while after its last connection closed,
+    /// and longer when there never was one. Nothing while one is open.
+    pub fn desertion(&self) -> Option<Instant> {
+        let patience = if self.next_channel == 1 {
+            FIRST_PATIENCE
+        } else {
+            PATIENCE
+        };
+        self.open.is_empty().then(|| self.empty_since + patience)
     }
 
     /// Takes no new connections any more.

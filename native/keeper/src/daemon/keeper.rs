@@ -90,8 +90,8 @@ impl<'a> Keeper<'a> {
             log,
             epoll,
             signals,
-            connections: Connections::new(listener),
-            requests: Requests::default(),
+            connections: Connections::new(listener, now),
+            requests: Requests::new(now),
             uplink: Uplink::new(now),
             streams: Streams::default(),
             scratch: vec![0; SCRATCH_BYTES],
@@ -123,10 +123,19 @@ impl<'a> Keeper<'a> {
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        self.terminated
-            || self
-                .end_by
-                .is_some_and(|time| now >= time || self.connections.is_idle())
+        let paid = self
+            .end_by
+            .is_some_and(|time| now >= time || self.connections.is_idle());
+        self.terminated || paid || self.desertion().is_some_and(|time| time <= now)
+    }
+
+    /// When the keeper ends by itself: no snpd ever knew of the pod, so there is nothing to keep, and containerd has gone.
+    fn desertion(&self) -> Option<Instant> {
+        if self.uplink.resumed() {
+            None
+        } else {
+            self.connections.desertion()
+        }
     }
 
     fn on_event(&mut self, number: u64) {
@@ -163,6 +172,7 @@ impl<'a> Keeper<'a> {
             uplink,
             self.streams.next_deadline(),
             self.connections.next_deadline(),
+            self.desertion(),
             self.end_by,
         ]
         .into_iter()
@@ -259,7 +269,7 @@ impl<'a> Keeper<'a> {
     }
 
     fn close_connection(&mut self, channel: u32) {
-        if self.connections.close(channel, &self.epoll) {
+        if self.connections.close(channel, &self.epoll, Instant::now()) {
             self.requests.forget_channel(channel);
             self.uplink.put(kind::CLOSED, channel, &[]);
         }

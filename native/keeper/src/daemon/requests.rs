@@ -9,8 +9,10 @@ use crate::link::{TtrpcFrame, TTRPC_REQUEST};
 pub const MAX_REQUESTS: usize = 256;
 /// How many bytes of them are held at most; one frame may go beyond.
 pub const MAX_REQUEST_BYTES: usize = 16 << 20;
-/// How long a request is held without snpd before it is answered with an error.
-pub const HOLD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long snpd may be away before requests are answered with an error.
+const AWAY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a request is held at least, even when snpd has been away for long: the time between two attempts to start it.
+const LEAST_HOLD: Duration = Duration::from_secs(2);
 
 /// One frame from containerd.
 pub struct Request {
@@ -22,18 +24,28 @@ pub struct Request {
     pub sent: bool,
     /// False for a later frame of a stream (ttrpc DATA): it is only held until it can be sent.
     opens: bool,
-    /// Since when it has been without snpd.
-    since: Instant,
+    /// When it came.
+    came: Instant,
 }
 
 /// The memory of requests, in the order in which they came.
-#[derive(Default)]
 pub struct Requests {
     queue: VecDeque<Request>,
     bytes: usize,
+    /// Since when there has been no snpd.
+    away_since: Instant,
 }
 
 impl Requests {
+    /// An empty memory, with no snpd since `now`.
+    pub fn new(now: Instant) -> Requests {
+        Requests {
+            queue: VecDeque::new(),
+            bytes: 0,
+            away_since: now,
+        }
+    }
+
     /// Whether one more may be read.
     pub fn has_room(&self) -> bool {
         self.queue.len() < MAX_REQUESTS && self.bytes < MAX_REQUEST_BYTES
@@ -50,7 +62,7 @@ impl Requests {
                 frame: frame.whole.to_vec(),
                 sent,
                 opens,
-                since: now,
+                came: now,
             });
         }
     }
@@ -67,11 +79,9 @@ impl Requests {
         self.keep(|request| request.channel != channel);
     }
 
-    /// snpd is gone: the time without it begins for every request.
+    /// snpd is gone.
     pub fn lost(&mut self, now: Instant) {
-        for request in &mut self.queue {
-            request.since = now;
-        }
+        self.away_since = now;
     }
 
     /// snpd is back: hands each frame, in order, to `send`; from then on they count as sent.
@@ -83,24 +93,26 @@ impl Requests {
         self.keep(|request| request.opens);
     }
 
-    /// Takes out what has been without snpd for too long.
+    /// Takes out what has waited for snpd too long.
     pub fn take_expired(&mut self, now: Instant) -> Vec<(u32, u32)> {
-        let fresh = |request: &Request| now < request.since + HOLD_DEADLINE;
-        let expired = self
+        let away_since = self.away_since;
+        let expired =
+            |request: &&Request| request.opens && now >= deadline(away_since, request.came);
+        let taken = self
             .queue
             .iter()
-            .filter(|request| request.opens && !fresh(request))
-            .map(|request| (request.channel, request.stream));
-        let expired = expired.collect();
-        self.keep(fresh);
-        expired
+            .filter(expired)
+            .map(|request| (request.channel, request.stream))
+            .collect();
+        self.keep(|request| now < deadline(away_since, request.came));
+        taken
     }
 
     /// When the first of them expires, if snpd stays away.
     pub fn expiry(&self) -> Option<Instant> {
         self.queue
             .iter()
-            .map(|request| request.since + HOLD_DEADLINE)
+            .map(|request| deadline(self.away_since, request.came))
             .min()
     }
 
@@ -111,6 +123,11 @@ impl Requests {
             self.queue.shrink_to(8);
         }
     }
+}
+
+/// Until when a request that came at `came` is held.
+fn deadline(away_since: Instant, came: Instant) -> Instant {
+    (away_since + AWAY_DEADLINE).max(came + LEAST_HOLD)
 }
 
 #[cfg(test)]
@@ -144,7 +161,7 @@ mod tests {
     #[test]
     fn keeps_order_until_answered() {
         let now = Instant::now();
-        let mut requests = Requests::default();
+        let mut requests = Requests::new(now);
         add(&mut requests, 1, 1, 1, true, now);
         add(&mut requests, 2, 1, 1, true, now);
         add(&mut requests, 1, 3, 1, false, now);
@@ -158,7 +175,7 @@ mod tests {
     #[test]
     fn holds_data_frames_only_until_they_are_sent() {
         let now = Instant::now();
-        let mut requests = Requests::default();
+        let mut requests = Requests::new(now);
         add(&mut requests, 1, 1, 3, true, now);
         add(&mut requests, 1, 1, 3, false, now);
         assert_eq!(resent(&mut requests).len(), 1);
@@ -166,31 +183,24 @@ mod tests {
     }
 
     #[test]
-    fn expires_after_the_deadline() {
+    fn expires_when_snpd_stays_away() {
         let now = Instant::now();
-        let mut requests = Requests::default();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let mut requests = Requests::new(now);
         add(&mut requests, 1, 1, 1, true, now);
-        requests.lost(now + Duration::from_secs(5));
-        add(&mut requests, 1, 3, 1, false, now + Duration::from_secs(9));
-        assert_eq!(requests.expiry(), Some(now + Duration::from_secs(15)));
-        assert!(requests
-            .take_expired(now + Duration::from_secs(14))
-            .is_empty());
-        assert_eq!(
-            requests.take_expired(now + Duration::from_secs(15)),
-            [(1, 1)]
-        );
-        assert_eq!(
-            requests.take_expired(now + Duration::from_secs(19)),
-            [(1, 3)]
-        );
+        requests.lost(at(5));
+        add(&mut requests, 1, 3, 1, false, at(14));
+        assert_eq!(requests.expiry(), Some(at(15)));
+        assert!(requests.take_expired(at(14)).is_empty());
+        assert_eq!(requests.take_expired(at(15)), [(1, 1)]);
+        assert_eq!(requests.take_expired(at(16)), [(1, 3)]);
         assert_eq!(requests.expiry(), None);
     }
 
     #[test]
     fn is_bounded() {
         let now = Instant::now();
-        let mut requests = Requests::default();
+        let mut requests = Requests::new(now);
         for stream in 0..MAX_REQUESTS as u32 {
             assert!(requests.has_room());
             add(&mut requests, 1, stream, 1, true, now);

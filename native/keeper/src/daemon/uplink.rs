@@ -16,7 +16,6 @@ pub const UPLINK: u64 = 3 << 32;
 /// How much may wait for an snpd that does not read, before containerd is not read from any more.
 const MAX_WAITING_BYTES: usize = 4 << 20;
 const READ_ROUNDS: usize = 8;
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// An snpd that lived at least this long did not fail at its start.
@@ -96,9 +95,9 @@ impl Uplink {
                 self.problem = None;
                 (true, None)
             }
-            Ok(Attempt::Busy) => {
+            Ok(Attempt::Later(wait)) => {
                 self.phase = Phase::Down {
-                    retry_at: now + BUSY_PAUSE,
+                    retry_at: now + wait,
                 };
                 (false, None)
             }
