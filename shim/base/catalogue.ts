@@ -51,7 +51,10 @@ export const CATALOGUE = {
 	"guest.call": entry("unknown", "the guest agent's own words are above"),
 	"guest.exists": entry("already-exists", "the guest agent's own words are above"),
 	"guest.state": entry("failed-precondition", "the guest agent's own words are above"),
-	"guest.unreachable": entry("unavailable", "the VM runs but its agent does not answer: remove the pod; its console is in the pod's folder when debug.console is on"),
+	"guest.unreachable": entry(
+		"unavailable",
+		"the VM runs but its agent does not answer: remove the pod; its console is in the pod's folder when debug.console is on",
+	),
 	"guest.protocol": entry("internal", "the guest's answer breaks the protocol: use an image whose agent matches this version"),
 	"storage.mount": entry("failed-precondition", "check the snapshotter's state on this node"),
 	"storage.image": entry("internal", "check free space and that mkfs.erofs 1.5 or later is installed"),
@@ -62,8 +65,8 @@ export const CATALOGUE = {
 	"journal.invalid": entry("internal", "the pod's journal was damaged: remove the pod"),
 	"wait.deadline": entry("deadline-exceeded", "the step took longer than its time-out in the configuration allows"),
 	"wait.canceled": entry("canceled", "the caller gave up: nothing is left to do"),
-	"busy": entry("resource-exhausted", "too many calls wait for this pod: try again later"),
-	"internal": entry("internal", "this is a defect: report it with snpd's log"),
+	busy: entry("resource-exhausted", "too many calls wait for this pod: try again later"),
+	internal: entry("internal", "this is a defect: report it with snpd's log"),
 } as const satisfies Record<string, CatalogueEntry>;
 
 /** A stable name of a failure. */

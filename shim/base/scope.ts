@@ -95,7 +95,10 @@ async function bounded(scope: string, entry: Entry): Promise<void> {
 	if (outcome === undefined) return;
 	let timer: NodeJS.Timeout | undefined;
 	const limit = new Promise<never>((_, reject) => {
-		timer = setTimeout(() => reject(new ShimError("wait.deadline", `${entry.name} of ${scope} was not released in ${RELEASE_BOUND_MS} ms`)), RELEASE_BOUND_MS);
+		timer = setTimeout(
+			() => reject(new ShimError("wait.deadline", `${entry.name} of ${scope} was not released in ${RELEASE_BOUND_MS} ms`)),
+			RELEASE_BOUND_MS,
+		);
 	});
 	try {
 		await Promise.race([outcome, limit]);

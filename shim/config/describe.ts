@@ -46,7 +46,8 @@ function describeKey(path: readonly string[], schema: v.GenericSchema): KeyDescr
 	if (!("wrapped" in schema)) throw new TypeError(`${path.join(".")} has no default`);
 	const metadata = v.getMetadata(schema.wrapped as v.GenericSchema);
 	const fallback = v.parse(schema, undefined);
-	if (typeof fallback !== "string" && typeof fallback !== "number" && typeof fallback !== "boolean") throw new TypeError(`${path.join(".")} has an unknown type`);
+	if (typeof fallback !== "string" && typeof fallback !== "number" && typeof fallback !== "boolean")
+		throw new TypeError(`${path.join(".")} has an unknown type`);
 	return { path, fallback, doc: text(metadata["doc"]), allowed: text(metadata["allowed"]) };
 }
 

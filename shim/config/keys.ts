@@ -21,7 +21,10 @@ const bytesOf = (text: string): number => Buffer.byteLength(text);
 export function integer(fallback: number, range: { readonly min: number; readonly max: number; readonly unit?: string }, doc: string) {
 	const unit = range.unit === undefined ? "" : ` (${range.unit})`;
 	const allowed = `an integer from ${range.min} to ${range.max}${unit}`;
-	return v.optional(v.pipe(v.number(), v.integer(), v.minValue(range.min), v.maxValue(range.max), v.metadata({ ...facts(doc, allowed) })), fallback);
+	return v.optional(
+		v.pipe(v.number(), v.integer(), v.minValue(range.min), v.maxValue(range.max), v.metadata({ ...facts(doc, allowed) })),
+		fallback,
+	);
 }
 
 /** A time in milliseconds; at most a day. */
@@ -57,11 +60,22 @@ export function path(fallback: string, doc: string, maxBytes: number = MAX_PATH_
 /** A program: an absolute path, or a name that is looked up on PATH. */
 export function program(fallback: string, doc: string) {
 	const acceptable = (text: string): boolean => isAbsolute(text) || /^[^/\s\0]+$/.test(text);
-	return v.optional(v.pipe(v.string(), v.maxLength(MAX_PATH_BYTES), v.check(acceptable), v.metadata({ ...facts(doc, "an absolute path, or a name on PATH") })), fallback);
+	return v.optional(
+		v.pipe(
+			v.string(),
+			v.maxLength(MAX_PATH_BYTES),
+			v.check(acceptable),
+			v.metadata({ ...facts(doc, "an absolute path, or a name on PATH") }),
+		),
+		fallback,
+	);
 }
 
 /** One line of printable text, possibly empty. */
 export function line(fallback: string, doc: string) {
 	const allowed = `one line of at most ${MAX_TEXT_CHARACTERS} printable ASCII characters`;
-	return v.optional(v.pipe(v.string(), v.maxLength(MAX_TEXT_CHARACTERS), v.regex(/^[\x20-\x7e]*$/), v.metadata({ ...facts(doc, allowed) })), fallback);
+	return v.optional(
+		v.pipe(v.string(), v.maxLength(MAX_TEXT_CHARACTERS), v.regex(/^[\x20-\x7e]*$/), v.metadata({ ...facts(doc, allowed) })),
+		fallback,
+	);
 }

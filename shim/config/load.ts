@@ -29,7 +29,9 @@ export async function loadConfig(file: string, options: { readonly required: boo
 	for (const dropIn of await dropInsOf(file)) {
 		const table = await readTable(dropIn, true);
 		if (table !== undefined && "state_dir" in table) {
-			throw new ShimError("config.invalid", `${dropIn}: state_dir can't be set in a drop-in`, { remedy: `set it at the top of ${file}: the keepers read it there` });
+			throw new ShimError("config.invalid", `${dropIn}: state_dir can't be set in a drop-in`, {
+				remedy: `set it at the top of ${file}: the keepers read it there`,
+			});
 		}
 		merged = merge(merged, table ?? {});
 	}
@@ -56,7 +58,8 @@ async function readTable(file: string, required: boolean): Promise<Table | undef
 	let toml: string;
 	try {
 		const { size } = await stat(file);
-		if (size > MAX_FILE_BYTES) throw new ShimError("config.invalid", `${file} has ${size} bytes; a configuration has at most ${MAX_FILE_BYTES}`);
+		if (size > MAX_FILE_BYTES)
+			throw new ShimError("config.invalid", `${file} has ${size} bytes; a configuration has at most ${MAX_FILE_BYTES}`);
 		toml = await readFile(file, "utf8");
 	} catch (error) {
 		if (error instanceof ShimError) throw error;
@@ -76,7 +79,8 @@ async function dropInsOf(file: string): Promise<string[]> {
 		throw new ShimError("config.unreadable", `listing the drop-ins in ${folder} failed`, { cause: error });
 	}
 	const dropIns = names.filter((name) => name.endsWith(".toml") && !name.startsWith(".")).toSorted(byCodeUnits);
-	if (dropIns.length > MAX_DROP_INS) throw new ShimError("config.invalid", `${folder} has ${dropIns.length} drop-ins; at most ${MAX_DROP_INS} are read`);
+	if (dropIns.length > MAX_DROP_INS)
+		throw new ShimError("config.invalid", `${folder} has ${dropIns.length} drop-ins; at most ${MAX_DROP_INS} are read`);
 	return dropIns.map((name) => join(folder, name));
 }
 
@@ -107,7 +111,8 @@ function describeIssue(file: string, toml: string, issue: Issue): string {
 	const key = path.join(".");
 	const known = findKey(path);
 	if (known !== undefined) return `${place}: ${key} is ${show(issue.input)}, but must be ${known.allowed}`;
-	if (describeConfig().some((table) => table.name === key && key !== "")) return `${place}: ${key} is ${show(issue.input)}, but must be a table, [${key}]`;
+	if (describeConfig().some((table) => table.name === key && key !== ""))
+		return `${place}: ${key} is ${show(issue.input)}, but must be a table, [${key}]`;
 	const isTableName = path.length === 1 && isTable(issue.path?.[0]?.value);
 	const tables = describeConfig();
 	const keys = tables.flatMap((table) => table.keys.map((each) => each.path.join(".")));

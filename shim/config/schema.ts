@@ -32,11 +32,22 @@ export const ConfigSchema = v.strictObject({
 		image: path("/usr/share/containerd-shim-snp/initramfs", "The guest's initramfs, which holds the agent."),
 		kernel_parameters: line("", "Parameters that are added to the guest kernel's command line, separated by spaces."),
 		vcpus: integer(1, { min: 1, max: 254 }, "Virtual CPUs of a pod."),
-		memory_mib: integer(256, { min: 128, max: 1_048_576, unit: "MiB" }, "Memory of a pod, the guest's kernel and the writable layers of its containers included."),
+		memory_mib: integer(
+			256,
+			{ min: 128, max: 1_048_576, unit: "MiB" },
+			"Memory of a pod, the guest's kernel and the writable layers of its containers included.",
+		),
 	}),
 	storage: table("Images of the containers' layers.", {
-		cache_dir: path("/var/cache/containerd-shim-snp", "Folder for the file system images that are built from snapshots, shared by all pods."),
-		cache_max_mib: integer(20_480, { min: 0, max: 1_073_741_824, unit: "MiB" }, "Size above which images that no pod uses are removed, the longest unused first."),
+		cache_dir: path(
+			"/var/cache/containerd-shim-snp",
+			"Folder for the file system images that are built from snapshots, shared by all pods.",
+		),
+		cache_max_mib: integer(
+			20_480,
+			{ min: 0, max: 1_073_741_824, unit: "MiB" },
+			"Size above which images that no pod uses are removed, the longest unused first.",
+		),
 		mkfs_erofs: program("mkfs.erofs", "The mkfs.erofs program (erofs-utils 1.5 or later)."),
 	}),
 	timeouts: table("How long the shim waits before it calls a step failed.", {
@@ -45,7 +56,11 @@ export const ConfigSchema = v.strictObject({
 		vmm_call_ms: milliseconds(30_000, 100, "For one answer of the VMM."),
 		image_build_ms: milliseconds(600_000, 1_000, "For building the image of one layer."),
 		stop_ms: milliseconds(5_000, 0, "For the guest to end by itself when its pod is removed; then the VMM is killed."),
-		stdio_drain_ms: milliseconds(5_000, 0, "For a container's last output to be read after its process has ended; what nobody reads by then is dropped."),
+		stdio_drain_ms: milliseconds(
+			5_000,
+			0,
+			"For a container's last output to be read after its process has ended; what nobody reads by then is dropped.",
+		),
 	}),
 	log: table("snpd's own log.", {
 		level: choice("info", LOG_LEVELS, "Least important level that is written."),

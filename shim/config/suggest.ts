@@ -45,7 +45,10 @@ export function suggest(word: string, candidates: readonly string[]): string | u
 	let best: string | undefined;
 	let bestDistance = Number.POSITIVE_INFINITY;
 	for (const candidate of candidates) {
-		const distance = Math.min(editDistance(word, candidate), editDistance(leaf, lastPart(candidate)) + (sameTable(word, candidate) ? 0 : 1));
+		const distance = Math.min(
+			editDistance(word, candidate),
+			editDistance(leaf, lastPart(candidate)) + (sameTable(word, candidate) ? 0 : 1),
+		);
 		if (distance >= bestDistance || distance > Math.max(2, Math.floor(lastPart(candidate).length / 3))) continue;
 		best = candidate;
 		bestDistance = distance;

@@ -74,7 +74,9 @@ export class TtrpcClient {
 		});
 		const unreachable = options.unreachable ?? "guest.unreachable";
 		stream.on("data", (chunk: Buffer) => this.#receive(chunk));
-		stream.on("error", (error) => this.close(new ShimError(unreachable, `the connection to ${options.name} failed: ${messageOf(error)}`, { cause: error })));
+		stream.on("error", (error) =>
+			this.close(new ShimError(unreachable, `the connection to ${options.name} failed: ${messageOf(error)}`, { cause: error })),
+		);
 		stream.on("end", () => this.close(new ShimError(unreachable, `${options.name} closed the connection`)));
 		stream.on("close", () => this.close(new ShimError(unreachable, `the connection to ${options.name} was closed`)));
 		if (stream.destroyed) this.close(new ShimError(unreachable, `the connection to ${options.name} was closed`));
@@ -124,8 +126,10 @@ export class TtrpcClient {
 		if (signal?.aborted === true) return canceled(what, signal.reason);
 		const limit = this.#options.maxCalls ?? DEFAULT_MAX_CALLS;
 		if (this.#pending.size >= limit) return new ShimError("busy", `${what}: ${limit} calls are unanswered`);
-		if (this.#stream.writableLength > MAX_UNSENT_BYTES) return new ShimError("busy", `${what}: ${this.#stream.writableLength} bytes wait to be sent`);
-		if (this.#nextId > MAX_STREAM_ID) return new ShimError(this.#options.unreachable ?? "guest.unreachable", `${what}: the connection has no call numbers left`);
+		if (this.#stream.writableLength > MAX_UNSENT_BYTES)
+			return new ShimError("busy", `${what}: ${this.#stream.writableLength} bytes wait to be sent`);
+		if (this.#nextId > MAX_STREAM_ID)
+			return new ShimError(this.#options.unreachable ?? "guest.unreachable", `${what}: the connection has no call numbers left`);
 		return undefined;
 	}
 
@@ -166,7 +170,10 @@ export class TtrpcClient {
 	#answer(frame: Frame): void {
 		const violated = this.#options.violated ?? "guest.protocol";
 		if (frame.type !== FrameType.response || frame.streamId % 2 === 0 || frame.streamId >= this.#nextId) {
-			throw new ShimError(violated, `${this.#options.name} sent a frame of type ${frame.type} for stream ${frame.streamId}, which was never opened`);
+			throw new ShimError(
+				violated,
+				`${this.#options.name} sent a frame of type ${frame.type} for stream ${frame.streamId}, which was never opened`,
+			);
 		}
 		const call = this.#pending.get(frame.streamId);
 		if (call === undefined) return;

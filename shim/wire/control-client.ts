@@ -25,7 +25,14 @@ function exchange(socketPath: string, request: Record<string, unknown>, signal: 
 		const reader = new LinkReader();
 		const fail = (error: unknown): void => {
 			socket.destroy();
-			reject(error instanceof ShimError ? error : new ShimError("internal", `asking snpd on ${socketPath} failed: ${messageOf(error)}`, { cause: error, remedy: "does snpd run? it starts with the first pod" }));
+			reject(
+				error instanceof ShimError
+					? error
+					: new ShimError("internal", `asking snpd on ${socketPath} failed: ${messageOf(error)}`, {
+							cause: error,
+							remedy: "does snpd run? it starts with the first pod",
+						}),
+			);
 		};
 		signal.addEventListener("abort", () => fail(signal.reason), { once: true });
 		socket.on("connect", () => socket.write(encodeLinkJson(LinkKind.control, 1, request)));

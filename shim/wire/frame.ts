@@ -44,7 +44,8 @@ const MAX_METADATA_PAIRS = 1024;
 
 /** One frame as bytes. @throws ShimError `call.invalid` when the data is over 4 MiB */
 export function encodeFrame(type: number, streamId: number, data: Uint8Array): Buffer {
-	if (data.length > MAX_DATA_BYTES) throw new ShimError("call.invalid", `a ttrpc message of ${data.length} bytes is over the limit of ${MAX_DATA_BYTES}`);
+	if (data.length > MAX_DATA_BYTES)
+		throw new ShimError("call.invalid", `a ttrpc message of ${data.length} bytes is over the limit of ${MAX_DATA_BYTES}`);
 	const frame = Buffer.allocUnsafe(TTRPC_HEADER_BYTES + data.length);
 	frame.writeUInt32BE(data.length, 0);
 	frame.writeUInt32BE(streamId, 4);
@@ -99,7 +100,8 @@ export function encodeRequest(request: Request): Uint8Array {
 	writer.uint32(tag(1, 2)).string(request.service);
 	writer.uint32(tag(2, 2)).string(request.method);
 	if (request.payload.length > 0) writer.uint32(tag(3, 2)).bytes(request.payload);
-	if (request.timeoutMs !== undefined && request.timeoutMs > 0) writer.uint32(tag(4, 0)).int64(Math.round(request.timeoutMs) * NANOS_PER_MS);
+	if (request.timeoutMs !== undefined && request.timeoutMs > 0)
+		writer.uint32(tag(4, 0)).int64(Math.round(request.timeoutMs) * NANOS_PER_MS);
 	for (const [key, value] of Object.entries(request.metadata ?? {})) {
 		writer.uint32(tag(5, 2)).fork().uint32(tag(1, 2)).string(key).uint32(tag(2, 2)).string(value).ldelim();
 	}
@@ -175,7 +177,9 @@ function eachField(bytes: Uint8Array, reason: ErrorReason, what: string, take: (
 			if (!take(reader, field)) reader.skipType(field & 7);
 		}
 	} catch (error) {
-		throw error instanceof ShimError ? error : new ShimError(reason, `a ttrpc ${what} can't be decoded: ${messageOf(error)}`, { cause: error });
+		throw error instanceof ShimError
+			? error
+			: new ShimError(reason, `a ttrpc ${what} can't be decoded: ${messageOf(error)}`, { cause: error });
 	}
 }
 

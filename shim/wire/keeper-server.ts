@@ -82,7 +82,10 @@ class Connection {
 		this.#handlers = handlers;
 		this.#log = log;
 		this.#attached = attached;
-		this.#firstFrame = setTimeout(() => this.#violate(new ShimError("wait.deadline", `no frame within ${FIRST_FRAME_MS} ms`)), FIRST_FRAME_MS);
+		this.#firstFrame = setTimeout(
+			() => this.#violate(new ShimError("wait.deadline", `no frame within ${FIRST_FRAME_MS} ms`)),
+			FIRST_FRAME_MS,
+		);
 		socket.on("data", (chunk) => this.#receive(chunk));
 		socket.on("drain", () => socket.resume());
 		socket.on("end", () => this.#ended());
@@ -117,7 +120,8 @@ class Connection {
 			this.#acceptControl(frame);
 			return;
 		}
-		if (this.#role === "control" || frame.kind !== LinkKind.hello) throw new ShimError("call.invalid", `unexpected frame of kind ${frame.kind} on a new link`);
+		if (this.#role === "control" || frame.kind !== LinkKind.hello)
+			throw new ShimError("call.invalid", `unexpected frame of kind ${frame.kind} on a new link`);
 		this.#attach(frame);
 	}
 
@@ -143,7 +147,8 @@ class Connection {
 	#acceptControl(frame: LinkFrame): void {
 		clearTimeout(this.#firstFrame);
 		this.#role = "control";
-		if (this.#controls >= MAX_CONTROL_UNANSWERED) throw new ShimError("busy", `more than ${MAX_CONTROL_UNANSWERED} CONTROL requests on one connection`);
+		if (this.#controls >= MAX_CONTROL_UNANSWERED)
+			throw new ShimError("busy", `more than ${MAX_CONTROL_UNANSWERED} CONTROL requests on one connection`);
 		const request = parseLinkJson(v.unknown(), "CONTROL", frame.payload);
 		this.#controls += 1;
 		// The idle bound is the client's; while it waits for us, the handler's own deadlines hold.

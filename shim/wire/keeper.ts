@@ -199,7 +199,10 @@ export class Keeper {
 		}
 		const bytes = frame.payload.length;
 		if (this.#unanswered >= MAX_UNANSWERED || this.#unansweredBytes + bytes > MAX_UNANSWERED_BYTES) {
-			throw new ShimError("call.invalid", `a keeper sent more than ${MAX_UNANSWERED} requests or ${MAX_UNANSWERED_BYTES} bytes without an answer`);
+			throw new ShimError(
+				"call.invalid",
+				`a keeper sent more than ${MAX_UNANSWERED} requests or ${MAX_UNANSWERED_BYTES} bytes without an answer`,
+			);
 		}
 		counts.requests += 1;
 		counts.bytes += bytes;
@@ -216,7 +219,15 @@ export class Keeper {
 			return;
 		}
 		const { service, method, payload, timeoutMs } = request;
-		const call: KeeperRequest = { channel: frame.channel, streamId: ttrpc.streamId, service, method, payload, timeoutMs, replay: frame.kind === LinkKind.replay };
+		const call: KeeperRequest = {
+			channel: frame.channel,
+			streamId: ttrpc.streamId,
+			service,
+			method,
+			payload,
+			timeoutMs,
+			replay: frame.kind === LinkKind.replay,
+		};
 		if (this.#held === undefined) this.#start(call, answer);
 		else this.#held.push(() => this.#start(call, answer));
 	}
@@ -251,9 +262,17 @@ function encodeAnswer(streamId: number, value: KeeperAnswer): Buffer {
 	const response =
 		"payload" in value
 			? { code: GrpcCode.OK, message: "", payload: value.payload }
-			: { code: value.code === GrpcCode.OK ? GrpcCode.UNKNOWN : value.code, message: value.message.slice(0, MAX_MESSAGE_CHARACTERS), payload: new Uint8Array(0) };
+			: {
+					code: value.code === GrpcCode.OK ? GrpcCode.UNKNOWN : value.code,
+					message: value.message.slice(0, MAX_MESSAGE_CHARACTERS),
+					payload: new Uint8Array(0),
+				};
 	const encoded = encodeResponse(response);
 	if (encoded.length <= MAX_DATA_BYTES) return encodeFrame(FrameType.response, streamId, encoded);
 	const message = `the answer has ${encoded.length} bytes; ttrpc allows ${MAX_DATA_BYTES}`;
-	return encodeFrame(FrameType.response, streamId, encodeResponse({ code: GrpcCode.RESOURCE_EXHAUSTED, message, payload: new Uint8Array(0) }));
+	return encodeFrame(
+		FrameType.response,
+		streamId,
+		encodeResponse({ code: GrpcCode.RESOURCE_EXHAUSTED, message, payload: new Uint8Array(0) }),
+	);
 }

@@ -35,7 +35,8 @@ export interface LinkFrame {
 /** One frame as bytes. @throws ShimError `call.invalid` when the payload is too long */
 export function encodeLink(kind: number, channel: number, payload: Uint8Array = new Uint8Array(0)): Buffer {
 	const rest = KIND_AND_CHANNEL_BYTES + payload.length;
-	if (rest > MAX_LINK_REST_BYTES) throw new ShimError("call.invalid", `a link frame of ${rest} bytes is over the limit of ${MAX_LINK_REST_BYTES}`);
+	if (rest > MAX_LINK_REST_BYTES)
+		throw new ShimError("call.invalid", `a link frame of ${rest} bytes is over the limit of ${MAX_LINK_REST_BYTES}`);
 	const frame = Buffer.allocUnsafe(LENGTH_BYTES + rest);
 	frame.writeUInt32BE(rest, 0);
 	frame.writeUInt8(kind, 4);
@@ -56,7 +57,10 @@ export class LinkReader {
 		frameBytes: (header) => {
 			const rest = header.readUInt32BE(0);
 			if (rest > MAX_LINK_REST_BYTES || rest < KIND_AND_CHANNEL_BYTES) {
-				throw new ShimError("call.invalid", `a link frame announces ${rest} bytes; ${KIND_AND_CHANNEL_BYTES} to ${MAX_LINK_REST_BYTES} are allowed`);
+				throw new ShimError(
+					"call.invalid",
+					`a link frame announces ${rest} bytes; ${KIND_AND_CHANNEL_BYTES} to ${MAX_LINK_REST_BYTES} are allowed`,
+				);
 			}
 			return LENGTH_BYTES + rest;
 		},

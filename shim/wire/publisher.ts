@@ -133,7 +133,11 @@ export class EventPublisher {
 			} catch (error) {
 				const refused = error instanceof RemoteError;
 				refusals += refused ? 1 : 0;
-				this.#log.warn("an event was not taken by containerd", { topic: head.event.topic, error: messageOf(error), queued: this.#queue.length });
+				this.#log.warn("an event was not taken by containerd", {
+					topic: head.event.topic,
+					error: messageOf(error),
+					queued: this.#queue.length,
+				});
 				if (refusals >= MAX_REFUSALS) {
 					this.#drop(0, "containerd refused it");
 					refusals = 0;
@@ -148,7 +152,11 @@ export class EventPublisher {
 	async #send({ event, at }: Queued): Promise<void> {
 		const any = encodeAny(event.typeUrl, event.value);
 		if (this.#target.ttrpcAddress === "") {
-			await runPublishBinary({ binary: this.#target.publishBinary, address: this.#target.address, topic: event.topic, namespace: event.namespace }, any, this.#stop.signal);
+			await runPublishBinary(
+				{ binary: this.#target.publishBinary, address: this.#target.address, topic: event.topic, namespace: event.namespace },
+				any,
+				this.#stop.signal,
+			);
 			return;
 		}
 		this.#client ??= await this.#connect(this.#target.ttrpcAddress);
@@ -182,7 +190,12 @@ export class EventPublisher {
 			socket.once("connect", () => {
 				clearTimeout(timer);
 				socket.off("error", onError);
-				const client = new TtrpcClient(socket, { name: `containerd at ${path}`, log: this.#log, unreachable: "internal", violated: "internal" });
+				const client = new TtrpcClient(socket, {
+					name: `containerd at ${path}`,
+					log: this.#log,
+					unreachable: "internal",
+					violated: "internal",
+				});
 				void client.closed.then(() => {
 					if (this.#client === client) this.#client = undefined;
 				});
@@ -247,7 +260,14 @@ function encodeForward(event: ContainerdEvent, at: Date, any: Uint8Array): Uint8
 	const ms = at.getTime();
 	const writer = protobuf.Writer.create();
 	writer.uint32(tag(1, 2)).fork();
-	writer.uint32(tag(1, 2)).fork().uint32(tag(1, 0)).int64(Math.floor(ms / 1000)).uint32(tag(2, 0)).int32((ms % 1000) * 1_000_000).ldelim();
+	writer
+		.uint32(tag(1, 2))
+		.fork()
+		.uint32(tag(1, 0))
+		.int64(Math.floor(ms / 1000))
+		.uint32(tag(2, 0))
+		.int32((ms % 1000) * 1_000_000)
+		.ldelim();
 	writer.uint32(tag(2, 2)).string(event.namespace);
 	writer.uint32(tag(3, 2)).string(event.topic);
 	writer.uint32(tag(4, 2)).bytes(any);

@@ -22,7 +22,10 @@ t.test("withDeadline names what was waited for, and aborts the work", async (t) 
 });
 
 t.test("withDeadline takes its reason and remedy from the caller", async (t) => {
-	const wait = withDeadline({ what: "a", timeoutMs: 1, reason: "vmm.boot-timeout", remedy: "look" }, () => new Promise<never>(() => undefined));
+	const wait = withDeadline(
+		{ what: "a", timeoutMs: 1, reason: "vmm.boot-timeout", remedy: "look" },
+		() => new Promise<never>(() => undefined),
+	);
 	await t.rejects(wait, failing({ reason: "vmm.boot-timeout", code: "deadline-exceeded", remedy: "look" }));
 });
 
@@ -57,7 +60,8 @@ t.test("withDeadline swallows the late failure of work", async (t) => {
 	const late = deferred<never>();
 	await t.rejects(
 		withDeadline({ what: "a", timeoutMs: 1 }, () => late.promise),
-		failing({ reason: "wait.deadline" }));
+		failing({ reason: "wait.deadline" }),
+	);
 	late.reject(new Error("too late"));
 });
 

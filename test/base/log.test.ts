@@ -5,7 +5,10 @@ import type { LogLevel } from "../../shim/base/log.ts";
 
 function collect(level?: LogLevel): { log: Log; records: () => Record<string, unknown>[] } {
 	const lines: string[] = [];
-	return { log: new Log((line) => void lines.push(line), level), records: () => lines.map((line) => JSON.parse(line) as Record<string, unknown>) };
+	return {
+		log: new Log((line) => void lines.push(line), level),
+		records: () => lines.map((line) => JSON.parse(line) as Record<string, unknown>),
+	};
 }
 
 t.test("Log writes one JSON object a line, fixed fields first", async (t) => {

@@ -30,7 +30,8 @@ t.test("Mailbox.run refuses beyond its limit and recovers", async (t) => {
 	const waiting = mailbox.run(async () => undefined);
 	await t.rejects(
 		mailbox.run(async () => undefined),
-		failing({ reason: "busy", message: "pod a has 2 calls waiting" }));
+		failing({ reason: "busy", message: "pod a has 2 calls waiting" }),
+	);
 	gate.resolve();
 	await Promise.all([running, waiting]);
 	t.equal(await mailbox.run(async () => 3), 3);

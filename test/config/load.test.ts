@@ -31,7 +31,10 @@ function complaint(toml: string): string {
 t.test("loadConfig without a file gives the defaults, unless the file was named", async (t) => {
 	const file = join(t.testdir(), "config.toml");
 	t.same(await loadConfig(file, { required: false }), defaultConfig());
-	await t.rejects(loadConfig(file, { required: true }), failing({ reason: "config.unreadable", message: `reading the configuration ${file} failed` }));
+	await t.rejects(
+		loadConfig(file, { required: true }),
+		failing({ reason: "config.unreadable", message: `reading the configuration ${file} failed` }),
+	);
 });
 
 t.test("loadConfig takes drop-ins in the order of their names, key by key", async (t) => {
@@ -53,9 +56,15 @@ t.test("loadConfig reads drop-ins even when there is no main file", async (t) =>
 
 t.test("a wrong drop-in is named, and state_dir can't be set in one", async (t) => {
 	const file = files(t, "", { "a.toml": "[guest]\nvcpus = 0\n" });
-	await t.rejects(loadConfig(file, { required: true }), failing({ reason: "config.invalid", message: `${file}.d/a.toml:2: guest.vcpus is 0, but must be an integer from 1 to 254` }));
+	await t.rejects(
+		loadConfig(file, { required: true }),
+		failing({ reason: "config.invalid", message: `${file}.d/a.toml:2: guest.vcpus is 0, but must be an integer from 1 to 254` }),
+	);
 	const other = files(t, "", { "a.toml": 'state_dir = "/run/x"\n' });
-	await t.rejects(loadConfig(other, { required: true }), failing({ reason: "config.invalid", message: /state_dir can't be set in a drop-in/ }));
+	await t.rejects(
+		loadConfig(other, { required: true }),
+		failing({ reason: "config.invalid", message: /state_dir can't be set in a drop-in/ }),
+	);
 });
 
 t.test("a configuration is frozen all the way down", async (t) => {
@@ -79,12 +88,21 @@ t.test("a wrong value is an error that tells the value and what is allowed", asy
 		['[guest]\nvcpus = "two"\n', '/etc/c.toml:2: guest.vcpus is "two", but must be an integer from 1 to 254'],
 		["[guest]\nvcpus = 1.5\n", "/etc/c.toml:2: guest.vcpus is 1.5, but must be an integer from 1 to 254"],
 		["[guest]\nmemory_mib = 127\n", "/etc/c.toml:2: guest.memory_mib is 127, but must be an integer from 128 to 1048576 (MiB)"],
-		['[timeouts]\nboot_ms = "60s"\n', '/etc/c.toml:2: timeouts.boot_ms is "60s", but must be an integer from 100 to 86400000 (milliseconds)'],
+		[
+			'[timeouts]\nboot_ms = "60s"\n',
+			'/etc/c.toml:2: timeouts.boot_ms is "60s", but must be an integer from 100 to 86400000 (milliseconds)',
+		],
 		['[hypervisor]\npath = "cloud-hypervisor"\n', '/etc/c.toml:2: hypervisor.path is "cloud-hypervisor", but must be an absolute path'],
 		["[hypervisor]\nseccomp = 1\n", "/etc/c.toml:2: hypervisor.seccomp is 1, but must be true or false"],
 		['[log]\nlevel = "loud"\n', '/etc/c.toml:2: log.level is "loud", but must be one of "debug", "info", "warn", "error"'],
-		['[guest]\nkernel_parameters = "a\\nb"\n', "/etc/c.toml:2: guest.kernel_parameters is \"a\\nb\", but must be one line of at most 1024 printable ASCII characters"],
-		['[storage]\nmkfs_erofs = "bin/mkfs"\n', '/etc/c.toml:2: storage.mkfs_erofs is "bin/mkfs", but must be an absolute path, or a name on PATH'],
+		[
+			'[guest]\nkernel_parameters = "a\\nb"\n',
+			'/etc/c.toml:2: guest.kernel_parameters is "a\\nb", but must be one line of at most 1024 printable ASCII characters',
+		],
+		[
+			'[storage]\nmkfs_erofs = "bin/mkfs"\n',
+			'/etc/c.toml:2: storage.mkfs_erofs is "bin/mkfs", but must be an absolute path, or a name on PATH',
+		],
 		["guest = 3\n", "/etc/c.toml:1: guest is 3, but must be a table, [guest]"],
 		["[guest.vcpus]\na = 1\n", "/etc/c.toml:1: guest.vcpus is a table, but must be an integer from 1 to 254"],
 		["[guest]\nvcpus = 2024-01-01\n", "/etc/c.toml:2: guest.vcpus is 2024-01-01"],
@@ -99,7 +117,9 @@ t.test("state_dir has room for sockets below it", async (t) => {
 });
 
 t.test("several mistakes are told at once, not without end", async (t) => {
-	const message = complaint("[timeouts]\nboot_ms = 0\nagent_call_ms = 0\nvmm_call_ms = 0\n[guest]\nvcpus = 0\nmemory_mib = 0\n[log]\nlevel = 0\n[debug]\nconsole = 0\n");
+	const message = complaint(
+		"[timeouts]\nboot_ms = 0\nagent_call_ms = 0\nvmm_call_ms = 0\n[guest]\nvcpus = 0\nmemory_mib = 0\n[log]\nlevel = 0\n[debug]\nconsole = 0\n",
+	);
 	t.equal(message.split("but must be").length - 1, 5, message);
 	t.match(message, /; and 2 more$/);
 });
@@ -113,6 +133,9 @@ t.test("broken TOML is an error with line and column", async (t) => {
 
 t.test("a file without end or a folder is no configuration", async (t) => {
 	const folder = t.testdir({ "big.toml": "#".repeat(1024 * 1024 + 1) });
-	await t.rejects(loadConfig(join(folder, "big.toml"), { required: true }), failing({ reason: "config.invalid", message: /at most 1048576/ }));
+	await t.rejects(
+		loadConfig(join(folder, "big.toml"), { required: true }),
+		failing({ reason: "config.invalid", message: /at most 1048576/ }),
+	);
 	await t.rejects(loadConfig(folder, { required: true }), failing({ reason: "config.unreadable" }));
 });

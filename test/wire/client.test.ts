@@ -73,7 +73,10 @@ t.test("TtrpcClient.call gives the peer's status as RemoteError", async (t) => {
 
 t.test("TtrpcClient.call ends at its deadline and ignores the late answer", async (t) => {
 	const { client, far, received } = await dial(t);
-	await t.rejects(client.call("svc", "slow", none, { timeoutMs: 1 }), failing({ reason: "wait.deadline", message: "agent of pod a: slow: no answer within 1 ms" }));
+	await t.rejects(
+		client.call("svc", "slow", none, { timeoutMs: 1 }),
+		failing({ reason: "wait.deadline", message: "agent of pod a: slow: no answer within 1 ms" }),
+	);
 	await received(1);
 	answer(far, 1, "late");
 	const next = client.call("svc", "next", none, forever);
@@ -119,7 +122,8 @@ t.test("the connection's end fails all calls, and later ones", async (t) => {
 	const outcomes = [client.call("svc", "a", none, forever), client.call("svc", "b", none, forever)];
 	await received(2);
 	far.end();
-	for (const outcome of outcomes) await t.rejects(outcome, failing({ reason: "guest.unreachable", message: "agent of pod a closed the connection" }));
+	for (const outcome of outcomes)
+		await t.rejects(outcome, failing({ reason: "guest.unreachable", message: "agent of pod a closed the connection" }));
 	await t.rejects(client.call("svc", "c", none, forever), failing({ reason: "guest.unreachable" }));
 	t.match(await client.closed, { reason: "guest.unreachable" });
 });

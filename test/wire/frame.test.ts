@@ -1,6 +1,16 @@
 import t from "tap";
 import { ShimError } from "../../shim/base/errors.ts";
-import { decodeFrame, decodeRequest, decodeResponse, encodeFrame, encodeRequest, encodeResponse, FrameReader, FrameType, MAX_DATA_BYTES } from "../../shim/wire/frame.ts";
+import {
+	decodeFrame,
+	decodeRequest,
+	decodeResponse,
+	encodeFrame,
+	encodeRequest,
+	encodeResponse,
+	FrameReader,
+	FrameType,
+	MAX_DATA_BYTES,
+} from "../../shim/wire/frame.ts";
 import type { Frame } from "../../shim/wire/frame.ts";
 import { randomBytes, randomSource } from "./support.ts";
 import { failing } from "../base/failing.ts";
@@ -42,23 +52,38 @@ t.test("FrameReader takes frames of the full size and no byte more", async (t) =
 	t.ok(frame?.data.equals(data));
 	const header = Buffer.alloc(10);
 	header.writeUInt32BE(MAX_DATA_BYTES + 1);
-	t.throws(() => new FrameReader("guest.protocol").push(header), failing({ reason: "guest.protocol", message: /4194305 bytes of data; the limit is 4194304/ }));
+	t.throws(
+		() => new FrameReader("guest.protocol").push(header),
+		failing({ reason: "guest.protocol", message: /4194305 bytes of data; the limit is 4194304/ }),
+	);
 	t.throws(() => new FrameReader("guest.protocol", 16).push(encodeFrame(2, 1, Buffer.alloc(17))), failing({ reason: "guest.protocol" }));
 });
 
 t.test("decodeFrame refuses a header for another length", async (t) => {
 	t.throws(() => decodeFrame(Buffer.alloc(9), "call.invalid"), failing({ reason: "call.invalid" }));
-	t.throws(() => decodeFrame(Buffer.concat([encodeFrame(1, 1, Buffer.alloc(3)), Buffer.alloc(1)]), "call.invalid"), failing({ reason: "call.invalid" }));
+	t.throws(
+		() => decodeFrame(Buffer.concat([encodeFrame(1, 1, Buffer.alloc(3)), Buffer.alloc(1)]), "call.invalid"),
+		failing({ reason: "call.invalid" }),
+	);
 });
 
 t.test("a request keeps its parts", async (t) => {
-	const request = { service: "containerd.task.v2.Task", method: "Create", payload: Buffer.from([1, 2, 3]), timeoutMs: 10_000, metadata: { "containerd-namespace-ttrpc": "k8s.io", __proto__x: "1" } };
+	const request = {
+		service: "containerd.task.v2.Task",
+		method: "Create",
+		payload: Buffer.from([1, 2, 3]),
+		timeoutMs: 10_000,
+		metadata: { "containerd-namespace-ttrpc": "k8s.io", __proto__x: "1" },
+	};
 	const decoded = decodeRequest(encodeRequest(request));
 	t.match(decoded, { service: request.service, method: request.method, timeoutMs: 10_000 });
 	t.same([...decoded.payload], [1, 2, 3]);
 	t.same({ ...decoded.metadata }, request.metadata);
 	// The bytes are those of protoc's encoding of {service "s", method "m", payload 0x01, timeout_nano 1000000}.
-	t.equal(Buffer.from(encodeRequest({ service: "s", method: "m", payload: Buffer.from([1]), timeoutMs: 1 })).toString("hex"), "0a017312016d1a010120c0843d");
+	t.equal(
+		Buffer.from(encodeRequest({ service: "s", method: "m", payload: Buffer.from([1]), timeoutMs: 1 })).toString("hex"),
+		"0a017312016d1a010120c0843d",
+	);
 });
 
 t.test("a request without a time-out or with a negative one has none", async (t) => {
@@ -88,7 +113,11 @@ t.test("garbage is refused by name, never by another error", async (t) => {
 	const random = randomSource(20260726);
 	for (let round = 0; round < 3000; round++) {
 		const bytes = randomBytes(random, random(200));
-		for (const take of [() => decodeRequest(bytes), () => decodeResponse(bytes, "call.invalid"), () => new FrameReader("call.invalid").push(bytes)]) {
+		for (const take of [
+			() => decodeRequest(bytes),
+			() => decodeResponse(bytes, "call.invalid"),
+			() => new FrameReader("call.invalid").push(bytes),
+		]) {
 			try {
 				take();
 			} catch (error) {

@@ -291,7 +291,10 @@ t.test("KeeperStream fails with the keeper's own words", async (t) => {
 	const { far, keeper } = await attach();
 	const stream = keeper.openStream({ id: 1, direction: "in", fifo: "/f", vsock: "/v", port: 1028, token: "" });
 	far.socket.write(encodeLinkJson(LinkKind.streamState, 1, { state: "failed", error: "connecting to /v: ENOENT" }));
-	await t.rejects(stream.opened, failing({ reason: "stream.failed", message: "stdio stream 1 of pod pod-a failed: connecting to /v: ENOENT" }));
+	await t.rejects(
+		stream.opened,
+		failing({ reason: "stream.failed", message: "stdio stream 1 of pod pod-a failed: connecting to /v: ENOENT" }),
+	);
 	await t.rejects(stream.done, failing({ reason: "stream.failed" }));
 });
 
@@ -317,7 +320,10 @@ t.test("the end of a link is told once, fails its streams, and drops answers", a
 	t.same(gone, [keeper]);
 	t.equal(keeper.gone, true);
 	await t.rejects(stream.done, failing({ reason: "stream.failed", message: /the keeper is gone/ }));
-	t.throws(() => keeper.openStream({ id: 2, direction: "in", fifo: "/f", vsock: "/v", port: 1, token: "" }), failing({ reason: "stream.failed" }));
+	t.throws(
+		() => keeper.openStream({ id: 2, direction: "in", fifo: "/f", vsock: "/v", port: 1, token: "" }),
+		failing({ reason: "stream.failed" }),
+	);
 	gate.resolve();
 	await answered.promise;
 	keeper.end();
@@ -335,7 +341,9 @@ t.test("a second link of the same pod replaces the first", async (t) => {
 });
 
 t.test("a keeper whose pod can't be taken on is cut off", async (t) => {
-	const { connect, lines } = await serve(t, { attached: () => Promise.reject(new ShimError("journal.invalid", "the journal of pod-a is cut short")) });
+	const { connect, lines } = await serve(t, {
+		attached: () => Promise.reject(new ShimError("journal.invalid", "the journal of pod-a is cut short")),
+	});
 	const far = connect();
 	far.hello();
 	await once(far.socket, "close");
@@ -380,7 +388,11 @@ t.test("whoever breaks the contract is cut off with a line in the log", async (t
 		["a second HELLO", encodeLinkJson(LinkKind.hello, 0, HELLO), /kind 1/],
 		["a stream state that is not one", state({ state: "odd" }), /STREAM_STATE: state/],
 		["a stream state with a negative count", state({ state: "done", bytes: -1 }), /STREAM_STATE: bytes/],
-		["a ttrpc frame that is cut short", Buffer.concat([encodeLink(LinkKind.opened, 1), encodeLink(LinkKind.frame, 1, Buffer.alloc(4))]), /header for another length/],
+		[
+			"a ttrpc frame that is cut short",
+			Buffer.concat([encodeLink(LinkKind.opened, 1), encodeLink(LinkKind.frame, 1, Buffer.alloc(4))]),
+			/header for another length/,
+		],
 	];
 	for (const [name, bytes, expected] of [...fresh, ...attached]) {
 		await t.test(name, async (t) => {
@@ -445,7 +457,9 @@ t.test("serveKeepers listens on a descriptor that it is given", async (t) => {
 		const handlers = { attached() {}, request: async () => ({ payload: new Uint8Array(0) }), gone() {}, control: async () => ({ pid: process.pid }) };
 		await serveKeepers(3, handlers, new Log(() => undefined));
 	`;
-	const child = spawn(process.execPath, ["--import=tsx", "--input-type=module", "-e", program], { stdio: ["ignore", "ignore", "inherit", fd] });
+	const child = spawn(process.execPath, ["--import=tsx", "--input-type=module", "-e", program], {
+		stdio: ["ignore", "ignore", "inherit", fd],
+	});
 	t.teardown(() => void child.kill("SIGKILL"));
 	starter.close();
 	const far = new FarKeeper(path);
@@ -458,8 +472,15 @@ t.test("serveKeepers listens on a descriptor that it is given", async (t) => {
 
 t.test("serveKeepers says where it can't listen", async (t) => {
 	const path = join(shortFolder(t), "missing", "s");
-	await t.rejects(serveKeepers(path, { attached: () => undefined, request: async () => ({ payload: Buffer.alloc(0) }), gone: () => undefined, control: async () => ({}) }, memoryLog().log), failing({
-		reason: "internal",
-		message: `listening for keepers on ${path} failed`,
-	}));
+	await t.rejects(
+		serveKeepers(
+			path,
+			{ attached: () => undefined, request: async () => ({ payload: Buffer.alloc(0) }), gone: () => undefined, control: async () => ({}) },
+			memoryLog().log,
+		),
+		failing({
+			reason: "internal",
+			message: `listening for keepers on ${path} failed`,
+		}),
+	);
 });

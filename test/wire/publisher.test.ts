@@ -35,7 +35,11 @@ interface Forwarded {
 }
 
 /** A containerd that takes events; `code` decides the status of each by its topic. */
-async function containerd(t: Test, path: string, code: (topic: string) => number = () => 0): Promise<{ events: Forwarded[]; stop: () => Promise<void> }> {
+async function containerd(
+	t: Test,
+	path: string,
+	code: (topic: string) => number = () => 0,
+): Promise<{ events: Forwarded[]; stop: () => Promise<void> }> {
 	const events: Forwarded[] = [];
 	const sockets = new Set<Socket>();
 	const server: Server = net.createServer((socket) => {
@@ -56,7 +60,13 @@ async function containerd(t: Test, path: string, code: (topic: string) => number
 					value: textOf(any, 2),
 					seconds: fields(bytesOf(envelope, 1)).get(1) as number,
 				});
-				socket.write(encodeFrame(FrameType.response, frame.streamId, encodeResponse({ code: code(topic), message: "refused", payload: new Uint8Array(0) })));
+				socket.write(
+					encodeFrame(
+						FrameType.response,
+						frame.streamId,
+						encodeResponse({ code: code(topic), message: "refused", payload: new Uint8Array(0) }),
+					),
+				);
 			}
 		});
 	});
@@ -145,7 +155,10 @@ t.test("the queue is bounded: the oldest event that is not on its way is dropped
 t.test("without a ttrpc address, the publish binary is run", async (t) => {
 	const folder = shortFolder(t);
 	const binary = join(folder, "containerd");
-	writeFileSync(binary, `#!/bin/sh\nprintf '%s\\n' "$*" >> ${folder}/args\ncat >> ${folder}/stdin\ntest ! -e ${folder}/fail || { rm ${folder}/fail; echo 'no containerd' >&2; exit 3; }\n`);
+	writeFileSync(
+		binary,
+		`#!/bin/sh\nprintf '%s\\n' "$*" >> ${folder}/args\ncat >> ${folder}/stdin\ntest ! -e ${folder}/fail || { rm ${folder}/fail; echo 'no containerd' >&2; exit 3; }\n`,
+	);
 	chmodSync(binary, 0o755);
 	writeFileSync(join(folder, "fail"), "");
 	const { log, lines } = memoryLog();

@@ -1,0 +1,78 @@
+/** The test suites: tap's unit tests, tap's end-to-end tests, cargo's. */
+
+import { createHash } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { cacheDir } from "../test/support/paths.ts";
+import { REPOSITORY, run } from "./command.ts";
+import { countCargo, countTap } from "./report.ts";
+import type { Counts } from "./report.ts";
+
+const MINUTE_MS = 60_000;
+
+/** Cargo's settings: built results stay in the cache. */
+export function cargoEnvironment(): NodeJS.ProcessEnv {
+	return { CARGO_TARGET_DIR: join(cacheDir(), "cargo-target"), CARGO_TERM_COLOR: "never" };
+}
+
+/** Tests that need neither root nor a VM. */
+export const UNIT_TESTS: readonly string[] = ["test/!(e2e|support)/**/*.test.ts"];
+/** Tests with containerd and VMs. */
+export const END_TO_END_TESTS: readonly string[] = ["test/e2e/**/*.test.ts"];
+
+/**
+ * Runs tap on patterns of files.
+ * @param jobs files at a time @param fileTimeoutS time for one file
+ */
+export async function runTap(patterns: readonly string[], jobs: number, fileTimeoutS: number): Promise<Counts> {
+	await buildTap();
+	const folder = mkdtempSync(join(tmpdir(), "snp-report-"));
+	const report = join(folder, "report.tap");
+	try {
+		const args = ["tap", "--reporter=terse", `--output-file=${report}`, `--jobs=${jobs}`, `--timeout=${fileTimeoutS}`, ...patterns];
+		const { ok } = await run("npx", args, { timeoutMs: 40 * MINUTE_MS });
+		return honest(countTap(readFileSync(report, "utf8")), ok);
+	} catch (error) {
+		console.error(`tap left no report: ${String(error)}`);
+		return { passed: 0, failed: 1 };
+	} finally {
+		rmSync(folder, { recursive: true, force: true });
+	}
+}
+
+/** Runs the tests of the Rust programs. */
+export async function runCargoTests(): Promise<Counts> {
+	const { ok, output } = await run("cargo", ["test", "--workspace", "--locked", "--no-fail-fast"], {
+		timeoutMs: 30 * MINUTE_MS,
+		env: cargoEnvironment(),
+	});
+	return honest(countCargo(output), ok);
+}
+
+/** A run that failed without a failed test, or that ran no test, counts as one failure. */
+function honest(counts: Counts, ok: boolean): Counts {
+	const silent = counts.failed === 0 && (!ok || counts.passed === 0);
+	return silent ? { ...counts, failed: 1 } : counts;
+}
+
+/** tap generates the class of its tests from .taprc; done once for each version and configuration. */
+async function buildTap(): Promise<void> {
+	const stamp = join(REPOSITORY, "node_modules/.tap-built");
+	const version = readFileSync(join(REPOSITORY, "node_modules/tap/package.json"));
+	const wanted = createHash("sha256")
+		.update(version)
+		.update(readFileSync(join(REPOSITORY, ".taprc")))
+		.digest("hex");
+	if (read(stamp) === wanted) return;
+	const { ok } = await run("npx", ["tap", "build"], { timeoutMs: 5 * MINUTE_MS, quiet: true });
+	if (ok) writeFileSync(stamp, wanted);
+}
+
+function read(file: string): string | undefined {
+	try {
+		return readFileSync(file, "utf8");
+	} catch {
+		return undefined;
+	}
+}
