@@ -26,10 +26,21 @@ export interface WaitOptions {
  * @returns undefined when there is no such process
  */
 export function startTimeOf(pid: number): bigint | undefined {
+	return statusOf(pid)?.startTime;
+}
+
+interface Status {
+	readonly startTime: bigint;
+	/** Ended, but not waited for by its parent yet. */
+	readonly zombie: boolean;
+}
+
+function statusOf(pid: number): Status | undefined {
 	const stat = readProc(`/proc/${pid}/stat`);
-	// The second field is the program's name in parentheses and may itself hold spaces and parentheses.
-	const ticks = stat?.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
-	return ticks === undefined ? undefined : BigInt(ticks);
+	// The second field is the program's name in parentheses and may itself hold spaces and parentheses; the state is the third.
+	const fields = stat?.slice(stat.lastIndexOf(")") + 2).split(" ");
+	const ticks = fields?.[19];
+	return ticks === undefined ? undefined : { startTime: BigInt(ticks), zombie: fields?.[0] === "Z" };
 }
 
 /**
@@ -76,7 +87,8 @@ export class ProcessHandle {
 
 	/**
 	 * Opens a process.
-	 * @param startTime when it is given, a process that started at another time does not count: its number was used again
+	 * @param startTime when it is given, only a running process that started then counts: another one has got its number. Without it, one's own child counts
+	 * until it has been waited for
 	 * @returns undefined when there is no such process
 	 * @throws SystemError when the host refuses (EMFILE)
 	 */
@@ -90,12 +102,12 @@ export class ProcessHandle {
 			throw error;
 		}
 		// Read after opening: if the number has changed hands in between, the times differ.
-		const found = startTimeOf(pid);
-		if (found === undefined || (startTime !== undefined && found !== startTime)) {
+		const found = statusOf(pid);
+		if (found === undefined || (startTime !== undefined && (found.startTime !== startTime || found.zombie))) {
 			closeFd(pidfd);
 			return undefined;
 		}
-		const handle = new ProcessHandle(pid, found, pidfd);
+		const handle = new ProcessHandle(pid, found.startTime, pidfd);
 		handle.#unwatch = pidfdWatch(pidfd, () => {
 			handle.#ended = true;
 			handle.#exited.resolve();

@@ -17,7 +17,7 @@ import { listenUnix, MAX_SOCKET_PATH_BYTES } from "../host/sockets.ts";
 import { readEvents } from "./events.ts";
 import type { OnVmmEvent } from "./events.ts";
 import { Vmm, vmmFiles } from "./vmm.ts";
-import type { VmmExit } from "./vmm.ts";
+import type { VmmExit, VmmFiles } from "./vmm.ts";
 import { boundLog } from "./vmm-log.ts";
 
 export { Vmm, vmmFiles } from "./vmm.ts";
@@ -58,7 +58,7 @@ const LOG_FLAGS: Readonly<Record<VmmLogLevel, readonly string[]>> = { warn: [], 
 
 /**
  * Starts a VMM without a VM: own session, empty environment, the folder as its working directory. It may be called at once through `client`; a program
- * that ends early is reported by the first call. The caller kills it; it outlives this process otherwise.
+ * that ends early is reported by the first call. The caller kills it; it outlives this process otherwise, and does not keep it alive.
  * @throws ShimError vmm.missing, vmm.launch, wait.canceled
  */
 export async function launchVmm(options: LaunchOptions): Promise<Vmm> {
@@ -67,17 +67,23 @@ export async function launchVmm(options: LaunchOptions): Promise<Vmm> {
 	if (Buffer.byteLength(files.apiSocket) > MAX_SOCKET_PATH_BYTES) throw new ShimError("vmm.launch", `${files.apiSocket} is longer than ${MAX_SOCKET_PATH_BYTES} bytes`, { remedy: "shorten state_dir" });
 	const stop: (() => void)[] = [];
 	try {
-		// What a killed VMM left would be in the way.
-		await Promise.all([files.apiSocket, files.events].map((path) => rm(path, { force: true })));
+		await removeOld(files);
 		if (options.signal?.aborted === true) throw new ShimError("wait.canceled", "the start of the hypervisor was canceled", { cause: options.signal.reason });
 		return await started(start(options, stop), options.folder, stop);
 	} catch (error) {
 		for (const undo of stop) undo();
+		await removeOld(files);
 		if (error instanceof ShimError) throw error;
 		throw new ShimError("vmm.launch", `starting ${options.hypervisorPath} in ${options.folder}: ${messageOf(error)}`, { cause: error });
 	}
 }
 
+/** What a killed VMM, or a launch that failed, left would be in the way. */
+async function removeOld(files: VmmFiles): Promise<void> {
+	await Promise.all([files.apiSocket, files.events].map((path) => rm(path, { force: true })));
+}
+
+/** Opens everything and spawns; the descriptors that the child has by then are closed here. */
 function start(options: LaunchOptions, stop: (() => void)[]): ChildProcess {
 	const files = vmmFiles(options.folder);
 	const handedOver: number[] = [];
