@@ -62,19 +62,20 @@ export class DeviceSet {
     return this.#place(net.id, net.pci_device_id, (place) => qemu.netDevice(place, net, tap, mac));
   }
 
-  addVsock(vsock: VsockConfig, vhostSocket: string): qemu.QemuDevice {
+  /** `vhostSocket`: where QEMU waits for the back end of a device that is plugged; none at the start. */
+  addVsock(vsock: VsockConfig, vhostSocket?: string): qemu.QemuDevice {
     vsock.id ??= this.#unnamedId('_vsock');
-    return this.#place(vsock.id, vsock.pci_device_id, (place) => qemu.vsockDevice(place, vsock, vhostSocket));
+    return this.#place(vsock.id, vsock.pci_device_id, (place) => qemu.vsockDevice(place, vhostSocket));
   }
 
-  /** All devices of a configuration, in the real VMM's order: console, disks, nets, rng, vsock, memory, balloon, panic. `vhostSocket` belongs to its vsock. */
-  addAll(config: VmConfig, vhostSocket: string | undefined): void {
+  /** All devices of a configuration, in the real VMM's order: console, disks, nets, rng, vsock, memory, balloon, panic. */
+  addAll(config: VmConfig): void {
     const { memory } = config;
     if (config.console.mode !== 'Off') this.#place('__console', config.console.pci_device_id, (place) => qemu.consoleDevice(place, config.console));
     for (const disk of config.disks ?? []) this.addDisk(disk);
     for (const net of config.net ?? []) this.addNet(net);
     this.#place('__rng', config.rng.pci_device_id, (place) => qemu.rngDevice(place, config.rng));
-    if (config.vsock !== undefined && vhostSocket !== undefined) this.addVsock(config.vsock, vhostSocket);
+    if (config.vsock !== undefined) this.addVsock(config.vsock);
     if (memory.hotplug_method === 'VirtioMem' && (memory.hotplug_size ?? 0) > 0) this.#place('mem0', undefined, (place) => qemu.memDevice(place, memory));
     const { balloon } = config;
     if (balloon !== undefined) this.#place('__balloon', balloon.pci_device_id, (place) => qemu.balloonDevice(place, balloon));

@@ -1,4 +1,6 @@
 /** Devices that come and go while the guest runs. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { deviceManagerError, messageOf, VmmError } from './api-error.ts';
 import { imageLocked, type Machine } from './machine.ts';
 import type { QemuBackend, QemuDevice } from './qemu-devices.ts';
@@ -15,15 +17,17 @@ export async function plugNet(machine: Machine, net: NetConfig): Promise<QemuDev
 }
 
 export async function plugVsock(machine: Machine, vsock: VsockConfig): Promise<QemuDevice> {
-  const backend = await machine.startVsock(vsock.socket, vsock.cid);
+  const folder = mkdtempSync('/tmp/ch-qemu-');
   try {
-    const device = machine.devices.addVsock(vsock, backend.vhostSocket);
-    await plug(machine, device, (text) => deviceManagerError('Cannot create virtio-vsock device', text));
-    backend.connected();
-    return device;
+    const vhostSocket = join(folder, 'v');
+    const device = machine.devices.addVsock(vsock, vhostSocket);
+    const refuse = (text: string): VmmError => deviceManagerError('Cannot create virtio-vsock device', text);
+    return await plug(machine, device, refuse, () => machine.startVsock(vsock.socket, vsock.cid, vhostSocket));
   } catch (error) {
     await machine.stopVsock();
     throw error;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 }
 
@@ -42,13 +46,15 @@ export async function unplug(machine: Machine, id: string): Promise<void> {
   }
 }
 
-async function plug(machine: Machine, device: QemuDevice, refuse: (text: string) => VmmError): Promise<QemuDevice> {
+/** Makes a device's backends and the device; `between` runs when the backends are there. What was made is undone when a step fails. */
+async function plug(machine: Machine, device: QemuDevice, refuse: (text: string) => VmmError, between = (): void => undefined): Promise<QemuDevice> {
   const made: QemuBackend[] = [];
   try {
     for (const backend of device.backends) {
       await addBackend(machine, backend);
       made.push(backend);
     }
+    between();
     await machine.qmp.run('device_add', device.properties);
     return device;
   } catch (error) {
@@ -58,7 +64,7 @@ async function plug(machine: Machine, device: QemuDevice, refuse: (text: string)
       else if (backend.kind === 'chardev') await machine.qmp.run('chardev-remove', { id: backend.id });
     }
     machine.devices.forget(device.id);
-    throw refuse(messageOf(error));
+    throw error instanceof VmmError ? error : refuse(messageOf(error));
   }
 }
 

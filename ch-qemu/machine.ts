@@ -3,6 +3,7 @@
  *
  * A machine is booted once and ended once. A guest that resets ends its machine too: the VMM boots another one, as the real one does.
  */
+import type { StdioOptions } from 'node:child_process';
 import { EventEmitter } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { existsSync } from 'node:fs';
@@ -11,7 +12,7 @@ import { deviceManagerError, messageOf, VmmError } from './api-error.ts';
 import { Child, within } from './child.ts';
 import { DeviceSet } from './device-set.ts';
 import type { Log } from './log.ts';
-import { type Accelerator, qemuArguments } from './qemu-arguments.ts';
+import { type Accelerator, MONITOR_FD, qemuArguments } from './qemu-arguments.ts';
 import { Qmp, type QmpData } from './qmp.ts';
 import type { Tools } from './tools.ts';
 import type { VmConfig } from './vm-config.ts';
@@ -54,22 +55,24 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; 'device-removed
    */
   static async boot(host: Host, config: VmConfig): Promise<Machine> {
     const devices = new DeviceSet();
-    const vsock = config.vsock === undefined ? undefined : await VsockBackend.start(host.tools, config.vsock.socket, config.vsock.cid);
+    const vsock = config.vsock === undefined ? undefined : VsockBackend.start(host.tools, config.vsock.socket, config.vsock.cid);
     let child: Child | undefined;
     try {
-      devices.addAll(config, vsock?.vhostSocket);
+      devices.addAll(config);
       const firmware = smallFirmware(host.tools.qemu);
       const args = qemuArguments({ config, devices: [...devices.all.values()], accelerator: host.accelerator, firmware });
       host.log.debug(`${host.tools.qemu} ${args.join(' ')}`);
-      child = new Child(host.tools.leash, [host.tools.qemu, ...args], [config.serial.mode === 'Tty' ? 'inherit' : 'ignore', 'inherit', 'pipe', 'pipe']);
-      const qmp = await Qmp.open(child.process.stdio[3] as Duplex, BOOT_LIMIT_MS);
-      vsock?.connected();
+      const stdio: StdioOptions = [config.serial.mode === 'Tty' ? 'inherit' : 'ignore', 'inherit', 'pipe', 'pipe', vsock?.peer ?? 'ignore'];
+      child = new Child(host.tools.leash, [host.tools.qemu, ...args], stdio);
+      vsock?.handedOver();
+      const qmp = await Qmp.open(child.process.stdio[MONITOR_FD] as Duplex, BOOT_LIMIT_MS);
       const machine = new Machine(host, config, devices, child, qmp, vsock);
       await machine.#settle();
       return machine;
     } catch (error) {
       await child?.kill();
       await vsock?.stop();
+      if (vsock !== undefined && vsock.complaints !== '') throw deviceManagerError('Cannot create virtio-vsock backend', vsock.complaints);
       throw child === undefined ? error : bootError(child, error);
     }
   }
@@ -85,10 +88,9 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; 'device-removed
     this.paused = false;
   }
 
-  /** Starts a backend for a vsock device that is plugged later. The machine owns it. */
-  async startVsock(path: string, cid: number): Promise<VsockBackend> {
-    this.#vsock = await VsockBackend.start(this.host.tools, path, cid);
-    return this.#vsock;
+  /** Starts a backend for a vsock device that is plugged later: it connects to QEMU at `vhostSocket`. The machine owns it. */
+  startVsock(path: string, cid: number, vhostSocket: string): void {
+    this.#vsock = VsockBackend.start(this.host.tools, path, cid, vhostSocket);
   }
 
   async stopVsock(): Promise<void> {

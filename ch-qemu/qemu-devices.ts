@@ -1,7 +1,7 @@
 /**
  * The API's devices as QEMU's: pure, and the same for the command line (cold) and the monitor (hot plug), since QEMU takes JSON in both places.
  */
-import type { BalloonConfig, ConsoleConfig, DiskConfig, MemoryConfig, NetConfig, RngConfig, SerialConfig, VsockConfig } from './vm-config.ts';
+import type { BalloonConfig, ConsoleConfig, DiskConfig, MemoryConfig, NetConfig, RngConfig, SerialConfig } from './vm-config.ts';
 
 export type QemuProperties = Readonly<Record<string, unknown>>;
 
@@ -82,14 +82,18 @@ export function rngDevice(place: Place, rng: RngConfig): QemuDevice {
   return { ...place, type: 'rng', backends: [backend], properties: pci(place, 'virtio-rng-pci', { rng: source }), ports: [] };
 }
 
-/** The vsock device, connected to a backend that listens on `vhostSocket`. */
-export function vsockDevice(place: Place, _vsock: VsockConfig, vhostSocket: string): QemuDevice {
+/** The descriptor on which QEMU finds the vsock back end when it starts with one. */
+export const VSOCK_FD = 4;
+
+/** The vsock device. Its back end is a descriptor that QEMU inherits at the start, or a socket that QEMU makes at `vhostSocket`
+ * when it is plugged later. */
+export function vsockDevice(place: Place, vhostSocket = ''): QemuDevice {
   const chardev = `${place.name}-backend`;
   const backend: QemuBackend = {
     kind: 'chardev',
     id: chardev,
-    option: `socket,id=${chardev},path=${vhostSocket}`,
-    backend: { type: 'socket', data: { addr: { type: 'unix', data: { path: vhostSocket } }, server: false } },
+    option: `socket,id=${chardev},fd=${VSOCK_FD}`,
+    backend: { type: 'socket', data: { addr: { type: 'unix', data: { path: vhostSocket } }, server: true, wait: false } },
   };
   return { ...place, type: 'vsock', backends: [backend], properties: pci(place, 'vhost-user-vsock-pci', { chardev }), ports: [] };
 }

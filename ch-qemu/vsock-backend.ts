@@ -1,68 +1,57 @@
-/** The hybrid vsock socket of a VM: `vhost-device-vsock` serves it on the host's side and speaks vhost-user with QEMU. */
-import { existsSync, mkdtempSync, rmSync, unlinkSync, watch } from 'node:fs';
-import { join } from 'node:path';
+/** The hybrid vsock socket of a VM: `ch-qemu-vsock` serves it on the host's side and speaks vhost-user with QEMU. */
+import { existsSync, unlinkSync } from 'node:fs';
+import type { Socket } from 'node:net';
 import { deviceManagerError } from './api-error.ts';
-import { Child, within } from './child.ts';
+import { Child } from './child.ts';
 import type { Tools } from './tools.ts';
 
-const START_LIMIT_MS = 10_000;
+/** The descriptor on which the back end finds its end of the socket pair. */
+const VHOST_FD = 3;
 
-/** A running backend: `vhostSocket` is where QEMU connects, once. */
 export class VsockBackend {
-  readonly vhostSocket: string;
-  readonly #folder: string;
+  /** The other end, for QEMU. */
+  readonly peer: Socket | undefined;
   readonly #path: string;
   readonly #child: Child;
 
-  private constructor(folder: string, path: string, child: Child) {
-    this.#folder = folder;
-    this.vhostSocket = join(folder, 'v');
+  private constructor(path: string, child: Child) {
     this.#path = path;
     this.#child = child;
+    this.peer = (child.process.stdio[VHOST_FD] ?? undefined) as Socket | undefined;
+    this.peer?.pause();
   }
 
   /**
-   * Starts the backend and waits until QEMU can connect. `path` becomes the hybrid socket (`CONNECT <port>`); it must not exist, as with the real VMM.
-   * Throws the VMM's error for a path that is taken, and a plain one when the program is missing or ends at once.
+   * Starts the back end. `path` becomes the hybrid socket (`CONNECT <port>`); it must not exist, as with the real VMM. The socket is there when QEMU,
+   * which has to talk to the back end to start, is. With `vhostSocket` the back end connects to QEMU there instead of over a socket pair.
+   * Throws the VMM's error for a path that is taken, and one that says what to do when the program is missing.
    */
-  static async start(tools: Tools, path: string, cid: number): Promise<VsockBackend> {
+  static start(tools: Tools, path: string, cid: number, vhostSocket?: string): VsockBackend {
     if (tools.vsock === undefined) {
-      throw deviceManagerError('Cannot create virtio-vsock backend', 'vhost-device-vsock is not installed: put it on PATH or name it in CH_QEMU_VSOCK');
+      throw deviceManagerError('Cannot create virtio-vsock backend', 'ch-qemu-vsock is not installed: put it beside ch-qemu or name it in CH_QEMU_VSOCK');
     }
     if (existsSync(path)) {
       throw deviceManagerError('Cannot create virtio-vsock backend', 'Error binding to the host-side Unix socket', 'Address in use (os error 98)');
     }
-    const folder = mkdtempSync('/tmp/ch-qemu-');
-    const listening = new Promise<void>((resolve) => {
-      const watcher = watch(folder, () => {
-        watcher.close();
-        resolve();
-      });
-    });
-    const child = new Child(tools.leash, [tools.vsock, '--vm', `guest-cid=${cid},socket=${join(folder, 'v')},uds-path=${path}`], ['ignore', 'ignore', 'pipe']);
-    const backend = new VsockBackend(folder, path, child);
-    const failed = child.ended.then(() => {
-      throw deviceManagerError('Cannot create virtio-vsock backend', child.complaints || 'vhost-device-vsock ended at once');
-    });
-    try {
-      await within(START_LIMIT_MS, 'vhost-device-vsock did not start', Promise.race([listening, failed]));
-    } catch (error) {
-      await backend.stop();
-      throw error;
-    }
-    failed.catch(() => undefined);
-    return backend;
+    const vhost = vhostSocket === undefined ? ['--vhost-fd', String(VHOST_FD)] : ['--vhost-socket', vhostSocket];
+    const command = [tools.vsock, '--guest-cid', String(cid), '--socket', path, ...vhost];
+    return new VsockBackend(path, new Child(tools.leash, command, ['ignore', 'ignore', 'pipe', vhostSocket === undefined ? 'pipe' : 'ignore']));
   }
 
-  /** QEMU is connected: nothing else needs the private socket, and nothing is left of it if this program is killed. */
-  connected(): void {
-    rmSync(this.#folder, { recursive: true, force: true });
+  /** QEMU has its end: ours is closed, so that the back end ends with QEMU. */
+  handedOver(): void {
+    this.peer?.destroy();
   }
 
-  /** Ends the backend; the hybrid socket goes with it. */
+  /** What the back end complained about. */
+  get complaints(): string {
+    return this.#child.complaints;
+  }
+
+  /** Ends the back end; the hybrid socket goes with it. */
   async stop(): Promise<void> {
+    this.peer?.destroy();
     await this.#child.kill();
-    this.connected();
     try {
       unlinkSync(this.#path);
     } catch {
