@@ -69,7 +69,7 @@ function importsOf({ path, text }: SourceFile): Import[] {
 		if (ts.isImportDeclaration(node)) add(node.moduleSpecifier, isTypeOnly(node));
 		else if (ts.isExportDeclaration(node)) add(node.moduleSpecifier, node.isTypeOnly);
 		else if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) add(node.arguments[0], false);
-		else if (ts.isImportTypeNode(node) && ts.isLiteralTypeNode(node.argument)) add(node.argument.literal as ts.Expression, true);
+		else if (ts.isImportTypeNode(node) && ts.isLiteralTypeNode(node.argument)) add(node.argument.literal, true);
 		ts.forEachChild(node, visit);
 	};
 	visit(source);

@@ -1,6 +1,6 @@
 import { mock } from "node:test";
 import t from "tap";
-import { ShimError } from "../../shim/base/errors.ts";
+import type { ShimError } from "../../shim/base/errors.ts";
 import { Scope } from "../../shim/base/scope.ts";
 
 t.test("Scope.close releases in reverse order, each once", async (t) => {

@@ -17,7 +17,7 @@ function fields(bytes: Uint8Array): Map<number, number | Uint8Array> {
 	const found = new Map<number, number | Uint8Array>();
 	while (reader.pos < reader.len) {
 		const tag = reader.uint32();
-		found.set(tag >>> 3, (tag & 7) === 0 ? Number(reader.int64().toString()) : reader.bytes());
+		found.set(tag >>> 3, (tag & 7) === 0 ? reader.uint32() : reader.bytes());
 	}
 	return found;
 }
