@@ -53,7 +53,8 @@ impl Ooms {
     /// The next event; each is given once.
     pub async fn next(&self) -> String {
         loop {
-            if let Some(id) = self.queue.borrow_mut().pop_front() {
+            let event = self.queue.borrow_mut().pop_front();
+            if let Some(id) = event {
                 if !self.queue.borrow().is_empty() {
                     self.more.notify_one();
                 }

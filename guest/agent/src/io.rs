@@ -4,7 +4,7 @@ use crate::error::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::sys::socket::{
-    self, bind, listen, socket, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, VsockAddr,
+    bind, listen, socket, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, VsockAddr,
 };
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -78,11 +78,6 @@ impl Fd {
                 _ => return,
             }
         }
-    }
-
-    /// Tells the peer that no more bytes come (sockets; nothing otherwise).
-    pub fn shutdown_write(&self) {
-        let _ = socket::shutdown(self.0.as_raw_fd(), socket::Shutdown::Write);
     }
 }
 

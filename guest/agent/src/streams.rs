@@ -157,7 +157,8 @@ fn parse_token(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.parse().ok().filter(|token| *token > 0)
 }
 
-/// Moves a process's output to the host until its last writer is gone, then ends the stream. When the host goes first, the rest
+/// Moves a process's output to the host until its last writer is gone, then closes the stream: VMMs tell their side of a close, which
+/// comes after all bytes, but not of a half-close. When the host goes first, the rest
 /// is read and thrown away: a program must not block because nobody listens.
 pub async fn pump_output(from: Rc<Fd>, to: Fd) {
     let mut buffer = vec![0u8; BUFFER_BYTES];
@@ -171,16 +172,6 @@ pub async fn pump_output(from: Rc<Fd>, to: Fd) {
             listening = false;
         }
     }
-    to.shutdown_write();
-    // The host takes what is under way before it closes its end; an early close of ours could cut it off.
-    if listening {
-        let _ = timeout(CLAIM_MAX, drain(&to)).await;
-    }
-}
-
-async fn drain(fd: &Fd) {
-    let mut rest = [0u8; 256];
-    while matches!(fd.read(&mut rest).await, Ok(length) if length > 0) {}
 }
 
 /// Moves the host's bytes to a process's input until either end closes. `to` is dropped at the end, which closes a pipe.

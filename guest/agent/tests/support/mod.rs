@@ -168,7 +168,7 @@ fn busybox_root(root: &Path) {
         fs::create_dir_all(root.join(name)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    for name in ["sh", "cat", "echo", "sleep", "head", "dd", "tty", "stty", "hostname", "id", "pwd", "mount", "ls", "kill", "true", "yes", "env", "touch", "md5sum", "wc"] {
+    for name in ["sh", "cat", "echo", "sleep", "head", "dd", "tty", "stty", "hostname", "id", "pwd", "mount", "ls", "kill", "true", "yes", "head", "env", "touch", "md5sum", "wc"] {
         let _ = symlink("busybox", root.join("bin").join(name));
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/sh\n").unwrap();
