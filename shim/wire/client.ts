@@ -74,6 +74,8 @@ export class TtrpcClient {
 		});
 		const unreachable = options.unreachable ?? "guest.unreachable";
 		stream.on("data", (chunk: Buffer) => this.#receive(chunk));
+		// A stream that was paused on purpose, as one handed over after a handshake is, does not flow by itself.
+		stream.resume();
 		stream.on("error", (error) =>
 			this.close(new ShimError(unreachable, `the connection to ${options.name} failed: ${messageOf(error)}`, { cause: error })),
 		);
