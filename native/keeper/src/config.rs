@@ -17,9 +17,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// The file that was named for this container, by the runtime options or else by the environment; nothing when none was.
 pub fn named_file(config_path: &str, variable: Option<String>) -> Option<PathBuf> {
     let named = Some(config_path.to_owned()).filter(|path| !path.is_empty());
-    named
-        .or(variable.filter(|path| !path.is_empty()))
-        .map(PathBuf::from)
+    named.or(variable.filter(|path| !path.is_empty())).map(PathBuf::from)
 }
 
 /// `state_dir` from the file and then from its drop-ins (`<file>.d/*.toml`, in the order of their names; the last one
@@ -39,11 +37,7 @@ pub fn state_dir(file: Option<&Path>) -> Result<PathBuf, String> {
         return Ok(PathBuf::from(DEFAULT_STATE_DIR));
     };
     let trimmed = value.trim_end_matches('/');
-    if !value.starts_with('/')
-        || trimmed.is_empty()
-        || trimmed.len() > MAX_STATE_DIR
-        || trimmed.contains('\0')
-    {
+    if !value.starts_with('/') || trimmed.is_empty() || trimmed.len() > MAX_STATE_DIR || trimmed.contains('\0') {
         return Err(format!(
             "state_dir {value:?} in {} can't be used: name an absolute folder of at most {MAX_STATE_DIR} bytes, such as {DEFAULT_STATE_DIR}",
             source.display()
@@ -59,10 +53,7 @@ fn drop_ins(folder: &Path) -> Vec<PathBuf> {
         .flatten()
         .map(|entry| entry.path());
     let mut files: Vec<_> = entries
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "toml")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
         .take(1024)
         .collect();
     files.sort();
@@ -92,24 +83,13 @@ mod tests {
     fn takes_the_key_and_lets_drop_ins_win() {
         let folder = Folder::new("config");
         let file = folder.path("config.toml");
-        assert_eq!(
-            state_dir(Some(&file)).unwrap(),
-            Path::new(DEFAULT_STATE_DIR)
-        );
-        fs::write(
-            &file,
-            "# comment\nstate_dir = \"/run/a/\"\n[vm]\nstate_dir = \"/no\"\n",
-        )
-        .unwrap();
+        assert_eq!(state_dir(Some(&file)).unwrap(), Path::new(DEFAULT_STATE_DIR));
+        fs::write(&file, "# comment\nstate_dir = \"/run/a/\"\n[vm]\nstate_dir = \"/no\"\n").unwrap();
         assert_eq!(state_dir(Some(&file)).unwrap(), Path::new("/run/a"));
         fs::create_dir(folder.path("config.toml.d")).unwrap();
         fs::write(folder.path("config.toml.d/20.toml"), "state_dir = '/run/c'").unwrap();
         fs::write(folder.path("config.toml.d/10.toml"), "state_dir = '/run/b'").unwrap();
-        fs::write(
-            folder.path("config.toml.d/30.toml.off"),
-            "state_dir = '/run/d'",
-        )
-        .unwrap();
+        fs::write(folder.path("config.toml.d/30.toml.off"), "state_dir = '/run/d'").unwrap();
         assert_eq!(state_dir(Some(&file)).unwrap(), Path::new("/run/c"));
     }
 
@@ -146,9 +126,7 @@ mod tests {
         ] {
             fs::write(&file, format!("state_dir = {value:?}")).unwrap();
             assert!(
-                state_dir(Some(&file))
-                    .unwrap_err()
-                    .contains(file.to_str().unwrap()),
+                state_dir(Some(&file)).unwrap_err().contains(file.to_str().unwrap()),
                 "{value}"
             );
         }

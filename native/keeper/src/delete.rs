@@ -48,9 +48,7 @@ pub struct Outcome {
 /// A text when the command line lacks the id or namespace.
 pub fn run(flags: &Flags) -> Result<Outcome, String> {
     if flags.id.is_empty() || flags.namespace.is_empty() {
-        return Err(
-            "delete needs the flags -id and -namespace: this program is run by containerd".into(),
-        );
+        return Err("delete needs the flags -id and -namespace: this program is run by containerd".into());
     }
     let bundle = match flags.bundle.as_str() {
         "" => std::env::current_dir().unwrap_or_default(),
@@ -68,9 +66,7 @@ pub fn run(flags: &Flags) -> Result<Outcome, String> {
         ..Answer::default()
     };
     let (answer, warning) = match answer {
-        Some(Answer {
-            error: Some(error), ..
-        }) => (killed(), Some(error)),
+        Some(Answer { error: Some(error), .. }) => (killed(), Some(error)),
         Some(answer) => (answer, None),
         None => (killed(), None),
     };
@@ -86,8 +82,7 @@ fn places(bundle: &Path) -> Result<Places, String> {
     struct Bootstrap {
         address: String,
     }
-    let from_address =
-        || Places::of_socket(fs::read_to_string(bundle.join("address")).ok()?.trim());
+    let from_address = || Places::of_socket(fs::read_to_string(bundle.join("address")).ok()?.trim());
     let from_bootstrap = || {
         let text = fs::read(bundle.join("bootstrap.json")).ok()?;
         Places::of_socket(&serde_json::from_slice::<Bootstrap>(&text).ok()?.address)
@@ -142,8 +137,7 @@ fn exchange(mut connection: UnixStream, request: &[u8], deadline: Instant) -> Op
     let mut part = [0u8; 4096];
     while received.len() < MAX_ANSWER_BYTES {
         if let Some(frame) = link::take_link(&received).ok()? {
-            return (frame.kind == kind::CONTROL)
-                .then(|| serde_json::from_slice(frame.payload).ok())?;
+            return (frame.kind == kind::CONTROL).then(|| serde_json::from_slice(frame.payload).ok())?;
         }
         connection.set_read_timeout(left()).ok()?;
         match connection.read(&mut part).ok()? {
@@ -156,13 +150,10 @@ fn exchange(mut connection: UnixStream, request: &[u8], deadline: Instant) -> Op
 
 /// Removes the socket of a keeper that died without doing so. One that answers is left alone.
 fn remove_stale_socket(places: &Places, flags: &Flags) {
-    let Ok(socket) = places.keeper_socket(&pod::key(&flags.address, &flags.namespace, &flags.id))
-    else {
+    let Ok(socket) = places.keeper_socket(&pod::key(&flags.address, &flags.namespace, &flags.id)) else {
         return;
     };
-    if sys::connect_unix(&socket)
-        .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
-    {
+    if sys::connect_unix(&socket).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
         let _ = fs::remove_file(socket);
     }
 }
@@ -171,9 +162,7 @@ fn remove_stale_socket(places: &Places, flags: &Flags) {
 fn encode(answer: &Answer) -> Vec<u8> {
     let (seconds, nanos) = match (answer.exited_at_seconds, answer.exited_at_nanos) {
         (0, 0) => {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             (now.as_secs(), u64::from(now.subsec_nanos()))
         }
         given => given,

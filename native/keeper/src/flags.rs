@@ -46,9 +46,7 @@ impl Flags {
                 let value = inline.or_else(|| rest.next());
                 *text = value.ok_or_else(|| format!("flag -{name} needs a value"))?;
             } else if inline.is_none() && name != "debug" {
-                rest.next_if(|next| {
-                    flag_name(next).is_none() && !COMMANDS.contains(&next.as_str())
-                });
+                rest.next_if(|next| flag_name(next).is_none() && !COMMANDS.contains(&next.as_str()));
             }
         }
         Ok(flags)
@@ -89,9 +87,7 @@ impl Flags {
 
 /// The part after `-` or `--`; nothing when the argument is no flag.
 fn flag_name(argument: &str) -> Option<&str> {
-    let name = argument
-        .strip_prefix("--")
-        .or_else(|| argument.strip_prefix('-'))?;
+    let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'))?;
     (!name.is_empty()).then_some(name)
 }
 
@@ -115,24 +111,19 @@ mod tests {
     #[test]
     fn reads_containerds_start_line() {
         let flags =
-            parse("-namespace k8s.io -address /run/c.sock -publish-binary /bin/containerd -id abc -debug start").unwrap();
+            parse("-namespace k8s.io -address /run/c.sock -publish-binary /bin/containerd -id abc -debug start")
+                .unwrap();
         assert_eq!(flags.namespace, "k8s.io");
         assert_eq!(flags.address, "/run/c.sock");
         assert_eq!(flags.publish_binary, "/bin/containerd");
-        assert_eq!(
-            (flags.id.as_str(), flags.command.as_str()),
-            ("abc", "start")
-        );
+        assert_eq!((flags.id.as_str(), flags.command.as_str()), ("abc", "start"));
     }
 
     #[test]
     fn takes_both_dashes_and_equal_signs() {
         let flags = parse("--namespace=x --id=a=b delete -bundle /b").unwrap();
         assert_eq!((flags.namespace.as_str(), flags.id.as_str()), ("x", "a=b"));
-        assert_eq!(
-            (flags.command.as_str(), flags.bundle.as_str()),
-            ("delete", "/b")
-        );
+        assert_eq!((flags.command.as_str(), flags.bundle.as_str()), ("delete", "/b"));
     }
 
     #[test]

@@ -30,15 +30,8 @@ fn features() -> String {
 /// `RuntimeInfo` {name, version {version}, features}.
 pub fn message() -> Vec<u8> {
     let version = Writer::new().bytes(1, VERSION).done();
-    let any = Writer::new()
-        .bytes(1, FEATURES_TYPE)
-        .bytes(2, features())
-        .done();
-    Writer::new()
-        .bytes(1, NAME)
-        .bytes(2, version)
-        .bytes(4, any)
-        .done()
+    let any = Writer::new().bytes(1, FEATURES_TYPE).bytes(2, features()).done();
+    Writer::new().bytes(1, NAME).bytes(2, version).bytes(4, any).done()
 }
 
 #[cfg(test)]
@@ -55,11 +48,7 @@ mod tests {
         assert_eq!(protobuf::text(&version, 1), Some(VERSION));
         let any = protobuf::fields(protobuf::bytes(&fields, 4).unwrap()).unwrap();
         assert_eq!(protobuf::text(&any, 1), Some(FEATURES_TYPE));
-        let features: serde_json::Value =
-            serde_json::from_slice(protobuf::bytes(&any, 2).unwrap()).unwrap();
-        assert_eq!(
-            features["linux"]["mountExtensions"]["idmap"]["enabled"],
-            false
-        );
+        let features: serde_json::Value = serde_json::from_slice(protobuf::bytes(&any, 2).unwrap()).unwrap();
+        assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], false);
     }
 }

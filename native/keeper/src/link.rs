@@ -109,10 +109,7 @@ pub fn ttrpc_error(stream: u32, code: u64, message: &str) -> Vec<u8> {
     use crate::protobuf::Writer;
     let status = Writer::new().number(1, code).bytes(2, message).done();
     let body = Writer::new().bytes(1, status).done();
-    let mut frame = u32::try_from(body.len())
-        .unwrap_or(u32::MAX)
-        .to_be_bytes()
-        .to_vec();
+    let mut frame = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
     frame.extend_from_slice(&stream.to_be_bytes());
     frame.extend_from_slice(&[TTRPC_RESPONSE, 0]);
     frame.extend_from_slice(&body);
@@ -120,9 +117,7 @@ pub fn ttrpc_error(stream: u32, code: u64, message: &str) -> Vec<u8> {
 }
 
 fn u32_at(buffer: &[u8], offset: usize) -> Option<u32> {
-    Some(u32::from_be_bytes(
-        buffer.get(offset..offset + 4)?.try_into().ok()?,
-    ))
+    Some(u32::from_be_bytes(buffer.get(offset..offset + 4)?.try_into().ok()?))
 }
 
 #[cfg(test)]

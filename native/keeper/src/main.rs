@@ -4,7 +4,9 @@ mod config;
 mod containerd;
 mod daemon;
 mod delete;
+mod detached;
 mod flags;
+mod go_program;
 mod info;
 mod link;
 mod pod;
@@ -20,7 +22,8 @@ use std::process::ExitCode;
 
 use flags::Flags;
 
-const USAGE: &str = "usage: containerd-shim-snp-v2 -namespace NAMESPACE -id ID [-address SOCKET] [-bundle FOLDER] start|delete
+const USAGE: &str =
+    "usage: containerd-shim-snp-v2 -namespace NAMESPACE -id ID [-address SOCKET] [-bundle FOLDER] start|delete
        containerd-shim-snp-v2 -info | -v
 containerd runs this program; users run containers with --runtime io.containerd.snp.v2
 ";
@@ -28,10 +31,7 @@ containerd runs this program; users run containers with --runtime io.containerd.
 fn main() -> ExitCode {
     // containerd takes standard output and error of `start` together as the address: whatever goes wrong goes to standard output.
     std::panic::set_hook(Box::new(|panic| {
-        let _ = writeln!(
-            std::io::stdout(),
-            "containerd-shim-snp-v2 has a defect: {panic}"
-        );
+        let _ = writeln!(std::io::stdout(), "containerd-shim-snp-v2 has a defect: {panic}");
     }));
     let arguments = std::env::args_os()
         .skip(1)

@@ -31,29 +31,22 @@ struct Spec {
 /// A text that names the file when it can't be read or is no JSON.
 pub fn member(bundle: &Path) -> Result<Member, String> {
     let file = bundle.join("config.json");
-    let text = fs::read(&file)
-        .map_err(|error| format!("the bundle's {} can't be read: {error}", file.display()))?;
+    let text = fs::read(&file).map_err(|error| format!("the bundle's {} can't be read: {error}", file.display()))?;
     let spec: Spec = serde_json::from_slice(&text).map_err(|error| {
-        format!("the bundle's {} is not a container's configuration ({error}): delete the container and create it again", file.display())
+        format!(
+            "the bundle's {} is not a container's configuration ({error}): delete the container and create it again",
+            file.display()
+        )
     })?;
     Ok(member_of(&spec.annotations.unwrap_or_default()))
 }
 
 fn member_of(annotations: &BTreeMap<String, String>) -> Member {
     for (kind, pod) in [
-        (
-            "io.kubernetes.cri.container-type",
-            "io.kubernetes.cri.sandbox-id",
-        ),
-        (
-            "io.kubernetes.cri-o.ContainerType",
-            "io.kubernetes.cri-o.SandboxID",
-        ),
+        ("io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"),
+        ("io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"),
     ] {
-        if annotations
-            .get(kind)
-            .is_some_and(|kind| kind == "container")
-        {
+        if annotations.get(kind).is_some_and(|kind| kind == "container") {
             if let Some(pod) = annotations.get(pod).filter(|pod| !pod.is_empty()) {
                 return Member::Container(pod.clone());
             }
@@ -71,10 +64,7 @@ pub fn key(address: &str, namespace: &str, pod: &str) -> String {
         .chain_update([0])
         .chain_update(pod)
         .finalize();
-    hash.iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The files below one state folder.
@@ -92,11 +82,8 @@ impl Places {
         let path = Path::new(address.strip_prefix("unix://").unwrap_or(address));
         let key = path.file_name()?.to_str()?.strip_suffix(".sock")?;
         let folder = path.parent()?;
-        let good = key.len() == 32
-            && key.bytes().all(|byte| byte.is_ascii_hexdigit())
-            && path.is_absolute();
-        (good && folder.file_name()? == "k")
-            .then(|| folder.parent().map(|state| Places(state.to_owned())))?
+        let good = key.len() == 32 && key.bytes().all(|byte| byte.is_ascii_hexdigit()) && path.is_absolute();
+        (good && folder.file_name()? == "k").then(|| folder.parent().map(|state| Places(state.to_owned())))?
     }
 
     pub fn state_dir(&self) -> &Path {
@@ -130,7 +117,10 @@ impl Places {
     pub fn keeper_socket(&self, key: &str) -> Result<PathBuf, String> {
         let path = self.keepers().join(format!("{key}.sock"));
         if path.as_os_str().len() > MAX_SOCKET_PATH {
-            return Err(format!("{} is longer than a socket's path may be ({MAX_SOCKET_PATH} bytes): choose a shorter state_dir", path.display()));
+            return Err(format!(
+                "{} is longer than a socket's path may be ({MAX_SOCKET_PATH} bytes): choose a shorter state_dir",
+                path.display()
+            ));
         }
         Ok(path)
     }
@@ -151,10 +141,7 @@ mod tests {
     #[test]
     fn key_is_the_hash_of_the_three_names() {
         // printf '/run/containerd/containerd.sock\0k8s.io\0pod1' | sha256sum
-        assert_eq!(
-            key("/run/containerd/containerd.sock", "k8s.io", "pod1"),
-            KEY_OF_POD1
-        );
+        assert_eq!(key("/run/containerd/containerd.sock", "k8s.io", "pod1"), KEY_OF_POD1);
         assert_ne!(key("a", "b", "c"), key("a", "bc", ""));
     }
 
@@ -168,20 +155,14 @@ mod tests {
             member_of(&annotations(&[(kind, "container"), (pod, "p")])),
             Member::Container("p".into())
         );
-        assert_eq!(
-            member_of(&annotations(&[(kind, "sandbox"), (pod, "p")])),
-            Member::Pod
-        );
+        assert_eq!(member_of(&annotations(&[(kind, "sandbox"), (pod, "p")])), Member::Pod);
         assert_eq!(member_of(&annotations(&[(kind, "container")])), Member::Pod);
         assert_eq!(member_of(&annotations(&[])), Member::Pod);
         let crio = [
             ("io.kubernetes.cri-o.ContainerType", "container"),
             ("io.kubernetes.cri-o.SandboxID", "q"),
         ];
-        assert_eq!(
-            member_of(&annotations(&crio)),
-            Member::Container("q".into())
-        );
+        assert_eq!(member_of(&annotations(&crio)), Member::Container("q".into()));
     }
 
     #[test]
@@ -199,10 +180,7 @@ mod tests {
         assert_eq!(member(&bundle), Ok(Member::Pod));
         for broken in ["", "{", "7", "{\"annotations\":3}"] {
             std::fs::write(folder.path("config.json"), broken).unwrap();
-            assert!(
-                member(&bundle).unwrap_err().contains("config.json"),
-                "{broken}"
-            );
+            assert!(member(&bundle).unwrap_err().contains("config.json"), "{broken}");
         }
         let mut random = Random::new(1);
         for _ in 0..2000 {
@@ -215,10 +193,7 @@ mod tests {
     fn finds_the_state_folder_of_a_socket() {
         let places = Places::new("/run/s".into());
         let socket = places.keeper_socket(KEY_OF_POD1).unwrap();
-        assert_eq!(
-            Places::of_socket(&format!("unix://{}", socket.display())),
-            Some(places)
-        );
+        assert_eq!(Places::of_socket(&format!("unix://{}", socket.display())), Some(places));
         for other in [
             "",
             "unix:///run/containerd/s/abc",

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::FILE_VARIABLE;
+use crate::detached::Detached;
 use crate::pod::Places;
-use crate::sys::{self, Detached};
+use crate::sys;
 
 const MAX_LOG_BYTES: u64 = 1 << 20;
 /// The pause when another process has the lock or snpd's queue is full: neither is announced.
@@ -48,9 +49,7 @@ pub fn connect(places: &Places) -> Result<Attempt, String> {
         .open(&lock_path)
         .map_err(describe)?;
     match sys::lock(lock.as_fd(), false) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            return Ok(Attempt::Later(BUSY_PAUSE))
-        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Attempt::Later(BUSY_PAUSE)),
         result => result.map_err(describe)?,
     }
     if let Some(attempt) = try_connect(places)? {
@@ -79,10 +78,7 @@ fn try_connect(places: &Places) -> Result<Option<Attempt>, String> {
 
 /// How long it takes until the last start of snpd is `pause` ago. Its socket was made then.
 fn launched_within(places: &Places, pause: Duration) -> Option<Duration> {
-    let launched = std::fs::symlink_metadata(places.snpd_socket())
-        .ok()?
-        .modified()
-        .ok()?;
+    let launched = std::fs::symlink_metadata(places.snpd_socket()).ok()?.modified().ok()?;
     // A clock that was set back gives an error here, and no pause.
     pause
         .checked_sub(launched.elapsed().ok()?)
@@ -91,13 +87,10 @@ fn launched_within(places: &Places, pause: Duration) -> Option<Duration> {
 
 /// Binds snpd's socket and starts snpd with it.
 fn launch(places: &Places) -> Result<(), String> {
-    let own_file =
-        std::env::current_exe().map_err(|error| format!("read /proc/self/exe: {error}"))?;
+    let own_file = std::env::current_exe().map_err(|error| format!("read /proc/self/exe: {error}"))?;
     let program = own_file.with_file_name("snpd");
     let socket = places.snpd_socket();
-    let temporary = places
-        .state_dir()
-        .join(format!("snpd.sock.{}", std::process::id()));
+    let temporary = places.state_dir().join(format!("snpd.sock.{}", std::process::id()));
     let describe = |error: io::Error| format!("bind {}: {error}", socket.display());
     let _ = std::fs::remove_file(&temporary);
     let mask = sys::set_umask(0o177);
@@ -135,11 +128,7 @@ pub fn variable(name: &str) -> Option<Vec<u8>> {
 
 fn open_log(places: &Places) -> Result<File, String> {
     let path = places.snpd_log();
-    let opened = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&path);
+    let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
     let log = opened.map_err(|error| format!("open {}: {error}", path.display()))?;
     if log.metadata().is_ok_and(|data| data.len() > MAX_LOG_BYTES) {
         let _ = log.set_len(0);

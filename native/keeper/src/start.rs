@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use crate::config::{self, FILE_VARIABLE};
 use crate::containerd::{self, Input};
+use crate::detached::Detached;
 use crate::flags::Flags;
 use crate::pod::{self, Member, Places};
 use crate::snpd::variable;
-use crate::sys::{self, Detached};
+use crate::sys;
 
 const MAX_INPUT_BYTES: u64 = 4 << 20;
 const INPUT_DEADLINE: Duration = Duration::from_secs(2);
@@ -50,11 +51,7 @@ pub fn run(flags: &Flags) -> Result<Vec<u8>, String> {
         Member::Container(_) => join(&call.id, pod_id, &socket)?,
     }
     let max_version = std::env::var("MAX_SHIM_VERSION").ok();
-    let dialect = containerd::dialect(
-        call.input.bootstrap,
-        max_version.as_deref(),
-        &call.publish_binary,
-    );
+    let dialect = containerd::dialect(call.input.bootstrap, max_version.as_deref(), &call.publish_binary);
     Ok(containerd::answer(dialect, &socket))
 }
 
@@ -68,25 +65,22 @@ impl Call {
                 .map(|text| (*text).to_owned())
         };
         let need = |name: &str, candidates: &[&str]| {
-            first(candidates).ok_or_else(|| format!("start needs the flag -{name}: this program is run by containerd (runtime io.containerd.snp.v2)"))
+            first(candidates).ok_or_else(|| {
+                format!(
+                    "start needs the flag -{name}: this program is run by containerd (runtime io.containerd.snp.v2)"
+                )
+            })
         };
         let from_environment = |name| std::env::var(name).unwrap_or_default();
         let bundle = match flags.bundle.as_str() {
-            "" => std::env::current_dir()
-                .map_err(|error| format!("the bundle's folder is gone: {error}"))?,
+            "" => std::env::current_dir().map_err(|error| format!("the bundle's folder is gone: {error}"))?,
             bundle => PathBuf::from(bundle),
         };
         Ok(Call {
             id: need("id", &[&flags.id, &input.id])?,
             namespace: need("namespace", &[&flags.namespace, &input.namespace])?,
-            address: first(&[
-                &flags.address,
-                &input.address,
-                &from_environment("GRPC_ADDRESS"),
-            ])
-            .unwrap_or_default(),
-            ttrpc_address: first(&[&input.ttrpc_address, &from_environment("TTRPC_ADDRESS")])
-                .unwrap_or_default(),
+            address: first(&[&flags.address, &input.address, &from_environment("GRPC_ADDRESS")]).unwrap_or_default(),
+            ttrpc_address: first(&[&input.ttrpc_address, &from_environment("TTRPC_ADDRESS")]).unwrap_or_default(),
             publish_binary: PathBuf::from(&flags.publish_binary),
             bundle,
             config_file: config::named_file(&input.config_path, std::env::var(FILE_VARIABLE).ok()),
@@ -123,8 +117,7 @@ fn begin(call: &Call, places: &Places, key: &str, socket: &Path) -> Result<(), S
     make_folder(places.state_dir(), 0o711)?;
     make_folder(&folder, 0o700)?;
     let describe = |error: io::Error| format!("bind {}: {error}", socket.display());
-    let lock =
-        File::open(&folder).map_err(|error| format!("open {}: {error}", folder.display()))?;
+    let lock = File::open(&folder).map_err(|error| format!("open {}: {error}", folder.display()))?;
     sys::lock(lock.as_fd(), true).map_err(describe)?;
     match sys::connect_unix(socket) {
         Ok(_) => return Err(already_running(call)),
@@ -173,15 +166,8 @@ fn no_folder(folder: &Path, error: &io::Error) -> String {
 }
 
 /// Starts this program again as the daemon, with the listening socket as descriptor 3.
-fn launch(
-    call: &Call,
-    places: &Places,
-    key: &str,
-    socket: &Path,
-    listener: &UnixListener,
-) -> Result<(), String> {
-    let program =
-        std::env::current_exe().map_err(|error| format!("read /proc/self/exe: {error}"))?;
+fn launch(call: &Call, places: &Places, key: &str, socket: &Path, listener: &UnixListener) -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|error| format!("read /proc/self/exe: {error}"))?;
     let config_file = call.config_file.as_deref().unwrap_or(Path::new(""));
     let mut arguments = vec![b"keep".to_vec()];
     let named: [(&str, &[u8]); 9] = [
@@ -189,15 +175,9 @@ fn launch(
         ("-namespace", call.namespace.as_bytes()),
         ("-address", call.address.as_bytes()),
         ("-ttrpc-address", call.ttrpc_address.as_bytes()),
-        (
-            "-publish-binary",
-            call.publish_binary.as_os_str().as_encoded_bytes(),
-        ),
+        ("-publish-binary", call.publish_binary.as_os_str().as_encoded_bytes()),
         ("-bundle", call.bundle.as_os_str().as_encoded_bytes()),
-        (
-            "-state-dir",
-            places.state_dir().as_os_str().as_encoded_bytes(),
-        ),
+        ("-state-dir", places.state_dir().as_os_str().as_encoded_bytes()),
         ("-socket", socket.as_os_str().as_encoded_bytes()),
         ("-config", config_file.as_os_str().as_encoded_bytes()),
     ];

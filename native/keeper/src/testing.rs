@@ -23,9 +23,7 @@ impl Random {
     }
 
     pub fn bytes(&mut self, most: usize) -> Vec<u8> {
-        (0..self.below(most + 1))
-            .map(|_| self.next() as u8)
-            .collect()
+        (0..self.below(most + 1)).map(|_| self.next() as u8).collect()
     }
 }
 
@@ -36,8 +34,7 @@ impl Folder {
     pub fn new(name: &str) -> Folder {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder =
-            std::env::temp_dir().join(format!("keeper-{}-{number}-{name}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("keeper-{}-{number}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         Folder(folder)
     }

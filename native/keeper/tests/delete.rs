@@ -20,11 +20,7 @@ fn delete(world: &World, id: &str) -> JoinHandle<Output> {
         .arg(&bundle)
         .arg("delete")
         .env_remove("CONTAINERD_SHIM_SNP_CONFIG");
-    let child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     std::thread::spawn(move || child.wait_with_output().unwrap())
 }
 
@@ -63,10 +59,7 @@ fn killed(output: &Output) -> (u64, u64) {
 }
 
 fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 #[test]
@@ -121,10 +114,7 @@ fn passes_a_failure_on_as_a_warning() {
     link.send_json(kind::CONTROL, 1, &json!({"error": "the tap is busy"}));
     let output = deleting.join().unwrap();
     assert_eq!((output.status.code(), killed(&output).0), (Some(0), 137));
-    assert_eq!(
-        String::from_utf8_lossy(&output.stderr),
-        "pod: the tap is busy\n"
-    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "pod: the tap is busy\n");
 }
 
 #[test]
@@ -135,11 +125,7 @@ fn answers_without_snpd_and_removes_a_dead_keepers_socket() {
     kill(pid, libc::SIGKILL);
     wait_gone(pid);
     drop((snpd, link));
-    fs::write(
-        world.path("bin/snpd"),
-        "#!/bin/sh\necho x >> \"$2/attempts\"\n",
-    )
-    .unwrap();
+    fs::write(world.path("bin/snpd"), "#!/bin/sh\necho x >> \"$2/attempts\"\n").unwrap();
     fs::set_permissions(world.path("bin/snpd"), fs::Permissions::from_mode(0o755)).unwrap();
     let output = delete(&world, "pod").join().unwrap();
     let (status, seconds) = killed(&output);

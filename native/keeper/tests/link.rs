@@ -65,16 +65,9 @@ fn sends_unanswered_requests_again_in_their_order() {
     let mut second = connect(hello["socket"].as_str().unwrap().as_ref());
     assert_eq!(link.next(), (kind::OPENED, 2, vec![]));
     for (number, stream) in [(1, 1u32), (1, 3), (2, 1), (1, 5)] {
-        let connection = if number == 1 {
-            &mut containerd
-        } else {
-            &mut second
-        };
+        let connection = if number == 1 { &mut containerd } else { &mut second };
         connection.write_all(&ttrpc(stream, REQUEST, b"r")).unwrap();
-        assert_eq!(
-            link.next(),
-            (kind::FRAME, number, ttrpc(stream, REQUEST, b"r"))
-        );
+        assert_eq!(link.next(), (kind::FRAME, number, ttrpc(stream, REQUEST, b"r")));
     }
     containerd.write_all(&ttrpc(5, DATA, b"more")).unwrap();
     assert_eq!(link.next().1, 1);
@@ -82,10 +75,7 @@ fn sends_unanswered_requests_again_in_their_order() {
     assert_eq!(read_ttrpc(&containerd).0, 3);
     drop(link);
     let (link, hello) = snpd.accept_silently();
-    assert_eq!(
-        (&hello["resumed"], &hello["channels"]),
-        (&json!(true), &json!([1, 2]))
-    );
+    assert_eq!((&hello["resumed"], &hello["channels"]), (&json!(true), &json!([1, 2])));
     containerd.write_all(&ttrpc(7, REQUEST, b"new")).unwrap();
     link.send_json(kind::HELLO, 0, &json!({"version": 1, "pid": 3}));
     assert_eq!(link.next(), (kind::REPLAY, 1, ttrpc(1, REQUEST, b"r")));
@@ -121,11 +111,7 @@ fn forgets_the_requests_of_a_closed_connection() {
 fn closes_a_connection_with_a_frame_too_long() {
     let world = World::new();
     let (_snpd, link, _hello, mut containerd) = world.attached("pod");
-    let header = [
-        &((4u32 << 20) + 1).to_be_bytes()[..],
-        &[0, 0, 0, 1, REQUEST, 0],
-    ]
-    .concat();
+    let header = [&((4u32 << 20) + 1).to_be_bytes()[..], &[0, 0, 0, 1, REQUEST, 0]].concat();
     containerd.write_all(&header).unwrap();
     assert!(is_closed(&containerd));
     assert_eq!(link.next(), (kind::CLOSED, 1, vec![]));
@@ -138,11 +124,7 @@ fn drops_a_link_that_breaks_the_contract() {
     let (snpd, mut link, _hello, mut containerd) = world.attached("pod");
     containerd.write_all(&ttrpc(1, REQUEST, b"r")).unwrap();
     assert_eq!(link.next().0, kind::FRAME);
-    let too_long = [
-        &((5u32 << 20).to_be_bytes())[..],
-        &[kind::FRAME, 0, 0, 0, 1],
-    ]
-    .concat();
+    let too_long = [&((5u32 << 20).to_be_bytes())[..], &[kind::FRAME, 0, 0, 0, 1]].concat();
     let no_ttrpc = [&[0, 0, 0, 6, kind::FRAME, 0, 0, 0, 1], &b"x"[..]].concat();
     let garbage: Vec<u8> = (0..60u8).map(|byte| byte.wrapping_mul(73)).collect();
     for bytes in [too_long, no_ttrpc, garbage] {
@@ -167,14 +149,8 @@ fn stops_reading_when_too_much_is_unanswered() {
     let (_snpd, link, _hello, containerd) = world.attached("pod");
     let mut sender = containerd.try_clone().unwrap();
     let body = vec![7u8; 1 << 20];
-    let requests: Vec<_> = (0..40u32)
-        .map(|number| ttrpc(2 * number + 1, REQUEST, &body))
-        .collect();
-    let sending = std::thread::spawn(move || {
-        requests
-            .iter()
-            .for_each(|request| sender.write_all(request).unwrap())
-    });
+    let requests: Vec<_> = (0..40u32).map(|number| ttrpc(2 * number + 1, REQUEST, &body)).collect();
+    let sending = std::thread::spawn(move || requests.iter().for_each(|request| sender.write_all(request).unwrap()));
     // The limit is reached by a bit less than 16 frames; each further one is read when one is answered.
     for number in 0..16u32 {
         let (_, _, frame) = link.next();
@@ -204,27 +180,18 @@ fn answers_unavailable_with_the_end_of_the_log() {
     containerd.write_all(&ttrpc(1, REQUEST, b"create")).unwrap();
     let (stream, frame, body) = read_ttrpc(&containerd);
     let text = String::from_utf8_lossy(&body);
-    assert_eq!(
-        (stream, frame, body[3..5].to_vec()),
-        (1, RESPONSE, vec![0x08, 14])
-    );
+    assert_eq!((stream, frame, body[3..5].to_vec()), (1, RESPONSE, vec![0x08, 14]));
     assert!(
-        text.contains("snpd does not answer")
-            && text.contains("the reason why snpd does not start"),
+        text.contains("snpd does not answer") && text.contains("the reason why snpd does not start"),
         "{text}"
     );
     // What comes now is not held as long.
-    containerd
-        .write_all(&ttrpc(3, REQUEST, b"shutdown"))
-        .unwrap();
+    containerd.write_all(&ttrpc(3, REQUEST, b"shutdown")).unwrap();
     assert_eq!(read_ttrpc(&containerd).0, 3);
     // snpd comes back: what comes now is served, what was answered is not sent again.
     let snpd = world.snpd();
     let (link, hello) = snpd.accept();
-    assert_eq!(
-        (&hello["resumed"], &hello["channels"]),
-        (&json!(false), &json!([1]))
-    );
+    assert_eq!((&hello["resumed"], &hello["channels"]), (&json!(false), &json!([1])));
     containerd.write_all(&ttrpc(5, REQUEST, b"again")).unwrap();
     assert_eq!(link.next(), (kind::FRAME, 1, ttrpc(5, REQUEST, b"again")));
 }
@@ -233,9 +200,7 @@ fn answers_unavailable_with_the_end_of_the_log() {
 fn ends_after_paying_what_is_owed() {
     let world = World::new();
     let (_snpd, link, hello, mut containerd) = world.attached("pod");
-    containerd
-        .write_all(&ttrpc(1, REQUEST, b"shutdown"))
-        .unwrap();
+    containerd.write_all(&ttrpc(1, REQUEST, b"shutdown")).unwrap();
     assert_eq!(link.next().0, kind::FRAME);
     let body = vec![9u8; 2 << 20];
     link.send(kind::FRAME, 1, &ttrpc(1, RESPONSE, &body));
@@ -285,10 +250,7 @@ fn stays_when_the_last_connection_closes() {
 fn starts_snpd_again_when_its_socket_is_gone() {
     let world = World::new();
     let (snpd, link, _hello, _containerd) = world.attached("pod");
-    let script = format!(
-        "#!/bin/sh\necho again > {}\n",
-        world.path("again").display()
-    );
+    let script = format!("#!/bin/sh\necho again > {}\n", world.path("again").display());
     fs::write(world.path("bin/snpd"), script).unwrap();
     fs::set_permissions(world.path("bin/snpd"), fs::Permissions::from_mode(0o755)).unwrap();
     drop(snpd);

@@ -48,16 +48,9 @@ fn prints_the_bare_address_for_1_6_and_leaves_it_in_the_bundle() {
     assert!(socket.starts_with(world.state().join("k")));
     let address = fs::read_to_string(world.path("bundles/pod/address")).unwrap();
     assert_eq!(address, format!("unix://{}", socket.display()));
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(
-        fs::metadata(&socket).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
-    assert_eq!(
-        fs::metadata(world.state().join("k"))
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o777,
+        fs::metadata(world.state().join("k")).unwrap().permissions().mode() & 0o777,
         0o700
     );
 }
@@ -88,10 +81,7 @@ fn prints_json_where_version_3_is_taken() {
         .output()
         .unwrap();
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(
-        (&answer["version"], &answer["protocol"]),
-        (&json!(3), &json!("ttrpc"))
-    );
+    assert_eq!((&answer["version"], &answer["protocol"]), (&json!(3), &json!("ttrpc")));
     assert!(answer["address"].as_str().unwrap().starts_with("unix:///"));
 }
 
@@ -140,9 +130,7 @@ fn takes_the_configuration_of_the_runtime_options() {
     ]
     .concat();
     let mut command = world.command("pod", &bundle);
-    command
-        .env("CONTAINERD_SHIM_SNP_CONFIG", "/nowhere")
-        .arg("start");
+    command.env("CONTAINERD_SHIM_SNP_CONFIG", "/nowhere").arg("start");
     let output = with_input(command, &options);
     assert!(output
         .stdout
@@ -176,20 +164,14 @@ fn greets_snpd_with_the_pod_and_passes_nothing_on() {
         .map(|(name, _)| name)
         .collect();
     assert_eq!(names, ["PATH", "CONTAINERD_SHIM_SNP_CONFIG"]);
-    assert_eq!(
-        fs::read_link(format!("{process}/cwd")).unwrap(),
-        Path::new("/")
-    );
+    assert_eq!(fs::read_link(format!("{process}/cwd")).unwrap(), Path::new("/"));
     for number in 0..3 {
         assert_eq!(
             fs::read_link(format!("{process}/fd/{number}")).unwrap(),
             Path::new("/dev/null")
         );
     }
-    assert_eq!(
-        fs::read_to_string(format!("{process}/comm")).unwrap(),
-        "snp-keeper\n"
-    );
+    assert_eq!(fs::read_to_string(format!("{process}/comm")).unwrap(), "snp-keeper\n");
 }
 
 #[test]
@@ -198,10 +180,7 @@ fn refuses_a_second_start_by_name() {
     let _snpd = world.snpd();
     world.started("pod");
     let text = failure(&world.start("pod"));
-    assert!(
-        text.contains("pod in namespace tests is already running"),
-        "{text}"
-    );
+    assert!(text.contains("pod in namespace tests is already running"), "{text}");
 }
 
 #[test]
@@ -223,15 +202,8 @@ fn gives_a_container_the_address_of_its_pod() {
     let socket = world.started("pod");
     let annotations = json!({"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pod"});
     let bundle = world.bundle("container", annotations);
-    let output = world
-        .command("container", &bundle)
-        .arg("start")
-        .output()
-        .unwrap();
-    assert_eq!(
-        output.stdout,
-        format!("unix://{}", socket.display()).into_bytes()
-    );
+    let output = world.command("container", &bundle).arg("start").output().unwrap();
+    assert_eq!(output.stdout, format!("unix://{}", socket.display()).into_bytes());
     assert_eq!(fs::read(bundle.join("address")).unwrap(), output.stdout);
 }
 
@@ -240,13 +212,7 @@ fn names_the_pod_that_a_container_can_not_join() {
     let world = World::new();
     let annotations = json!({"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "gone"});
     let bundle = world.bundle("container", annotations);
-    let text = failure(
-        &world
-            .command("container", &bundle)
-            .arg("start")
-            .output()
-            .unwrap(),
-    );
+    let text = failure(&world.command("container", &bundle).arg("start").output().unwrap());
     assert!(text.contains("container can't join pod gone"), "{text}");
 }
 
@@ -260,16 +226,9 @@ fn names_what_is_wrong_before_anything_is_started() {
         text.contains("config.json") && text.contains("create it again"),
         "{text}"
     );
-    fs::write(
-        world.path("config.toml"),
-        format!("state_dir = '/{}'", "x".repeat(60)),
-    )
-    .unwrap();
+    fs::write(world.path("config.toml"), format!("state_dir = '/{}'", "x".repeat(60))).unwrap();
     let text = failure(&world.start("other"));
-    assert!(
-        text.contains("state_dir") && text.contains("config.toml"),
-        "{text}"
-    );
+    assert!(text.contains("state_dir") && text.contains("config.toml"), "{text}");
     let text = failure(
         &Command::new(world.program())
             .args(["-id", "x", "explode"])
@@ -367,19 +326,12 @@ fn ten_starts_at_once_start_one_snpd() {
         .collect();
     for child in children {
         let output = child.wait_with_output().unwrap();
-        assert!(
-            output.status.success()
-                && output.stderr.is_empty()
-                && output.stdout.starts_with(b"unix://")
-        );
+        assert!(output.status.success() && output.stderr.is_empty() && output.stdout.starts_with(b"unix://"));
     }
     let greeted = support::wait_for_text(&world.path("greeted"), "all");
     assert_eq!(greeted.lines().count(), 11, "{greeted}");
     let launches = fs::read_to_string(world.path("launches")).unwrap();
-    assert_eq!(
-        launches,
-        format!("--state-dir {}\n", world.state().display())
-    );
+    assert_eq!(launches, format!("--state-dir {}\n", world.state().display()));
     let environment = fs::read_to_string(world.path("environment")).unwrap();
     assert!(
         environment.contains("LISTEN_FDS=1\n") && !environment.contains("SECRET"),

@@ -122,10 +122,7 @@ mod tests {
         let mut scratch = [0; 4096];
         while !output.is_empty() {
             output.flush(left.as_fd()).unwrap();
-            assert_eq!(
-                input.fill(right.as_fd(), &mut scratch, 1000),
-                Received::Some
-            );
+            assert_eq!(input.fill(right.as_fd(), &mut scratch, 1000), Received::Some);
         }
         assert!(input.bytes() == sent);
         input.consume(sent.len());

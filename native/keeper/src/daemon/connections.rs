@@ -71,11 +71,7 @@ impl Connections {
     /// Accepts who waits; gives the new channels.
     pub fn accept(&mut self, now: Instant) -> Vec<u32> {
         let mut accepted = Vec::new();
-        while let Some(listener) = self
-            .listener
-            .as_ref()
-            .filter(|_| self.open.len() < MAX_CONNECTIONS)
-        {
+        while let Some(listener) = self.listener.as_ref().filter(|_| self.open.len() < MAX_CONNECTIONS) {
             match listener.accept() {
                 Ok((socket, _)) => {
                     let connection = Connection {
@@ -88,11 +84,7 @@ impl Connections {
                     self.open.insert(self.next_channel, connection);
                     self.next_channel += 1;
                 }
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::Interrupted | ErrorKind::ConnectionAborted
-                    ) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
                     if error.kind() != ErrorKind::WouldBlock {
                         self.paused_until = Some(now + ACCEPT_PAUSE);
@@ -107,11 +99,7 @@ impl Connections {
     /// Reads what a connection has.
     pub fn receive(&mut self, channel: u32, scratch: &mut [u8]) -> Received {
         match self.open.get_mut(&channel) {
-            Some(connection) => {
-                connection
-                    .input
-                    .fill(connection.socket.as_fd(), scratch, READ_ROUNDS)
-            }
+            Some(connection) => connection.input.fill(connection.socket.as_fd(), scratch, READ_ROUNDS),
             None => Received::Some,
         }
     }
@@ -168,9 +156,7 @@ impl Connections {
 
     /// Whether everything owed is sent.
     pub fn is_idle(&self) -> bool {
-        self.open
-            .values()
-            .all(|connection| connection.output.is_empty())
+        self.open.values().all(|connection| connection.output.is_empty())
     }
 
     /// When accepting goes on after a shortage.
@@ -184,12 +170,7 @@ impl Connections {
     /// When epoll can't; nothing would work then.
     pub fn watch(&mut self, epoll: &Epoll, reading: bool, now: Instant) -> std::io::Result<()> {
         for (channel, connection) in &mut self.open {
-            let wanted = if reading { EPOLLIN } else { 0 }
-                | if connection.output.is_empty() {
-                    0
-                } else {
-                    EPOLLOUT
-                };
+            let wanted = if reading { EPOLLIN } else { 0 } | if connection.output.is_empty() { 0 } else { EPOLLOUT };
             epoll.change(
                 &connection.socket,
                 CONNECTION | u64::from(*channel),

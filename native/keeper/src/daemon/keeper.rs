@@ -1,21 +1,23 @@
 //! The event loop, which joins connections, link and streams.
 
+mod from_snpd;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libc::EPOLLIN;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::buffer::Received;
 use super::connections::{self, Connections};
 use super::log::Log;
 use super::requests::Requests;
-use super::streams::{Close, Report, Streams};
+use super::streams::{Report, Streams};
 use super::uplink::{self, Uplink};
 use super::Identity;
-use crate::link::{self, kind, TTRPC_RESPONSE};
+use crate::link::{self, kind};
 use crate::pod::Places;
 use crate::snpd;
 use crate::sys::{self, Epoll, Event};
@@ -23,8 +25,6 @@ use crate::sys::{self, Epoll, Event};
 const SIGNALS: u64 = 4 << 32;
 const EVENTS_PER_TURN: usize = 32;
 const SCRATCH_BYTES: usize = 16 << 10;
-/// How long an END waits for containerd to take what it is owed.
-const END_DEADLINE: Duration = Duration::from_secs(5);
 /// The version of the link, and gRPC's code for "try again later".
 const LINK_VERSION: u32 = 1;
 const UNAVAILABLE: u64 = 14;
@@ -38,19 +38,6 @@ struct Hello<'a> {
     channels: Vec<u32>,
     streams: Vec<Report>,
 }
-
-#[derive(Deserialize)]
-struct PeerHello {
-    version: u32,
-}
-
-#[derive(Deserialize)]
-struct StreamClose {
-    mode: String,
-}
-
-/// Why a frame from snpd ends the link.
-type Distrust = String;
 
 /// The keeper.
 pub struct Keeper<'a> {
@@ -193,8 +180,7 @@ impl<'a> Keeper<'a> {
     /// The end of a turn: tells what happened, sends what can be sent, and decides what to wait for.
     fn settle(&mut self) -> io::Result<()> {
         for report in self.streams.take_reports() {
-            self.uplink
-                .put(kind::STREAM_STATE, report.id, &to_json(&report));
+            self.uplink.put(kind::STREAM_STATE, report.id, &to_json(&report));
         }
         self.streams.release_read();
         for channel in self.connections.channels() {
@@ -207,10 +193,8 @@ impl<'a> Keeper<'a> {
             self.lose_uplink();
         }
         let reading = self.end_by.is_none() && self.may_forward();
-        self.connections
-            .watch(&self.epoll, reading, Instant::now())?;
-        self.uplink
-            .watch(&self.epoll, !self.connections.is_clogged())
+        self.connections.watch(&self.epoll, reading, Instant::now())?;
+        self.uplink.watch(&self.epoll, !self.connections.is_clogged())
     }
 
     fn may_forward(&self) -> bool {
@@ -314,120 +298,6 @@ impl<'a> Keeper<'a> {
             }
         }
         self.log.line(&text);
-    }
-
-    /// snpd sent something, or closed.
-    fn on_uplink(&mut self) {
-        let received = self.uplink.receive(&mut self.scratch);
-        let mut input = std::mem::take(&mut self.uplink.input);
-        let outcome = loop {
-            match link::take_link(input.bytes()) {
-                Ok(Some(frame)) => {
-                    let size = frame.size;
-                    if let Err(distrust) = self.on_frame(frame.kind, frame.channel, frame.payload) {
-                        break Err(distrust);
-                    }
-                    input.consume(size);
-                }
-                Ok(None) => break Ok(()),
-                Err(link::TooLong(length)) => break Err(format!("sent a frame of {length} bytes")),
-            }
-        };
-        input.compact();
-        self.uplink.input = input;
-        if let Err(distrust) = &outcome {
-            self.log
-                .line(&format!("snpd {distrust}: connection closed"));
-        }
-        if received == Received::End || outcome.is_err() {
-            self.lose_uplink();
-        }
-    }
-
-    fn on_frame(&mut self, frame_kind: u8, channel: u32, payload: &[u8]) -> Result<(), Distrust> {
-        let now = Instant::now();
-        if !self.uplink.is_up() {
-            if frame_kind != kind::HELLO {
-                return Err(format!("sent a frame of kind {frame_kind} before HELLO"));
-            }
-            return self.on_hello(payload, now);
-        }
-        match frame_kind {
-            kind::CLOSED => {
-                self.close_connection(channel);
-            }
-            kind::FRAME => self.on_answer(channel, payload)?,
-            kind::STREAM_OPEN => match serde_json::from_slice(payload) {
-                Ok(plan) => self.streams.open(channel, plan, &self.epoll, now),
-                Err(error) => self.streams.refuse(
-                    channel,
-                    format!("STREAM_OPEN {channel} is not understood: {error}"),
-                ),
-            },
-            kind::STREAM_CLOSE => {
-                let mode = serde_json::from_slice::<StreamClose>(payload).map(|close| close.mode);
-                let mode = if mode.is_ok_and(|mode| mode == "drain") {
-                    Close::Drain
-                } else {
-                    Close::Abort
-                };
-                self.streams.close(channel, mode, &self.epoll);
-            }
-            kind::END => {
-                self.connections.stop_listening();
-                self.end_by = Some(now + END_DEADLINE);
-            }
-            // A later snpd may know more kinds.
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// snpd answered HELLO: it gets again what had no answer, and then what it has not seen.
-    fn on_hello(&mut self, payload: &[u8], now: Instant) -> Result<(), Distrust> {
-        match serde_json::from_slice::<PeerHello>(payload) {
-            Ok(PeerHello {
-                version: LINK_VERSION,
-            }) => {}
-            Ok(PeerHello { version }) => {
-                return Err(format!(
-                    "speaks version {version} of the link, not {LINK_VERSION}"
-                ))
-            }
-            Err(error) => return Err(format!("sent a HELLO that is not understood ({error})")),
-        }
-        self.uplink.greeted(now);
-        self.streams.told();
-        let Keeper {
-            requests, uplink, ..
-        } = self;
-        requests.resend(|request| {
-            let kind = if request.sent {
-                kind::REPLAY
-            } else {
-                kind::FRAME
-            };
-            uplink.put(kind, request.channel, &request.frame);
-        });
-        Ok(())
-    }
-
-    /// A frame for containerd. An answer that nobody waits for any more is dropped.
-    fn on_answer(&mut self, channel: u32, payload: &[u8]) -> Result<(), Distrust> {
-        let frame = match link::take_ttrpc(payload) {
-            Ok(Some(frame)) if frame.whole.len() == payload.len() => frame,
-            _ => {
-                return Err(format!(
-                    "sent {} bytes that are no ttrpc frame",
-                    payload.len()
-                ))
-            }
-        };
-        let wanted = frame.kind != TTRPC_RESPONSE || self.requests.answered(channel, frame.stream);
-        if let Some(connection) = self.connections.get(channel).filter(|_| wanted) {
-            connection.output.buffer().extend_from_slice(payload);
-        }
-        Ok(())
     }
 }
 

@@ -33,17 +33,8 @@ impl Log {
         if file.metadata().is_ok_and(|data| data.len() > MAX_LOG_BYTES) {
             let _ = file.set_len(0);
         }
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let _ = file.write_all(
-            format!(
-                "{}.{:03} {} {text}\n",
-                now.as_secs(),
-                now.subsec_millis(),
-                self.name
-            )
-            .as_bytes(),
-        );
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let _ =
+            file.write_all(format!("{}.{:03} {} {text}\n", now.as_secs(), now.subsec_millis(), self.name).as_bytes());
     }
 }

@@ -4,6 +4,7 @@
 mod buffer;
 mod connections;
 mod keeper;
+mod local;
 mod log;
 mod requests;
 mod stream;
@@ -62,13 +63,9 @@ pub fn run(flags: &Flags) -> Result<(), String> {
         socket: flags.socket.clone(),
         bundle: flags.bundle.clone(),
     };
-    let log = Log::new(
-        places.keeper_log(),
-        format!("{}/{}", flags.namespace, flags.id),
-    );
+    let log = Log::new(places.keeper_log(), format!("{}/{}", flags.namespace, flags.id));
     let listener = sys::inherit(LISTENER_DESCRIPTOR).map(UnixListener::from);
-    let listener =
-        listener.map_err(|error| format!("keep is run by start only (descriptor 3: {error})"))?;
+    let listener = listener.map_err(|error| format!("keep is run by start only (descriptor 3: {error})"))?;
     let outcome = listener
         .set_nonblocking(true)
         .and_then(|()| Keeper::new(identity, places, listener, &log, Instant::now())?.run());
@@ -82,10 +79,7 @@ pub fn run(flags: &Flags) -> Result<(), String> {
 
 /// Unlinks the pod's socket, unless another keeper has put its own there.
 fn remove_socket(socket: &Path) {
-    let Some(folder) = socket
-        .parent()
-        .and_then(|folder| std::fs::File::open(folder).ok())
-    else {
+    let Some(folder) = socket.parent().and_then(|folder| std::fs::File::open(folder).ok()) else {
         return;
     };
     if sys::lock(folder.as_fd(), true).is_ok() && sys::connect_unix(socket).is_err() {

@@ -96,8 +96,7 @@ impl Requests {
     /// Takes out what has waited for snpd too long.
     pub fn take_expired(&mut self, now: Instant) -> Vec<(u32, u32)> {
         let away_since = self.away_since;
-        let expired =
-            |request: &&Request| request.opens && now >= deadline(away_since, request.came);
+        let expired = |request: &&Request| request.opens && now >= deadline(away_since, request.came);
         let taken = self
             .queue
             .iter()

@@ -1,16 +1,15 @@
 //! One container's stdin, stdout or stderr: bytes between a FIFO and a vsock stream of the VM. Nothing is parsed and
 //! nothing is held here; what one side does not take stays in the kernel on the other.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use libc::{EPOLLHUP, EPOLLIN, EPOLLOUT};
 use serde::Deserialize;
 
+use super::local::{self, Local};
 use crate::sys::{self, Epoll};
 
 /// How long the VM's side may take to answer.
@@ -72,12 +71,6 @@ pub enum Step {
     Failed(String),
 }
 
-/// The host's side.
-enum Local {
-    Fifo(OwnedFd),
-    File(File),
-}
-
 /// A live stream.
 pub struct Stream {
     pub plan: Plan,
@@ -104,7 +97,7 @@ impl Stream {
     /// # Errors
     /// A text when the FIFO can't be used.
     pub fn new(plan: Plan, numbers: (u64, u64), now: Instant) -> Result<Stream, String> {
-        let local = open_local(&plan)?;
+        let local = local::open(&plan)?;
         Ok(Stream {
             plan,
             bytes: 0,
@@ -161,10 +154,7 @@ impl Stream {
             }
             Err(error) => return self.failed(&error.to_string()),
         };
-        if let Err(error) = send_all(
-            socket.as_fd(),
-            format!("CONNECT {}\n", self.plan.port).as_bytes(),
-        ) {
+        if let Err(error) = send_all(socket.as_fd(), format!("CONNECT {}\n", self.plan.port).as_bytes()) {
             return self.failed(&format!("send CONNECT: {error}"));
         }
         self.socket = Some(socket);
@@ -215,9 +205,7 @@ impl Stream {
         let mut byte = [0u8; 1];
         while byte[0] != b'\n' {
             match sys::receive(socket.as_fd(), &mut byte) {
-                Ok(0) => {
-                    return self.failed("closed before OK: nothing listens there in the guest")
-                }
+                Ok(0) => return self.failed("closed before OK: nothing listens there in the guest"),
                 Ok(_) if self.greeting.len() < MAX_GREETING => self.greeting.push(byte[0]),
                 Ok(_) => return self.failed("the answer to CONNECT is no line"),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Step::Going,
@@ -227,17 +215,12 @@ impl Stream {
         let line = String::from_utf8_lossy(&std::mem::take(&mut self.greeting))
             .trim()
             .to_owned();
-        let Some(port) = line
-            .strip_prefix("OK ")
-            .and_then(|port| port.parse::<u32>().ok())
-        else {
+        let Some(port) = line.strip_prefix("OK ").and_then(|port| port.parse::<u32>().ok()) else {
             return self.failed(&format!("answered {line:?} to CONNECT"));
         };
         self.host_port = port;
         if !self.plan.token.is_empty() {
-            if let Err(error) =
-                send_all(socket.as_fd(), format!("{}\n", self.plan.token).as_bytes())
-            {
+            if let Err(error) = send_all(socket.as_fd(), format!("{}\n", self.plan.token).as_bytes()) {
                 return self.failed(&format!("send the token: {error}"));
             }
         }
@@ -270,8 +253,7 @@ impl Stream {
     /// FIFO to socket.
     fn pump_in(&mut self, epoll: &Epoll) -> Step {
         for _ in 0..ROUNDS {
-            let (Local::Fifo(fifo), Some(socket), most) = (&self.local, &self.socket, self.most())
-            else {
+            let (Local::Fifo(fifo), Some(socket), most) = (&self.local, &self.socket, self.most()) else {
                 return Step::Going;
             };
             if most == 0 {
@@ -281,12 +263,8 @@ impl Stream {
                 Ok(0) => return Step::Done,
                 Ok(count) => self.moved(count),
                 Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock if sys::has_bytes(fifo.as_fd()) => {
-                        return self.watch(epoll, EPOLLOUT, 0)
-                    }
-                    ErrorKind::WouldBlock
-                        if self.left.is_some() || sys::is_closed(socket.as_fd()) =>
-                    {
+                    ErrorKind::WouldBlock if sys::has_bytes(fifo.as_fd()) => return self.watch(epoll, EPOLLOUT, 0),
+                    ErrorKind::WouldBlock if self.left.is_some() || sys::is_closed(socket.as_fd()) => {
                         return Step::Done
                     }
                     ErrorKind::WouldBlock => return self.watch(epoll, EPOLLHUP, EPOLLIN),
@@ -312,16 +290,14 @@ impl Stream {
             };
             let result = match &mut self.local {
                 Local::Fifo(fifo) => sys::splice(socket.as_fd(), fifo.as_fd(), most),
-                Local::File(file) => copy(socket.as_fd(), file, most),
+                Local::File(file) => local::copy(socket.as_fd(), file, most),
             };
             match result {
                 Ok(0) => return Step::Done,
                 Ok(count) => self.moved(count),
                 Err(error) => match error.kind() {
                     // Bytes are there, so the FIFO is full. The socket is not watched meanwhile: its end would be reported over and over.
-                    ErrorKind::WouldBlock if sys::has_bytes(socket.as_fd()) => {
-                        return self.watch(epoll, 0, EPOLLOUT)
-                    }
+                    ErrorKind::WouldBlock if sys::has_bytes(socket.as_fd()) => return self.watch(epoll, 0, EPOLLOUT),
                     ErrorKind::WouldBlock => return self.watch(epoll, EPOLLIN, 0),
                     ErrorKind::Interrupted => {}
                     // The VM is gone; what it had sent was read before this.
@@ -336,9 +312,7 @@ impl Stream {
     /// How many bytes the next splice may move: no more than are left, when the stream is being drained.
     fn most(&self) -> usize {
         self.left.map_or(SPLICE_BYTES, |left| {
-            usize::try_from(left)
-                .unwrap_or(SPLICE_BYTES)
-                .min(SPLICE_BYTES)
+            usize::try_from(left).unwrap_or(SPLICE_BYTES).min(SPLICE_BYTES)
         })
     }
 
@@ -375,47 +349,10 @@ impl Stream {
     }
 }
 
-fn open_local(plan: &Plan) -> Result<Local, String> {
-    let describe = |error: io::Error| format!("open {}: {error}", plan.fifo);
-    if let Some(path) = plan.fifo.strip_prefix("file://") {
-        if plan.direction == Direction::In {
-            return Err(format!(
-                "{} can't be a container's input: name a FIFO",
-                plan.fifo
-            ));
-        }
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .open(path);
-        return file.map(Local::File).map_err(describe);
-    }
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(plan.direction == Direction::Out)
-        .custom_flags(libc::O_NONBLOCK);
-    let file = options.open(&plan.fifo).map_err(describe)?;
-    if !file.metadata().map_err(describe)?.file_type().is_fifo() {
-        return Err(format!("{} is no FIFO", plan.fifo));
-    }
-    Ok(Local::Fifo(OwnedFd::from(file)))
-}
-
 /// Sends a few bytes on a new connection, whose buffer has room for them.
 fn send_all(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     match sys::send(socket, bytes)? {
         count if count == bytes.len() => Ok(()),
         _ => Err(io::Error::from(ErrorKind::WriteZero)),
     }
-}
-
-/// Socket to plain file: `splice` refuses files opened for appending.
-fn copy(socket: BorrowedFd<'_>, file: &mut File, most: usize) -> io::Result<usize> {
-    let mut buffer = [0u8; 16 << 10];
-    let size = buffer.len().min(most);
-    let count = sys::receive(socket, &mut buffer[..size])?;
-    file.write_all(&buffer[..count])?;
-    Ok(count)
 }

@@ -73,10 +73,7 @@ impl Streams {
             return self.reports.push(report);
         }
         if self.live.len() >= MAX_STREAMS {
-            return self.fail(
-                id,
-                format!("stream {id}: the pod has {MAX_STREAMS} streams already"),
-            );
+            return self.fail(id, format!("stream {id}: the pod has {MAX_STREAMS} streams already"));
         }
         let numbers = (SOCKET | u64::from(id), LOCAL | u64::from(id));
         match Stream::new(plan, numbers, now) {
@@ -213,14 +210,7 @@ impl Streams {
     }
 
     /// Ends a stream; `gently` means that what was moved must still arrive on both sides.
-    fn end(
-        &mut self,
-        id: u32,
-        state: &'static str,
-        error: Option<String>,
-        epoll: &Epoll,
-        gently: bool,
-    ) {
+    fn end(&mut self, id: u32, state: &'static str, error: Option<String>, epoll: &Epoll, gently: bool) {
         let Some(stream) = self.live.remove(&id) else {
             return;
         };
@@ -242,10 +232,7 @@ impl Streams {
     /// Half-closes, and waits for the guest to close its half: closing both could overtake bytes on their way to it.
     fn linger(&mut self, id: u32, socket: OwnedFd, epoll: &Epoll) {
         let number = LINGERING | u64::from(id);
-        if sys::shutdown_write(socket.as_fd()).is_ok()
-            && epoll
-                .change(&socket, number, 0, EPOLLIN | EPOLLRDHUP)
-                .is_ok()
+        if sys::shutdown_write(socket.as_fd()).is_ok() && epoll.change(&socket, number, 0, EPOLLIN | EPOLLRDHUP).is_ok()
         {
             self.lingering.insert(id, socket);
         }

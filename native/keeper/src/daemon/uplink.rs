@@ -96,9 +96,7 @@ impl Uplink {
                 (true, None)
             }
             Ok(Attempt::Later(wait)) => {
-                self.phase = Phase::Down {
-                    retry_at: now + wait,
-                };
+                self.phase = Phase::Down { retry_at: now + wait };
                 (false, None)
             }
             Err(problem) => {
@@ -179,8 +177,7 @@ impl Uplink {
         let Some(socket) = &self.socket else {
             return Ok(());
         };
-        let wanted =
-            if reading { EPOLLIN } else { 0 } | if self.output.is_empty() { 0 } else { EPOLLOUT };
+        let wanted = if reading { EPOLLIN } else { 0 } | if self.output.is_empty() { 0 } else { EPOLLOUT };
         epoll.change(socket, UPLINK, self.watched, wanted)?;
         self.watched = wanted;
         Ok(())

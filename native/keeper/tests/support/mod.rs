@@ -2,6 +2,8 @@
 //! plays itself (containerd, snpd, the VM's socket). Every wait has a deadline.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod rig;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -44,11 +46,7 @@ impl World {
         for part in ["bin", "state", "vm"] {
             fs::create_dir_all(world.path(part)).unwrap();
         }
-        fs::copy(
-            env!("CARGO_BIN_EXE_containerd-shim-snp-v2"),
-            world.program(),
-        )
-        .unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_containerd-shim-snp-v2"), world.program()).unwrap();
         let config = format!("state_dir = {:?}\n", world.state());
         fs::write(world.path("config.toml"), config).unwrap();
         world
@@ -109,10 +107,7 @@ impl World {
     pub fn started(&self, id: &str) -> PathBuf {
         let output = self.start(id);
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(
-            output.status.success() && output.stderr.is_empty(),
-            "{text}"
-        );
+        assert!(output.status.success() && output.stderr.is_empty(), "{text}");
         PathBuf::from(text.strip_prefix("unix://").unwrap())
     }
 
@@ -177,11 +172,7 @@ pub fn wait_gone(pid: i32) {
     };
     // SAFETY: one entry, as the count says; then the descriptor is closed once.
     let ready = unsafe {
-        let ready = libc::poll(
-            &raw mut entry,
-            1,
-            i32::try_from(DEADLINE.as_millis()).unwrap(),
-        );
+        let ready = libc::poll(&raw mut entry, 1, i32::try_from(DEADLINE.as_millis()).unwrap());
         libc::close(entry.fd);
         ready
     };
@@ -208,13 +199,7 @@ pub fn accept(listener: &UnixListener) -> UnixStream {
         revents: 0,
     };
     // SAFETY: one entry, as the count says.
-    let ready = unsafe {
-        libc::poll(
-            &raw mut entry,
-            1,
-            i32::try_from(DEADLINE.as_millis()).unwrap(),
-        )
-    };
+    let ready = unsafe { libc::poll(&raw mut entry, 1, i32::try_from(DEADLINE.as_millis()).unwrap()) };
     assert_eq!(ready, 1, "nobody connects");
     with_deadlines(listener.accept().unwrap().0)
 }
@@ -250,10 +235,7 @@ pub struct Link {
 
 impl Link {
     pub fn send(&self, kind: u8, channel: u32, payload: &[u8]) {
-        let mut frame = u32::try_from(payload.len() + 5)
-            .unwrap()
-            .to_be_bytes()
-            .to_vec();
+        let mut frame = u32::try_from(payload.len() + 5).unwrap().to_be_bytes().to_vec();
         frame.push(kind);
         frame.extend_from_slice(&channel.to_be_bytes());
         frame.extend_from_slice(payload);
@@ -274,11 +256,7 @@ impl Link {
         let rest = u32::from_be_bytes(header[..4].try_into().unwrap()) as usize;
         let mut payload = vec![0; rest - 5];
         (&self.stream).read_exact(&mut payload).unwrap();
-        Some((
-            header[4],
-            u32::from_be_bytes(header[5..].try_into().unwrap()),
-            payload,
-        ))
+        Some((header[4], u32::from_be_bytes(header[5..].try_into().unwrap()), payload))
     }
 
     pub fn next(&self) -> (u8, u32, Vec<u8>) {
@@ -310,11 +288,7 @@ pub fn read_ttrpc(mut stream: &UnixStream) -> (u32, u8, Vec<u8>) {
     stream.read_exact(&mut header).unwrap();
     let mut body = vec![0; u32::from_be_bytes(header[..4].try_into().unwrap()) as usize];
     stream.read_exact(&mut body).unwrap();
-    (
-        u32::from_be_bytes(header[4..8].try_into().unwrap()),
-        header[8],
-        body,
-    )
+    (u32::from_be_bytes(header[4..8].try_into().unwrap()), header[8], body)
 }
 
 /// Whether the peer has closed.
@@ -357,11 +331,7 @@ pub fn wait_for_text(path: &Path, text: &str) -> String {
         });
         match found {
             Some(content) if content.contains(text) => return content,
-            _ => assert!(
-                Instant::now() < end,
-                "{} never has {text:?}",
-                path.display()
-            ),
+            _ => assert!(Instant::now() < end, "{} never has {text:?}", path.display()),
         }
         std::thread::yield_now();
     }
