@@ -24,6 +24,8 @@ export interface PodPlan {
 
 /** The host name's longest form in bytes (Linux, sethostname(2)). */
 const MAX_HOSTNAME = 64;
+/** As much of an id as other runtimes show. */
+const DEFAULT_HOSTNAME = 12;
 const GUEST_CID = 3;
 
 /** Parameters that every guest gets: end at once on a panic, so that a dead guest is a dead VM; no emulated probing. */
@@ -38,7 +40,7 @@ export function isSandboxContainer(spec: OciSpec): boolean {
 }
 
 /** Decides what the pod's VM will be. */
-export function planPod(spec: OciSpec, config: Config, folder: string): PodPlan {
+export function planPod(podId: string, spec: OciSpec, config: Config, folder: string): PodPlan {
 	const console = config.debug.console;
 	const parameters = [...BASE_PARAMETERS, console ? "console=ttyS0" : "quiet", `agent.log=${config.log.level}`, ...splitParameters(config.guest.kernel_parameters)];
 	return {
@@ -48,11 +50,17 @@ export function planPod(spec: OciSpec, config: Config, folder: string): PodPlan 
 		kernelParameters: parameters.join(" "),
 		vcpus: config.guest.vcpus,
 		memoryMib: config.guest.memory_mib,
-		hostname: (spec.hostname ?? "").slice(0, MAX_HOSTNAME),
+		hostname: hostnameOf(podId, spec),
 		vsock: join(folder, "vsock.sock"),
 		vsockCid: GUEST_CID,
 		consoleFile: console ? join(folder, "console.log") : undefined,
 	};
+}
+
+/** A pod that names no host name gets its id's beginning: "(none)" or the node's name would mislead. */
+function hostnameOf(podId: string, spec: OciSpec): string {
+	const name = spec.hostname ?? "";
+	return name === "" ? podId.replaceAll(/[^A-Za-z0-9.-]/gu, "-").slice(0, DEFAULT_HOSTNAME) : name.slice(0, MAX_HOSTNAME);
 }
 
 function splitParameters(parameters: string): string[] {

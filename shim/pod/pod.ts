@@ -169,7 +169,7 @@ export class Pod implements ContainerHost {
 	}
 
 	async #createFirst(request: CreateRequest, spec: OciSpec): Promise<Container> {
-		const plan = planPod(spec, this.config, this.folder);
+		const plan = planPod(this.identity.podId, spec, this.config, this.folder);
 		await checkGuestFiles(plan);
 		const abort = new AbortController();
 		const boot = new Scope(`boot of pod ${this.identity.podId}`);
