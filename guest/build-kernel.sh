@@ -5,9 +5,10 @@
 #   guest/build-kernel.sh --path   prints the folder without building
 #
 # The folder is <cache>/guest-kernel/<hash of inputs>/ and holds
-#   vmlinux   stripped ELF with a PVH note: `-kernel` of QEMU, `payload.kernel` of Cloud Hypervisor
-#   bzImage   the same kernel for firmware that wants an EFI or Linux boot image
-#   config    the final .config
+#   vmlinux     stripped ELF with a PVH note: `-kernel` of QEMU, `payload.kernel` of Cloud Hypervisor
+#   bzImage     the same kernel for firmware that wants an EFI or Linux boot image
+#   config      the final .config
+#   System.map  which function an address of vmlinux is in
 # Equal inputs give equal bytes: names, times and versions of the builder stay out of the images.
 # Environment: JOBS (default: all processors), GUEST_KERNEL_SOURCE (default: the package's archive).
 set -euo pipefail
@@ -51,14 +52,15 @@ compile() {
   make -C "$1" -j"$jobs" vmlinux bzImage
 }
 
-# Puts the three results from the source folder $1 into $2. The PVH entry is a note of type 18 (0x12)
+# Puts the results from the source folder $1 into $2. The PVH entry is a note of type 18 (0x12)
 # with the owner "Xen".
 collect() {
   objcopy --strip-all --remove-section=.comment "$1/vmlinux" "$2/vmlinux" &&
     readelf --notes --wide "$2/vmlinux" | grep -Eq 'Xen .*0x0*12' &&
     cp "$1/arch/x86/boot/bzImage" "$2/bzImage" &&
     cp "$1/.config" "$2/config" &&
-    chmod 644 "$2/vmlinux" "$2/bzImage" "$2/config"
+    cp "$1/System.map" "$2/System.map" &&
+    chmod 644 "$2/vmlinux" "$2/bzImage" "$2/config" "$2/System.map"
 }
 
 # Reads make's output, keeps it in the file $1 and prints a line about every 10 seconds.

@@ -113,7 +113,7 @@ const steps = [
       replace(join(dist, "bin/containerd-shim-snp-v2"), (staged) => copyFileSync(join(folder, "containerd-shim-snp-v2"), staged));
     },
   },
-  { name: "vhost-device-vsock", work: () => link(join(dist, "bin/vhost-device-vsock"), join(run("scripts/build-vsock-device.sh"), "vhost-device-vsock"), "run scripts/setup.sh") },
+  { name: "ch-qemu-vsock", work: () => link(join(dist, "bin/ch-qemu-vsock"), join(run("ch-qemu/build-vsock.sh"), "ch-qemu-vsock"), "run ch-qemu/build-vsock.sh") },
   { name: "initramfs", work: () => link(join(dist, "share/initramfs"), join(run("guest/build-initramfs.sh"), "initramfs"), "run guest/build-initramfs.sh") },
   // Minutes, not seconds: the kernel is linked when it is there, and built by the set-up.
   { name: "vmlinux", work: () => link(join(dist, "share/vmlinux"), join(run("guest/build-kernel.sh", "--path"), "vmlinux"), "build it with guest/build-kernel.sh (or scripts/setup.sh)") },

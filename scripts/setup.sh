@@ -94,8 +94,8 @@ build_addon() { scripts/build-native.sh >&2; }
 have_keeper() { [ -d "$(scripts/build-keeper.sh --path)" ]; }
 build_keeper() { scripts/build-keeper.sh >/dev/null; }
 
-have_vsock_device() { [ -d "$(scripts/build-vsock-device.sh --path)" ]; }
-build_vsock_device() { scripts/build-vsock-device.sh >/dev/null; }
+have_vsock_back_end() { [ -d "$(bash ch-qemu/build-vsock.sh --path)" ]; }
+build_vsock_back_end() { bash ch-qemu/build-vsock.sh >/dev/null; }
 
 have_kernel() { [ -d "$(guest/build-kernel.sh --path)" ]; }
 build_kernel() { guest/build-kernel.sh >/dev/null; }
@@ -117,7 +117,7 @@ step "npm packages" have_npm_packages install_npm_packages
 step "protobuf codecs" have_codecs generate_codecs
 step "native addon" have_addon build_addon
 step "keeper" have_keeper build_keeper
-step "vhost-device-vsock" have_vsock_device build_vsock_device
+step "vsock for VMs under QEMU" have_vsock_back_end build_vsock_back_end
 step "guest kernel" have_kernel build_kernel
 step "guest initramfs" have_initramfs build_initramfs
 step "containerd 1.6 and 2.x for tests" have_containerd fetch_containerd
