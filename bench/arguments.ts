@@ -3,13 +3,13 @@ import { parseArgs } from "node:util";
 import { containerdVersions, isContainerdVersion, type ContainerdVersion } from "../test/support/paths.ts";
 
 export type BenchOptions = {
-  /** Measured cold starts of each runtime. */
-  readonly runs: number;
-  readonly containerd: ContainerdVersion;
-  /** Where the results go as JSON. */
-  readonly jsonFile: string | undefined;
-  /** Where the picture goes. */
-  readonly svgFile: string | undefined;
+	/** Measured cold starts of each runtime. */
+	readonly runs: number;
+	readonly containerd: ContainerdVersion;
+	/** Where the results go as JSON. */
+	readonly jsonFile: string | undefined;
+	/** Where the picture goes. */
+	readonly svgFile: string | undefined;
 };
 
 export const USAGE = `usage: npm run bench -- [--runs N] [--containerd 1.6|2] [--json FILE] [--svg FILE]
@@ -23,34 +23,39 @@ const RUNS_MAX = 1000;
 
 /** A mistake in the arguments; its text is for the user. */
 export class UsageError extends Error {
-  override readonly name = "UsageError";
+	override readonly name = "UsageError";
 }
 
 function parseRuns(text: string | undefined): number {
-  if (text === undefined) return RUNS_DEFAULT;
-  const runs = Number(text);
-  if (!/^\d+$/.test(text) || runs < 1 || runs > RUNS_MAX) throw new UsageError(`--runs: ${JSON.stringify(text)} is not a whole number from 1 to ${RUNS_MAX}`);
-  return runs;
+	if (text === undefined) return RUNS_DEFAULT;
+	const runs = Number(text);
+	if (!/^\d+$/.test(text) || runs < 1 || runs > RUNS_MAX)
+		throw new UsageError(`--runs: ${JSON.stringify(text)} is not a whole number from 1 to ${RUNS_MAX}`);
+	return runs;
 }
 
 function parseContainerd(text: string | undefined): ContainerdVersion {
-  if (text === undefined) return "2";
-  if (!isContainerdVersion(text)) throw new UsageError(`--containerd: ${JSON.stringify(text)} is not one of ${containerdVersions.join(", ")}`);
-  return text;
+	if (text === undefined) return "2";
+	if (!isContainerdVersion(text))
+		throw new UsageError(`--containerd: ${JSON.stringify(text)} is not one of ${containerdVersions.join(", ")}`);
+	return text;
 }
 
 function parseFile(flag: string, text: string | undefined): string | undefined {
-  if (text === "") throw new UsageError(`${flag}: the file's name is empty`);
-  return text;
+	if (text === "") throw new UsageError(`${flag}: the file's name is empty`);
+	return text;
 }
 
 function read(argv: readonly string[]) {
-  try {
-    const string = { type: "string" } as const;
-    return parseArgs({ args: [...argv], options: { runs: string, containerd: string, json: string, svg: string, help: { type: "boolean" } } }).values;
-  } catch (error) {
-    throw new UsageError(error instanceof Error ? error.message : String(error));
-  }
+	try {
+		const string = { type: "string" } as const;
+		return parseArgs({
+			args: [...argv],
+			options: { runs: string, containerd: string, json: string, svg: string, help: { type: "boolean" } },
+		}).values;
+	} catch (error) {
+		throw new UsageError(error instanceof Error ? error.message : String(error));
+	}
 }
 
 /**
@@ -59,9 +64,9 @@ function read(argv: readonly string[]) {
  * @throws UsageError that names the wrong argument and what is allowed.
  */
 export function parseArguments(argv: readonly string[]): BenchOptions | "help" {
-  const values = read(argv);
-  if (values.help === true) return "help";
-  const jsonFile = parseFile("--json", values.json);
-  const svgFile = parseFile("--svg", values.svg) ?? jsonFile?.replace(/(\.json)?$/, ".svg");
-  return { runs: parseRuns(values.runs), containerd: parseContainerd(values.containerd), jsonFile, svgFile };
+	const values = read(argv);
+	if (values.help === true) return "help";
+	const jsonFile = parseFile("--json", values.json);
+	const svgFile = parseFile("--svg", values.svg) ?? jsonFile?.replace(/(\.json)?$/, ".svg");
+	return { runs: parseRuns(values.runs), containerd: parseContainerd(values.containerd), jsonFile, svgFile };
 }

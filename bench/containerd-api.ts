@@ -6,21 +6,30 @@ const CALL_TIMEOUT_MS = 120_000;
 
 /** Field numbers of containerd's `api/services/tasks/v1/tasks.proto`, `api/services/snapshots/v1/snapshots.proto` and `api/types/mount.proto`. */
 const MESSAGES = protobuf.Root.fromJSON({
-  nested: {
-    Mount: { fields: { type: { type: "string", id: 1 }, source: { type: "string", id: 2 }, target: { type: "string", id: 3 }, options: { rule: "repeated", type: "string", id: 4 } } },
-    MountsRequest: { fields: { snapshotter: { type: "string", id: 1 }, key: { type: "string", id: 2 } } },
-    MountsResponse: { fields: { mounts: { rule: "repeated", type: "Mount", id: 1 } } },
-    CreateTaskRequest: { fields: { containerId: { type: "string", id: 1 }, rootfs: { rule: "repeated", type: "Mount", id: 3 } } },
-    CreateTaskResponse: { fields: { containerId: { type: "string", id: 1 }, pid: { type: "uint32", id: 2 } } },
-    StartRequest: { fields: { containerId: { type: "string", id: 1 } } },
-    StartResponse: { fields: { pid: { type: "uint32", id: 1 } } },
-    KillRequest: { fields: { containerId: { type: "string", id: 1 }, execId: { type: "string", id: 2 }, signal: { type: "uint32", id: 3 } } },
-    WaitRequest: { fields: { containerId: { type: "string", id: 1 } } },
-    WaitResponse: { fields: { exitStatus: { type: "uint32", id: 1 } } },
-    DeleteTaskRequest: { fields: { containerId: { type: "string", id: 1 } } },
-    DeleteResponse: { fields: { id: { type: "string", id: 1 } } },
-    Empty: { fields: {} },
-  },
+	nested: {
+		Mount: {
+			fields: {
+				type: { type: "string", id: 1 },
+				source: { type: "string", id: 2 },
+				target: { type: "string", id: 3 },
+				options: { rule: "repeated", type: "string", id: 4 },
+			},
+		},
+		MountsRequest: { fields: { snapshotter: { type: "string", id: 1 }, key: { type: "string", id: 2 } } },
+		MountsResponse: { fields: { mounts: { rule: "repeated", type: "Mount", id: 1 } } },
+		CreateTaskRequest: { fields: { containerId: { type: "string", id: 1 }, rootfs: { rule: "repeated", type: "Mount", id: 3 } } },
+		CreateTaskResponse: { fields: { containerId: { type: "string", id: 1 }, pid: { type: "uint32", id: 2 } } },
+		StartRequest: { fields: { containerId: { type: "string", id: 1 } } },
+		StartResponse: { fields: { pid: { type: "uint32", id: 1 } } },
+		KillRequest: {
+			fields: { containerId: { type: "string", id: 1 }, execId: { type: "string", id: 2 }, signal: { type: "uint32", id: 3 } },
+		},
+		WaitRequest: { fields: { containerId: { type: "string", id: 1 } } },
+		WaitResponse: { fields: { exitStatus: { type: "uint32", id: 1 } } },
+		DeleteTaskRequest: { fields: { containerId: { type: "string", id: 1 } } },
+		DeleteResponse: { fields: { id: { type: "string", id: 1 } } },
+		Empty: { fields: {} },
+	},
 });
 
 const TASKS = "/containerd.services.tasks.v1.Tasks";
@@ -29,54 +38,55 @@ const SIGKILL = 9;
 
 /** A connection to one containerd and one of its namespaces. Its owner calls `close`. */
 export class ContainerdApi {
-  readonly #client: Client;
-  readonly #namespace: string;
+	readonly #client: Client;
+	readonly #namespace: string;
 
-  /** @param socket path of containerd's gRPC socket */
-  constructor(socket: string, namespace: string) {
-    this.#client = new Client(`unix:${socket}`, credentials.createInsecure());
-    this.#namespace = namespace;
-  }
+	/** @param socket path of containerd's gRPC socket */
+	constructor(socket: string, namespace: string) {
+		this.#client = new Client(`unix:${socket}`, credentials.createInsecure());
+		this.#namespace = namespace;
+	}
 
-  /** Creates the task of a container that exists, on its snapshot, without stdio. */
-  async createTask(containerId: string, snapshotter: string): Promise<void> {
-    const { mounts } = await this.#call(`${SNAPSHOTS}/Mounts`, "MountsRequest", "MountsResponse", { snapshotter, key: containerId });
-    await this.#call(`${TASKS}/Create`, "CreateTaskRequest", "CreateTaskResponse", { containerId, rootfs: mounts });
-  }
+	/** Creates the task of a container that exists, on its snapshot, without stdio. */
+	async createTask(containerId: string, snapshotter: string): Promise<void> {
+		const { mounts } = await this.#call(`${SNAPSHOTS}/Mounts`, "MountsRequest", "MountsResponse", { snapshotter, key: containerId });
+		await this.#call(`${TASKS}/Create`, "CreateTaskRequest", "CreateTaskResponse", { containerId, rootfs: mounts });
+	}
 
-  async startTask(containerId: string): Promise<void> {
-    await this.#call(`${TASKS}/Start`, "StartRequest", "StartResponse", { containerId });
-  }
+	async startTask(containerId: string): Promise<void> {
+		await this.#call(`${TASKS}/Start`, "StartRequest", "StartResponse", { containerId });
+	}
 
-  /** Kills the task, waits for its end and deletes it. */
-  async removeTask(containerId: string): Promise<void> {
-    await this.#call(`${TASKS}/Kill`, "KillRequest", "Empty", { containerId, signal: SIGKILL });
-    await this.#call(`${TASKS}/Wait`, "WaitRequest", "WaitResponse", { containerId });
-    await this.#call(`${TASKS}/Delete`, "DeleteTaskRequest", "DeleteResponse", { containerId });
-  }
+	/** Kills the task, waits for its end and deletes it. */
+	async removeTask(containerId: string): Promise<void> {
+		await this.#call(`${TASKS}/Kill`, "KillRequest", "Empty", { containerId, signal: SIGKILL });
+		await this.#call(`${TASKS}/Wait`, "WaitRequest", "WaitResponse", { containerId });
+		await this.#call(`${TASKS}/Delete`, "DeleteTaskRequest", "DeleteResponse", { containerId });
+	}
 
-  close(): void {
-    this.#client.close();
-  }
+	close(): void {
+		this.#client.close();
+	}
 
-  async #call(path: string, request: string, response: string, fields: Record<string, unknown>): Promise<Record<string, unknown>> {
-    const requestType = MESSAGES.lookupType(request);
-    const responseType = MESSAGES.lookupType(response);
-    const metadata = new Metadata();
-    metadata.set("containerd-namespace", this.#namespace);
-    return await new Promise((resolve, reject) => {
-      this.#client.makeUnaryRequest(
-        path,
-        (message: Record<string, unknown>) => Buffer.from(requestType.encode(requestType.fromObject(message)).finish()),
-        (bytes: Buffer) => responseType.toObject(responseType.decode(bytes)),
-        fields,
-        metadata,
-        { deadline: Date.now() + CALL_TIMEOUT_MS },
-        (error, answer) => {
-          if (error !== null) reject(new Error(`${path} of ${String(fields["containerId"] ?? fields["key"])}: ${error.details}`, { cause: error }));
-          else resolve(answer ?? {});
-        },
-      );
-    });
-  }
+	async #call(path: string, request: string, response: string, fields: Record<string, unknown>): Promise<Record<string, unknown>> {
+		const requestType = MESSAGES.lookupType(request);
+		const responseType = MESSAGES.lookupType(response);
+		const metadata = new Metadata();
+		metadata.set("containerd-namespace", this.#namespace);
+		return await new Promise((resolve, reject) => {
+			this.#client.makeUnaryRequest(
+				path,
+				(message: Record<string, unknown>) => Buffer.from(requestType.encode(requestType.fromObject(message)).finish()),
+				(bytes: Buffer) => responseType.toObject(responseType.decode(bytes)),
+				fields,
+				metadata,
+				{ deadline: Date.now() + CALL_TIMEOUT_MS },
+				(error, answer) => {
+					if (error !== null)
+						reject(new Error(`${path} of ${String(fields["containerId"] ?? fields["key"])}: ${error.details}`, { cause: error }));
+					else resolve(answer ?? {});
+				},
+			);
+		});
+	}
 }

@@ -3,47 +3,62 @@ import { MEASURES, type BenchResults, type Measure } from "./results.ts";
 import type { Summary } from "./statistics.ts";
 
 const LABELS: Readonly<Record<Measure, string>> = {
-  startCommandMs: "start (command by itself)",
-  createMs: "create (task)",
-  startMs: "start (task)",
-  coldStartMs: "cold start (create + start)",
-  removeMs: "kill + remove",
+	startCommandMs: "start (command by itself)",
+	createMs: "create (task)",
+	startMs: "start (task)",
+	coldStartMs: "cold start (create + start)",
+	removeMs: "kill + remove",
 };
 
 /** The name of a measure for readers. */
 export function measureLabel(measure: Measure): string {
-  return LABELS[measure];
+	return LABELS[measure];
 }
 
 function number(value: number): string {
-  return value.toFixed(value < 100 ? 1 : 0);
+	return value.toFixed(value < 100 ? 1 : 0);
 }
 
 function cells(summary: Summary): string[] {
-  return [number(summary.min), number(summary.median), number(summary.p95)];
+	return [number(summary.min), number(summary.median), number(summary.p95)];
 }
 
 function align(rows: readonly (readonly string[])[]): string {
-  const widths: number[] = [];
-  for (const row of rows) row.forEach((cell, column) => { widths[column] = Math.max(widths[column] ?? 0, cell.length); });
-  return rows.map((row) => row.map((cell, column) => (column === 0 ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0))).join("  ").trimEnd()).join("\n");
+	const widths: number[] = [];
+	for (const row of rows)
+		row.forEach((cell, column) => {
+			widths[column] = Math.max(widths[column] ?? 0, cell.length);
+		});
+	return rows
+		.map((row) =>
+			row
+				.map((cell, column) => (column === 0 ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0)))
+				.join("  ")
+				.trimEnd(),
+		)
+		.join("\n");
 }
 
 /** Every table of the results; milliseconds throughout. */
 export function renderTables(results: BenchResults, ours: string, other: string): string {
-  const left = results.runtimes[ours];
-  const right = results.runtimes[other];
-  if (left === undefined || right === undefined) throw new Error(`no results of ${left === undefined ? ours : other}`);
-  const head = `containerd ${results.containerd}, ${results.runs} runs, ${results.host.cpus} x ${results.host.cpu}, Linux ${results.host.kernel}, load ${results.host.load1.toFixed(1)}; milliseconds`;
-  const whole = align([
-    ["", ours, "", "", other, "", "", "ratio"],
-    ["", "min", "median", "p95", "min", "median", "p95", "of medians"],
-    ...MEASURES.map((measure) => [measureLabel(measure), ...cells(left[measure]), ...cells(right[measure]), results.ratios[measure].toFixed(2)]),
-    ["first cold start", "", number(left.firstColdStartMs), "", "", number(right.firstColdStartMs), "", ""],
-  ]);
-  const steps = align([
-    ["step", "begins (median)", "min", "median", "p95"],
-    ...left.steps.map((step) => [step.step, number(step.startMs.median), ...cells(step.durationMs)]),
-  ]);
-  return `${head}\n\n${whole}\n\n${steps}\n`;
+	const left = results.runtimes[ours];
+	const right = results.runtimes[other];
+	if (left === undefined || right === undefined) throw new Error(`no results of ${left === undefined ? ours : other}`);
+	const head = `containerd ${results.containerd}, ${results.runs} runs, ${results.host.cpus} x ${results.host.cpu}, Linux ${results.host.kernel}, load ${results.host.load1.toFixed(1)}; milliseconds`;
+	const whole = align([
+		["", ours, "", "", other, "", "", "ratio"],
+		["", "min", "median", "p95", "min", "median", "p95", "of medians"],
+		...MEASURES.map((measure) => [
+			measureLabel(measure),
+			...cells(left[measure]),
+			...cells(right[measure]),
+			results.ratios[measure].toFixed(2),
+		]),
+		["first cold start", "", number(left.firstColdStartMs), "", "", number(right.firstColdStartMs), "", ""],
+	]);
+	const steps = align([
+		["step", "begins (median)", "min", "median", "p95"],
+		...left.steps.map((step) => [step.step, number(step.startMs.median), ...cells(step.durationMs)]),
+	]);
+	return `${head}\n\n${whole}\n\n${steps}\n`;
 }

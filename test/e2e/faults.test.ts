@@ -10,6 +10,7 @@ import { buildForeignImage } from "../support/image.ts";
 import { run, type Finished } from "../support/process.ts";
 import { distBinDir } from "../support/paths.ts";
 import { eventually } from "../support/retry.ts";
+import { readTimeline } from "../support/timeline.ts";
 import type { ShimConfig } from "../support/shim-config.ts";
 
 const WAIT_MS = 60_000;
@@ -18,172 +19,234 @@ const NEVER_ANSWERS = "while :; do /bin/busybox sleep 1000; done";
 
 /** Runs a container under a changed configuration that must be refused with all of the texts. */
 async function refused(t: Test, bed: Bed, label: string, changes: ShimConfig, texts: readonly RegExp[]): Promise<Finished> {
-  await bed.containerd.configure(changes);
-  try {
-    const finished = await bed.ctr.run(bed.ctr.newId(label), ["true"], { timeoutMs: WAIT_MS });
-    t.not(finished.code, 0, "the run fails");
-    for (const text of texts) t.match(finished.stderr, text);
-    return finished;
-  } finally {
-    await bed.containerd.configure({});
-  }
+	await bed.containerd.configure(changes);
+	try {
+		const finished = await bed.ctr.run(bed.ctr.newId(label), ["true"], { timeoutMs: WAIT_MS });
+		t.not(finished.code, 0, "the run fails");
+		for (const text of texts) t.match(finished.stderr, text);
+		return finished;
+	} finally {
+		await bed.containerd.configure({});
+	}
 }
 
 /** Runs a container that must work: the fault before it has no lasting effect. */
 async function worksAgain(t: Test, bed: Bed): Promise<void> {
-  const finished = await bed.ctr.run(bed.ctr.newId("after"), ["echo", "fine"]);
-  t.equal(finished.stdout, "fine\n", finished.stderr);
+	const finished = await bed.ctr.run(bed.ctr.newId("after"), ["echo", "fine"]);
+	t.equal(finished.stdout, "fine\n", finished.stderr);
 }
 
 /** Kills the first process whose command line matches, as soon as it is there. */
 async function killWhenSeen(bed: Bed, pattern: RegExp): Promise<void> {
-  const victim = await eventually(`a process like ${pattern}`, WAIT_MS, () => bed.containerd.processes().find((info) => pattern.test(info.commandLine)));
-  process.kill(victim.pid, "SIGKILL");
+	const victim = await eventually(`a process like ${pattern}`, WAIT_MS, () =>
+		bed.containerd.processes().find((info) => pattern.test(info.commandLine)),
+	);
+	process.kill(victim.pid, "SIGKILL");
 }
 
 const cases: Case[] = [
-  {
-    name: "a misspelt key is named, with the file and the right key",
-    check: async (t, bed) => {
-      await refused(t, bed, "key", { append: "[log]\nlevle = \"info\"" }, [/levle/, /level/, new RegExp(bed.containerd.configFile)]);
-    },
-  },
-  {
-    name: "a value of the wrong kind is named, with what is allowed",
-    check: async (t, bed) => {
-      await refused(t, bed, "value", { append: "[log]\nlevel = \"loud\"" }, [/log\.level/, /debug/]);
-    },
-  },
-  {
-    name: "a configuration file that is no TOML is named, with the line",
-    check: async (t, bed) => {
-      await refused(t, bed, "toml", { append: "this is no TOML" }, [new RegExp(bed.containerd.configFile), /line|\d+:\d+/]);
-    },
-  },
-  {
-    name: "a missing kernel is named, with its key",
-    check: async (t, bed) => {
-      await refused(t, bed, "kernel", { kernel: "/nowhere/vmlinux" }, [/\/nowhere\/vmlinux/, /guest\.kernel/]);
-    },
-  },
-  {
-    name: "a missing guest image is named, with its key",
-    check: async (t, bed) => {
-      await refused(t, bed, "image", { image: "/nowhere/initramfs" }, [/\/nowhere\/initramfs/, /guest\.image/]);
-    },
-  },
-  {
-    name: "a missing hypervisor is named, with its key",
-    check: async (t, bed) => {
-      await refused(t, bed, "hypervisor", { hypervisor: "/nowhere/cloud-hypervisor" }, [/\/nowhere\/cloud-hypervisor/, /hypervisor\.path/]);
-    },
-  },
-  {
-    name: "a hypervisor that ends at once: its own words arrive, such as those about /dev/kvm",
-    check: async (t, bed) => {
-      const words = "Failed to open hypervisor interface (is /dev/kvm available?)";
-      const hypervisor = await buildScript(bed.containerd.rootDir, "no-kvm", `echo '${words}' >&2\nexit 1`);
-      await refused(t, bed, "nokvm", { hypervisor }, [/\/dev\/kvm/, /no-kvm/]);
-    },
-  },
-  {
-    name: "a guest that never answers meets the boot time-out, whose key is named",
-    check: async (t, bed) => {
-      const image = await buildInitramfs(bed.containerd.rootDir, "silent", NEVER_ANSWERS);
-      const finished = await refused(t, bed, "silent", { image, bootTimeoutMs: SHORT_BOOT_TIMEOUT_MS }, [/timeouts\.boot_ms/]);
-      t.ok(finished.durationMs >= SHORT_BOOT_TIMEOUT_MS, "not before its time");
-    },
-  },
-  {
-    name: "a VMM that is killed while the guest boots is reported at once, not at the time-out",
-    check: async (t, bed) => {
-      const image = await buildInitramfs(bed.containerd.rootDir, "silent-too", NEVER_ANSWERS);
-      // Far beyond the deadline of `refused`: waiting for it would fail the test.
-      const [finished] = await Promise.all([
-        refused(t, bed, "killed", { image, bootTimeoutMs: 10 * WAIT_MS }, [/hypervisor|VMM/i, /ended|killed|exited|SIGKILL/i]),
-        killWhenSeen(bed, /qemu-system-x86_64/),
-      ]);
-      t.ok(finished.durationMs < WAIT_MS);
-      await worksAgain(t, bed);
-    },
-  },
-  {
-    name: "a guest whose first process fails is reported at once",
-    check: async (t, bed) => {
-      const image = await buildInitramfs(bed.containerd.rootDir, "panics", "exit 1");
-      await refused(t, bed, "panic", { image, bootTimeoutMs: 10 * WAIT_MS }, [/hypervisor|VMM|guest/i]);
-    },
-  },
-  {
-    name: "a program for another architecture is named",
-    check: async (t, bed) => {
-      const image = await buildForeignImage(bed.containerd.rootDir);
-      await bed.ctr.importImage(image);
-      const finished = await bed.ctr.run(bed.ctr.newId("foreign"), ["/bin/hello"], { image });
-      t.not(finished.code, 0);
-      t.match(finished.stderr, /\/bin\/hello/);
-      t.match(finished.stderr, /architecture|exec format/i);
-    },
-  },
-  {
-    name: "a full tmpfs under the state folder is named; with room again all is well",
-    check: async (t, bed) => {
-      const filler = bed.containerd.seen(join(bed.containerd.stateDir, "filler"));
-      fillUp(filler);
-      try {
-        const finished = await bed.ctr.run(bed.ctr.newId("full"), ["true"]);
-        t.not(finished.code, 0);
-        t.match(finished.stderr, /no space|full/i);
-        t.match(finished.stderr, /free space|tmpfs/i);
-        t.match(finished.stderr, new RegExp(bed.containerd.stateDir));
-      } finally {
-        await rm(filler);
-      }
-      await worksAgain(t, bed);
-    },
-  },
-  {
-    name: "a bundle with broken JSON is named",
-    check: async (t, bed) => {
-      const wrapper = await buildScript(bed.containerd.rootDir, "containerd-shim-broken-v2", `case "$*" in *start) printf '{"ociVersion":' > config.json ;; esac\nexec ${join(distBinDir, "containerd-shim-snp-v2")} "$@"`);
-      const id = bed.ctr.newId("broken");
-      const finished = await bed.ctr.call(["run", "--rm", "--runtime", wrapper, "--fifo-dir", bed.containerd.fifoDir, bed.image.name, id, "true"]);
-      t.not(finished.code, 0);
-      t.match(finished.stderr, /config\.json/);
-      await bed.ctr.removeLeftover(id);
-    },
-  },
-  {
-    name: "a second start of the shim for a live id leaves the container as it is",
-    check: async (t, bed) => {
-      const { containerd, ctr } = bed;
-      const id = ctr.newId("live");
-      await ctr.detach(id, ["sleep", "1000"]);
-      const bundle = join(containerd.rootDir, "state/io.containerd.runtime.v2.task", containerd.namespace, id);
-      t.ok(existsSync(join(bundle, "config.json")));
-      const shim = [join(distBinDir, "containerd-shim-snp-v2"), "-namespace", containerd.namespace, "-address", containerd.address, "-publish-binary", join(containerd.ctrPath, "../containerd"), "-id", id];
-      const second = await run(containerd.inside("env", "-C", bundle, `CONTAINERD_SHIM_SNP_CONFIG=${containerd.configFile}`, `TTRPC_ADDRESS=${containerd.address}.ttrpc`, ...shim, "start"));
-      t.equal(second.stderr, "", "nothing on standard error, which containerd would take for the address");
-      if (second.code === 0) t.match(second.stdout, new RegExp(containerd.podKey(id)), "the live keeper's address");
-      else t.match(second.stdout, new RegExp(id), "the live id is named");
-      t.equal((await ctr.exec(id, ["echo", "alive"])).stdout, "alive\n");
-      await ctr.remove(id);
-    },
-  },
+	{
+		name: "a misspelt key is named, with the file and the right key",
+		check: async (t, bed) => {
+			await refused(t, bed, "key", { append: '[log]\nlevle = "info"' }, [/levle/, /level/, new RegExp(bed.containerd.configFile)]);
+		},
+	},
+	{
+		name: "a value of the wrong kind is named, with what is allowed",
+		check: async (t, bed) => {
+			await refused(t, bed, "value", { append: '[log]\nlevel = "loud"' }, [/log\.level/, /debug/]);
+		},
+	},
+	{
+		name: "a configuration file that is no TOML is named, with the line",
+		check: async (t, bed) => {
+			await refused(t, bed, "toml", { append: "this is no TOML" }, [new RegExp(bed.containerd.configFile), /line|\d+:\d+/]);
+		},
+	},
+	{
+		name: "a missing kernel is named, with its key",
+		check: async (t, bed) => {
+			await refused(t, bed, "kernel", { kernel: "/nowhere/vmlinux" }, [/\/nowhere\/vmlinux/, /guest\.kernel/]);
+		},
+	},
+	{
+		name: "a missing guest image is named, with its key",
+		check: async (t, bed) => {
+			await refused(t, bed, "image", { image: "/nowhere/initramfs" }, [/\/nowhere\/initramfs/, /guest\.image/]);
+		},
+	},
+	{
+		name: "a missing hypervisor is named, with its key",
+		check: async (t, bed) => {
+			await refused(t, bed, "hypervisor", { hypervisor: "/nowhere/cloud-hypervisor" }, [/\/nowhere\/cloud-hypervisor/, /hypervisor\.path/]);
+		},
+	},
+	{
+		name: "a hypervisor that ends at once: its own words arrive, such as those about /dev/kvm",
+		check: async (t, bed) => {
+			const words = "Failed to open hypervisor interface (is /dev/kvm available?)";
+			const hypervisor = await buildScript(bed.containerd.rootDir, "no-kvm", `echo '${words}' >&2\nexit 1`);
+			await refused(t, bed, "nokvm", { hypervisor }, [/\/dev\/kvm/, /no-kvm/]);
+		},
+	},
+	{
+		name: "a guest that never answers meets the boot time-out, whose key is named",
+		check: async (t, bed) => {
+			const image = await buildInitramfs(bed.containerd.rootDir, "silent", NEVER_ANSWERS);
+			const finished = await refused(t, bed, "silent", { image, bootTimeoutMs: SHORT_BOOT_TIMEOUT_MS }, [/timeouts\.boot_ms/]);
+			t.ok(finished.durationMs >= SHORT_BOOT_TIMEOUT_MS, "not before its time");
+		},
+	},
+	{
+		name: "a VMM that is killed as soon as it shows is reported at once",
+		check: async (t, bed) => {
+			const image = await buildInitramfs(bed.containerd.rootDir, "silent-early", NEVER_ANSWERS);
+			const [finished] = await Promise.all([
+				refused(t, bed, "early", { image, bootTimeoutMs: 10 * WAIT_MS }, [
+					/hypervisor|VMM|VM of pod/i,
+					/ended|killed|exited|closed|SIGKILL/i,
+				]),
+				killWhenSeen(bed, /qemu-system-x86_64|ch-qemu.* --api-socket/),
+			]);
+			t.ok(finished.durationMs < WAIT_MS);
+			await worksAgain(t, bed);
+		},
+	},
+	{
+		name: "a VMM that is killed while the guest boots is reported at once, not at the time-out",
+		check: async (t, bed) => {
+			const image = await buildInitramfs(bed.containerd.rootDir, "silent-late", NEVER_ANSWERS);
+			const id = bed.ctr.newId("late");
+			await bed.containerd.configure({ image, bootTimeoutMs: 10 * WAIT_MS });
+			const child = bed.ctr.attach(id, ["true"], { flags: ["--rm"] });
+			try {
+				// Far beyond the deadlines here: waiting for the time-out would fail the test.
+				await eventually("the end of vm.boot", WAIT_MS, async () =>
+					(await readTimeline(bed.containerd, id).catch(() => [])).find((step) => step.step === "vm-boot"),
+				);
+				await killWhenSeen(bed, /ch-qemu.* --api-socket/);
+				const finished = await child.finished(WAIT_MS);
+				t.not(finished.code, 0);
+				t.match(finished.stderr, new RegExp(`pod ${id}`));
+				t.match(finished.stderr, /ended|killed|exited|SIGKILL/i);
+			} finally {
+				child.kill();
+				await bed.containerd.configure({});
+			}
+			await worksAgain(t, bed);
+		},
+	},
+	{
+		name: "a guest whose first process fails is reported at once",
+		check: async (t, bed) => {
+			const image = await buildInitramfs(bed.containerd.rootDir, "panics", "exit 1");
+			await refused(t, bed, "panic", { image, bootTimeoutMs: 10 * WAIT_MS }, [/hypervisor|VMM|guest/i]);
+		},
+	},
+	{
+		name: "a program for another architecture is named",
+		check: async (t, bed) => {
+			const image = await buildForeignImage(bed.containerd.rootDir);
+			await bed.ctr.importImage(image);
+			const finished = await bed.ctr.run(bed.ctr.newId("foreign"), ["/bin/hello"], { image });
+			t.not(finished.code, 0);
+			t.match(finished.stderr, /\/bin\/hello/);
+			t.match(finished.stderr, /architecture|exec format/i);
+		},
+	},
+	{
+		name: "a full tmpfs under the state folder is named; with room again all is well",
+		check: async (t, bed) => {
+			const filler = bed.containerd.seen(join(bed.containerd.stateDir, "filler"));
+			fillUp(filler);
+			try {
+				const finished = await bed.ctr.run(bed.ctr.newId("full"), ["true"]);
+				t.not(finished.code, 0);
+				t.match(finished.stderr, /no space|full/i);
+				t.match(finished.stderr, /free space|tmpfs/i);
+				t.match(finished.stderr, new RegExp(bed.containerd.stateDir));
+			} finally {
+				await rm(filler);
+			}
+			await worksAgain(t, bed);
+		},
+	},
+	{
+		name: "a bundle with broken JSON is named",
+		check: async (t, bed) => {
+			const wrapper = await buildScript(
+				bed.containerd.rootDir,
+				"containerd-shim-broken-v2",
+				`case "$*" in *start) printf '{"ociVersion":' > config.json ;; esac\nexec ${join(distBinDir, "containerd-shim-snp-v2")} "$@"`,
+			);
+			const id = bed.ctr.newId("broken");
+			const finished = await bed.ctr.call([
+				"run",
+				"--rm",
+				"--runtime",
+				wrapper,
+				"--fifo-dir",
+				bed.containerd.fifoDir,
+				bed.image.name,
+				id,
+				"true",
+			]);
+			t.not(finished.code, 0);
+			t.match(finished.stderr, /config\.json/);
+			await bed.ctr.removeLeftover(id);
+		},
+	},
+	{
+		name: "a second start of the shim for a live id leaves the container as it is",
+		check: async (t, bed) => {
+			const { containerd, ctr } = bed;
+			const id = ctr.newId("live");
+			await ctr.detach(id, ["sleep", "1000"]);
+			const bundle = join(containerd.rootDir, "state/io.containerd.runtime.v2.task", containerd.namespace, id);
+			t.ok(existsSync(join(bundle, "config.json")));
+			const shim = [
+				join(distBinDir, "containerd-shim-snp-v2"),
+				"-namespace",
+				containerd.namespace,
+				"-address",
+				containerd.address,
+				"-publish-binary",
+				join(containerd.ctrPath, "../containerd"),
+				"-id",
+				id,
+			];
+			const second = await run(
+				containerd.inside(
+					"env",
+					"-C",
+					bundle,
+					`CONTAINERD_SHIM_SNP_CONFIG=${containerd.configFile}`,
+					`TTRPC_ADDRESS=${containerd.address}.ttrpc`,
+					...shim,
+					"start",
+				),
+			);
+			t.equal(second.stderr, "", "nothing on standard error, which containerd would take for the address");
+			if (second.code === 0) t.match(second.stdout, new RegExp(containerd.podKey(id)), "the live keeper's address");
+			else t.match(second.stdout, new RegExp(id), "the live id is named");
+			t.equal((await ctr.exec(id, ["echo", "alive"])).stdout, "alive\n");
+			await ctr.remove(id);
+		},
+	},
 ];
 
 /** Writes zeros until the file system has no room for a single further byte. */
 function fillUp(file: string): void {
-  const chunks = [1024 * 1024, 4096, 1];
-  for (const bytes of chunks) {
-    for (let rounds = 0; rounds < 1024; rounds++) {
-      try {
-        writeFileSync(file, Buffer.alloc(bytes), { flag: "a" });
-      } catch {
-        break;
-      }
-    }
-  }
+	const chunks = [1024 * 1024, 4096, 1];
+	for (const bytes of chunks) {
+		for (let rounds = 0; rounds < 1024; rounds++) {
+			try {
+				writeFileSync(file, Buffer.alloc(bytes), { flag: "a" });
+			} catch {
+				break;
+			}
+		}
+	}
 }
 
 if ((process.env["SNP_E2E_RUNTIME"] ?? SNP_RUNTIME) === SNP_RUNTIME) await runCases(cases, { withControl: false });

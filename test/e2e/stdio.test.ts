@@ -17,169 +17,184 @@ const STDOUT_BYTES_MIN = 256 * MIB;
 
 /** Bytes without a pattern, the same in each run: SHA-256 over a counter, 64 KiB at a time. */
 function* noise(bytes: number): Generator<Buffer> {
-  const chunkBytes = 64 * 1024;
-  const seed = Buffer.alloc(chunkBytes);
-  for (let at = 0; at < chunkBytes; at += 32) createHash("sha256").update(String(at)).digest().copy(seed, at);
-  for (let n = 0; n * chunkBytes < bytes; n++) {
-    const chunk = Buffer.from(seed);
-    // Chunks differ in their numbers, so that a lost, doubled or exchanged one changes the hash.
-    for (let at = 0; at < chunkBytes; at += 4096) chunk.writeUInt32LE(n, at);
-    yield chunk;
-  }
+	const chunkBytes = 64 * 1024;
+	const seed = Buffer.alloc(chunkBytes);
+	for (let at = 0; at < chunkBytes; at += 32) createHash("sha256").update(String(at)).digest().copy(seed, at);
+	for (let n = 0; n * chunkBytes < bytes; n++) {
+		const chunk = Buffer.from(seed);
+		// Chunks differ in their numbers, so that a lost, doubled or exchanged one changes the hash.
+		for (let at = 0; at < chunkBytes; at += 4096) chunk.writeUInt32LE(n, at);
+		yield chunk;
+	}
 }
 
 function numberedBlock(): Buffer {
-  let text = "";
-  for (let n = 1; n <= BLOCK_LINES; n++) text += `${n}\n`;
-  return Buffer.from(text);
+	let text = "";
+	for (let n = 1; n <= BLOCK_LINES; n++) text += `${n}\n`;
+	return Buffer.from(text);
 }
 
 /** Takes a stream's chunks, keeps their hash and their number. */
 class Digest {
-  readonly #hash = createHash("sha256");
-  bytes = 0;
-  readonly update = (chunk: Buffer): void => {
-    this.#hash.update(chunk);
-    this.bytes += chunk.length;
-  };
-  hex(): string {
-    return this.#hash.digest("hex");
-  }
+	readonly #hash = createHash("sha256");
+	bytes = 0;
+	readonly update = (chunk: Buffer): void => {
+		this.#hash.update(chunk);
+		this.bytes += chunk.length;
+	};
+	hex(): string {
+		return this.#hash.digest("hex");
+	}
 }
 
 const cases: Case[] = [
-  {
-    name: "64 MiB of standard input come back bit for bit",
-    // runc's shim drops what its FIFO still holds when ctr announces the end of the input.
-    vmOnly: true,
-    check: async (t, { ctr }) => {
-      const sent = new Digest();
-      const received = new Digest();
-      const source = Readable.from((function* () {
-        for (const chunk of noise(STDIN_BYTES)) {
-          sent.update(chunk);
-          yield chunk;
-        }
-      })());
-      const finished = await ctr.run(ctr.newId("echo"), ["cat"], { stdin: source, sink: received.update, timeoutMs: BULK_TIMEOUT_MS });
-      t.equal(finished.code, 0, finished.stderr);
-      t.equal(received.bytes, STDIN_BYTES);
-      t.equal(received.hex(), sent.hex());
-      t.comment(`${(STDIN_BYTES / MIB / (finished.durationMs / 1000)).toFixed(0)} MiB/s each way, start included`);
-    },
-  },
-  {
-    name: "256 MiB of standard output are whole when the container has ended at once after them",
-    check: async (t, { ctr }) => {
-      const block = numberedBlock();
-      const blocks = Math.ceil(STDOUT_BYTES_MIN / block.length);
-      const expected = new Digest();
-      for (let n = 1; n <= blocks; n++) {
-        expected.update(Buffer.from(`block ${n}\n`));
-        expected.update(block);
-      }
-      const received = new Digest();
-      const script = `seq 1 ${BLOCK_LINES} > /tmp/block; n=1; while [ $n -le ${blocks} ]; do echo block $n; cat /tmp/block; n=$((n+1)); done; exit 5`;
-      const finished = await ctr.run(ctr.newId("flood"), ["sh", "-c", script], { sink: received.update, timeoutMs: BULK_TIMEOUT_MS });
-      t.equal(finished.code, 5, finished.stderr);
-      t.equal(received.bytes, expected.bytes);
-      t.equal(received.hex(), expected.hex());
-      t.comment(`${(received.bytes / MIB / (finished.durationMs / 1000)).toFixed(0)} MiB/s, start included`);
-    },
-  },
-  {
-    name: "a reader that is slow holds the container back and loses nothing; error output goes on meanwhile",
-    check: async (t, { ctr }) => {
-      const received = new Digest();
-      const child = ctr.attach(ctr.newId("slow"), ["sh", "-c", "head -c 8388608 /dev/zero & echo still here >&2; wait"], { flags: ["--rm"], sink: received.update });
-      try {
-        child.process.stdin.end();
-        child.process.stdout.pause();
-        await child.waitForOutput(/still here/, WAIT_MS);
-        child.process.stdout.resume();
-        t.equal((await child.finished(WAIT_MS)).code, 0);
-        t.equal(received.bytes, 8 * MIB);
-      } finally {
-        child.kill();
-      }
-    },
-  },
-  {
-    name: "the end of standard input ends the reader, in the container and in an exec",
-    check: async (t, { ctr }) => {
-      const id = ctr.newId("eof");
-      const child = ctr.attach(id, ["sh", "-c", "echo ready; n=$(wc -c); echo main read $n; sleep 1000"], { flags: ["--rm"] });
-      try {
-        await child.waitForOutput(/ready/, WAIT_MS);
-        const exec = await ctr.exec(id, ["wc", "-c"], { stdin: "x".repeat(1000) });
-        t.equal(exec.stdout.trim(), "1000");
-        child.process.stdin.end("12345");
-        await child.waitForOutput(/main read 5/, WAIT_MS);
-        await ctr.kill(id, "SIGKILL");
-        t.equal((await child.finished(WAIT_MS)).stdout, "ready\nmain read 5\n");
-      } finally {
-        child.kill();
-      }
-    },
-  },
-  {
-    name: "output of a process that outlives the container's main process is not waited for by exec",
-    check: async (t, { ctr }) => {
-      const id = ctr.newId("orphan");
-      await ctr.detach(id, ["sleep", "1000"]);
-      const exec = await ctr.exec(id, ["sh", "-c", "sleep 1000 > /dev/null 2>&1 & echo done"]);
-      t.strictSame([exec.stdout, exec.code], ["done\n", 0]);
-      await ctr.remove(id);
-    },
-  },
-  {
-    name: "terminal: size, resizing, input, control characters and the exit code",
-    check: async (t, { ctr }) => {
-      const argv = ctr.runArgv(ctr.newId("tty"), ["sh", "-c", "trap 'echo resized to $(stty size)' WINCH; trap 'echo interrupted; exit 6' INT; tty -s && echo is a tty; stty size; echo ready; while :; do sleep 0.1; done"], { flags: ["--rm", "--tty"] });
-      const terminal = await Terminal.start(argv, 33, 99);
-      try {
-        await terminal.waitForOutput(/is a tty/, WAIT_MS);
-        await terminal.waitForOutput(/ready/, WAIT_MS);
-        await terminal.resizeUntilShown(44, 121, /resized to 44 121/, WAIT_MS);
-        terminal.type("\x03");
-        await terminal.waitForOutput(/interrupted/, WAIT_MS);
-        t.equal((await terminal.finished(WAIT_MS)).code, 6);
-      } finally {
-        terminal.kill();
-      }
-    },
-  },
-  {
-    name: "terminal of an exec: typed lines reach the shell, its exit code comes back",
-    check: async (t, { ctr }) => {
-      const id = ctr.newId("shell");
-      await ctr.detach(id, ["sleep", "1000"]);
-      const terminal = await Terminal.start(ctr.execArgv(id, ["sh"], ["--tty"]), 24, 80);
-      try {
-        await terminal.waitForOutput(/[#$] /, WAIT_MS);
-        terminal.type("until [ \"$(stty size)\" = '50 132' ]; do sleep 0.1; done; echo $((6*7)) is it\n");
-        await terminal.resizeUntilShown(50, 132, /42 is it/, WAIT_MS);
-        terminal.type("exit 11\n");
-        t.equal((await terminal.finished(WAIT_MS)).code, 11);
-      } finally {
-        terminal.kill();
-      }
-      await ctr.remove(id);
-    },
-  },
-  {
-    name: "a log file instead of FIFOs takes the output",
-    // runc's shim may end before it has copied the last lines.
-    vmOnly: true,
-    check: async (t, { ctr, containerd }) => {
-      const id = ctr.newId("log");
-      const file = `${containerd.rootDir}/${id}.log`;
-      await runOk(ctr.runArgv(id, ["sh", "-c", "echo one; echo two >&2"], { flags: ["--detach", "--log-uri", `file://${file}`] }), { timeoutMs: WAIT_MS });
-      await eventually("the end of the container", WAIT_MS, async () => ((await ctr.status(id)) === "STOPPED" ? true : undefined));
-      t.strictSame(readFileSync(file, "utf8").split("\n").sort(), ["", "one", "two"]);
-      await ctr.remove(id);
-    },
-  },
+	{
+		name: "64 MiB of standard input come back bit for bit",
+		// runc's shim drops what its FIFO still holds when ctr announces the end of the input.
+		vmOnly: true,
+		check: async (t, { ctr }) => {
+			const sent = new Digest();
+			const received = new Digest();
+			const source = Readable.from(
+				(function* () {
+					for (const chunk of noise(STDIN_BYTES)) {
+						sent.update(chunk);
+						yield chunk;
+					}
+				})(),
+			);
+			const finished = await ctr.run(ctr.newId("echo"), ["cat"], { stdin: source, sink: received.update, timeoutMs: BULK_TIMEOUT_MS });
+			t.equal(finished.code, 0, finished.stderr);
+			t.equal(received.bytes, STDIN_BYTES);
+			t.equal(received.hex(), sent.hex());
+			t.comment(`${(STDIN_BYTES / MIB / (finished.durationMs / 1000)).toFixed(0)} MiB/s each way, start included`);
+		},
+	},
+	{
+		name: "256 MiB of standard output are whole when the container has ended at once after them",
+		check: async (t, { ctr }) => {
+			const block = numberedBlock();
+			const blocks = Math.ceil(STDOUT_BYTES_MIN / block.length);
+			const expected = new Digest();
+			for (let n = 1; n <= blocks; n++) {
+				expected.update(Buffer.from(`block ${n}\n`));
+				expected.update(block);
+			}
+			const received = new Digest();
+			const script = `seq 1 ${BLOCK_LINES} > /tmp/block; n=1; while [ $n -le ${blocks} ]; do echo block $n; cat /tmp/block; n=$((n+1)); done; exit 5`;
+			const finished = await ctr.run(ctr.newId("flood"), ["sh", "-c", script], { sink: received.update, timeoutMs: BULK_TIMEOUT_MS });
+			t.equal(finished.code, 5, finished.stderr);
+			t.equal(received.bytes, expected.bytes);
+			t.equal(received.hex(), expected.hex());
+			t.comment(`${(received.bytes / MIB / (finished.durationMs / 1000)).toFixed(0)} MiB/s, start included`);
+		},
+	},
+	{
+		name: "a reader that is slow holds the container back and loses nothing; error output goes on meanwhile",
+		check: async (t, { ctr }) => {
+			const received = new Digest();
+			const child = ctr.attach(ctr.newId("slow"), ["sh", "-c", "head -c 8388608 /dev/zero & echo still here >&2; wait"], {
+				flags: ["--rm"],
+				sink: received.update,
+			});
+			try {
+				child.process.stdin.end();
+				child.process.stdout.pause();
+				await child.waitForOutput(/still here/, WAIT_MS);
+				child.process.stdout.resume();
+				t.equal((await child.finished(WAIT_MS)).code, 0);
+				t.equal(received.bytes, 8 * MIB);
+			} finally {
+				child.kill();
+			}
+		},
+	},
+	{
+		name: "the end of standard input ends the reader, in the container and in an exec",
+		check: async (t, { ctr }) => {
+			const id = ctr.newId("eof");
+			const child = ctr.attach(id, ["sh", "-c", "echo ready; n=$(wc -c); echo main read $n; sleep 1000"], { flags: ["--rm"] });
+			try {
+				await child.waitForOutput(/ready/, WAIT_MS);
+				const exec = await ctr.exec(id, ["wc", "-c"], { stdin: "x".repeat(1000) });
+				t.equal(exec.stdout.trim(), "1000");
+				child.process.stdin.end("12345");
+				await child.waitForOutput(/main read 5/, WAIT_MS);
+				await ctr.kill(id, "SIGKILL");
+				t.equal((await child.finished(WAIT_MS)).stdout, "ready\nmain read 5\n");
+			} finally {
+				child.kill();
+			}
+		},
+	},
+	{
+		name: "output of a process that outlives the container's main process is not waited for by exec",
+		check: async (t, { ctr }) => {
+			const id = ctr.newId("orphan");
+			await ctr.detach(id, ["sleep", "1000"]);
+			const exec = await ctr.exec(id, ["sh", "-c", "sleep 1000 > /dev/null 2>&1 & echo done"]);
+			t.strictSame([exec.stdout, exec.code], ["done\n", 0]);
+			await ctr.remove(id);
+		},
+	},
+	{
+		name: "terminal: size, resizing, input, control characters and the exit code",
+		check: async (t, { ctr }) => {
+			const argv = ctr.runArgv(
+				ctr.newId("tty"),
+				[
+					"sh",
+					"-c",
+					"trap 'echo resized to $(stty size)' WINCH; trap 'echo interrupted; exit 6' INT; tty -s && echo is a tty; stty size; echo ready; while :; do sleep 0.1; done",
+				],
+				{ flags: ["--rm", "--tty"] },
+			);
+			const terminal = await Terminal.start(argv, 33, 99);
+			try {
+				await terminal.waitForOutput(/is a tty/, WAIT_MS);
+				await terminal.waitForOutput(/ready/, WAIT_MS);
+				await terminal.resizeUntilShown(44, 121, /resized to 44 121/, WAIT_MS);
+				terminal.type("\x03");
+				await terminal.waitForOutput(/interrupted/, WAIT_MS);
+				t.equal((await terminal.finished(WAIT_MS)).code, 6);
+			} finally {
+				terminal.kill();
+			}
+		},
+	},
+	{
+		name: "terminal of an exec: typed lines reach the shell, its exit code comes back",
+		check: async (t, { ctr }) => {
+			const id = ctr.newId("shell");
+			await ctr.detach(id, ["sleep", "1000"]);
+			const terminal = await Terminal.start(ctr.execArgv(id, ["sh"], ["--tty"]), 24, 80);
+			try {
+				await terminal.waitForOutput(/[#$] /, WAIT_MS);
+				terminal.type("until [ \"$(stty size)\" = '50 132' ]; do sleep 0.1; done; echo $((6*7)) is it\n");
+				await terminal.resizeUntilShown(50, 132, /42 is it/, WAIT_MS);
+				terminal.type("exit 11\n");
+				t.equal((await terminal.finished(WAIT_MS)).code, 11);
+			} finally {
+				terminal.kill();
+			}
+			await ctr.remove(id);
+		},
+	},
+	{
+		name: "a log file instead of FIFOs takes the output",
+		// runc's shim may end before it has copied the last lines.
+		vmOnly: true,
+		check: async (t, { ctr, containerd }) => {
+			const id = ctr.newId("log");
+			const file = `${containerd.rootDir}/${id}.log`;
+			await runOk(ctr.runArgv(id, ["sh", "-c", "echo one; echo two >&2"], { flags: ["--detach", "--log-uri", `file://${file}`] }), {
+				timeoutMs: WAIT_MS,
+			});
+			await eventually("the end of the container", WAIT_MS, async () => ((await ctr.status(id)) === "STOPPED" ? true : undefined));
+			t.strictSame(readFileSync(file, "utf8").split("\n").sort(), ["", "one", "two"]);
+			await ctr.remove(id);
+		},
+	},
 ];
 
 await runCases(cases, { withControl: true });

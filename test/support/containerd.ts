@@ -35,29 +35,34 @@ while :; do sleep 3600 & wait; done
 `;
 
 export type ContainerdOptions = {
-  readonly version: ContainerdVersion;
-  /** Changes to the shim's default test configuration. */
-  readonly config?: ShimConfig;
-  /** Size of the tmpfs that holds the shim's state, as mount(8) takes it; 64m when left out. */
-  readonly stateSize?: string;
+	readonly version: ContainerdVersion;
+	/** Changes to the shim's default test configuration. */
+	readonly config?: ShimConfig;
+	/** Size of the tmpfs that holds the shim's state, as mount(8) takes it; 64m when left out. */
+	readonly stateSize?: string;
 };
 
 /** Plugins that the tests don't need and that would write outside of the private folders. */
 const DISABLED_PLUGINS: Readonly<Record<ContainerdVersion, readonly string[]>> = {
-  "1.6": ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"],
-  "2": [
-    "io.containerd.grpc.v1.cri",
-    "io.containerd.cri.v1.images",
-    "io.containerd.cri.v1.runtime",
-    "io.containerd.internal.v1.opt",
-    "io.containerd.nri.v1.nri",
-    "io.containerd.tracing.processor.v1.otlp",
-    "io.containerd.internal.v1.tracing",
-  ],
+	"1.6": [
+		"io.containerd.grpc.v1.cri",
+		"io.containerd.internal.v1.opt",
+		"io.containerd.tracing.processor.v1.otlp",
+		"io.containerd.internal.v1.tracing",
+	],
+	"2": [
+		"io.containerd.grpc.v1.cri",
+		"io.containerd.cri.v1.images",
+		"io.containerd.cri.v1.runtime",
+		"io.containerd.internal.v1.opt",
+		"io.containerd.nri.v1.nri",
+		"io.containerd.tracing.processor.v1.otlp",
+		"io.containerd.internal.v1.tracing",
+	],
 };
 
 function containerdToml(version: ContainerdVersion, rootDir: string, address: string): string {
-  return `version = ${version === "1.6" ? 2 : 3}
+	return `version = ${version === "1.6" ? 2 : 3}
 root = ${JSON.stringify(join(rootDir, "root"))}
 state = ${JSON.stringify(join(rootDir, "state"))}
 disabled_plugins = ${JSON.stringify(DISABLED_PLUGINS[version])}
@@ -72,161 +77,178 @@ disabled_plugins = ${JSON.stringify(DISABLED_PLUGINS[version])}
 
 /** One running containerd. Its owner calls `stop`. */
 export class PrivateContainerd {
-  readonly version: ContainerdVersion;
-  /** containerd's own folder: configuration, content, snapshots, logs, FIFOs. */
-  readonly rootDir: string;
-  /** The shim's state folder: a tmpfs that only the namespaces see; look at it through `seen`. */
-  readonly stateDir: string;
-  readonly address: string;
-  /** containerd's namespace, different for each instance, so that its cgroups are told apart. */
-  readonly namespace: string;
-  /** The shim's configuration file. */
-  readonly configFile: string;
-  readonly logFile: string;
-  /** Ids of the containers that the tests made, for naming what they leave. */
-  readonly containerIds = new Set<string>();
-  readonly #log: WriteStream;
-  readonly #base: ShimConfig;
-  #child: Child | undefined;
-  #init: ProcessInfo | undefined;
+	readonly version: ContainerdVersion;
+	/** containerd's own folder: configuration, content, snapshots, logs, FIFOs. */
+	readonly rootDir: string;
+	/** The shim's state folder: a tmpfs that only the namespaces see; look at it through `seen`. */
+	readonly stateDir: string;
+	readonly address: string;
+	/** containerd's namespace, different for each instance, so that its cgroups are told apart. */
+	readonly namespace: string;
+	/** The shim's configuration file. */
+	readonly configFile: string;
+	readonly logFile: string;
+	/** Ids of the containers that the tests made, for naming what they leave. */
+	readonly containerIds = new Set<string>();
+	readonly #log: WriteStream;
+	readonly #base: ShimConfig;
+	#child: Child | undefined;
+	#init: ProcessInfo | undefined;
 
-  private constructor(options: ContainerdOptions, rootDir: string, tag: string) {
-    this.version = options.version;
-    this.rootDir = rootDir;
-    this.stateDir = `/run/snp-${tag}`;
-    this.address = join(rootDir, "c.sock");
-    this.namespace = `snptest-${tag}`;
-    this.configFile = join(rootDir, "snp.toml");
-    this.logFile = join(rootDir, "containerd.log");
-    this.#log = createWriteStream(this.logFile);
-    this.#base = options.config ?? {};
-  }
+	private constructor(options: ContainerdOptions, rootDir: string, tag: string) {
+		this.version = options.version;
+		this.rootDir = rootDir;
+		this.stateDir = `/run/snp-${tag}`;
+		this.address = join(rootDir, "c.sock");
+		this.namespace = `snptest-${tag}`;
+		this.configFile = join(rootDir, "snp.toml");
+		this.logFile = join(rootDir, "containerd.log");
+		this.#log = createWriteStream(this.logFile);
+		this.#base = options.config ?? {};
+	}
 
-  /**
-   * Starts containerd and waits until it answers.
-   * @throws Error with the end of its log when it does not within 30 s.
-   */
-  static async start(options: ContainerdOptions): Promise<PrivateContainerd> {
-    if (process.getuid?.() !== 0) throw new Error("a private containerd needs root: run this as root");
-    const binDir = containerdBinDir(options.version);
-    const tag = randomBytes(4).toString("hex");
-    const rootDir = await mkdtemp(join(tmpdir(), "snp-"));
-    const instance = new PrivateContainerd(options, rootDir, tag);
-    try {
-      await mkdir(instance.fifoDir);
-      await writeFile(join(rootDir, "containerd.toml"), containerdToml(options.version, rootDir, instance.address));
-      await instance.configure({});
-      await instance.#launch(binDir, options.stateSize ?? "64m");
-      return instance;
-    } catch (error) {
-      await instance.stop();
-      throw error;
-    }
-  }
+	/**
+	 * Starts containerd and waits until it answers.
+	 * @throws Error with the end of its log when it does not within 30 s.
+	 */
+	static async start(options: ContainerdOptions): Promise<PrivateContainerd> {
+		if (process.getuid?.() !== 0) throw new Error("a private containerd needs root: run this as root");
+		const binDir = containerdBinDir(options.version);
+		const tag = randomBytes(4).toString("hex");
+		const rootDir = await mkdtemp(join(tmpdir(), "snp-"));
+		const instance = new PrivateContainerd(options, rootDir, tag);
+		try {
+			await mkdir(instance.fifoDir);
+			await writeFile(join(rootDir, "containerd.toml"), containerdToml(options.version, rootDir, instance.address));
+			await instance.configure({});
+			await instance.#launch(binDir, options.stateSize ?? "64m");
+			return instance;
+		} catch (error) {
+			await instance.stop();
+			throw error;
+		}
+	}
 
-  /** Folder for the FIFOs of `ctr`. */
-  get fifoDir(): string {
-    return join(this.rootDir, "fifo");
-  }
+	/** Folder for the FIFOs of `ctr`. */
+	get fifoDir(): string {
+		return join(this.rootDir, "fifo");
+	}
 
-  get ctrPath(): string {
-    return join(containerdBinDir(this.version), "ctr");
-  }
+	get ctrPath(): string {
+		return join(containerdBinDir(this.version), "ctr");
+	}
 
-  /** The first process of the namespaces, in the host's PID namespace. */
-  get init(): ProcessInfo {
-    if (this.#init === undefined) throw new Error("containerd is not running");
-    return this.#init;
-  }
+	/** The first process of the namespaces, in the host's PID namespace. */
+	get init(): ProcessInfo {
+		if (this.#init === undefined) throw new Error("containerd is not running");
+		return this.#init;
+	}
 
-  /** A path as the processes in the namespaces see it, made readable from outside. */
-  seen(path: string): string {
-    return join(`/proc/${this.init.pid}/root`, path);
-  }
+	/** A path as the processes in the namespaces see it, made readable from outside. */
+	seen(path: string): string {
+		return join(`/proc/${this.init.pid}/root`, path);
+	}
 
-  /** Every process in the namespaces besides the first one. */
-  processes(): ProcessInfo[] {
-    const { pid, pidNamespace } = this.init;
-    return allProcesses().filter((info) => info.pid !== pid && info.pidNamespace === pidNamespace);
-  }
+	/** Every process in the namespaces besides the first one. */
+	processes(): ProcessInfo[] {
+		const { pid, pidNamespace } = this.init;
+		return allProcesses().filter((info) => info.pid !== pid && info.pidNamespace === pidNamespace);
+	}
 
-  /** The command line prefix that runs a program inside the namespaces. */
-  inside(...argv: readonly string[]): string[] {
-    return ["nsenter", "-t", String(this.init.pid), "-m", "-p", "-n", "--", ...argv];
-  }
+	/** The command line prefix that runs a program inside the namespaces. */
+	inside(...argv: readonly string[]): string[] {
+		return ["nsenter", "-t", String(this.init.pid), "-m", "-p", "-n", "--", ...argv];
+	}
 
-  /** Writes the shim's configuration file: the defaults for tests, the instance's changes, then `changes`. */
-  async configure(changes: ShimConfig): Promise<void> {
-    await writeFile(this.configFile, shimConfigToml(this.stateDir, join(this.rootDir, "images"), { ...this.#base, ...changes }));
-  }
+	/** Writes the shim's configuration file: the defaults for tests, the instance's changes, then `changes`. */
+	async configure(changes: ShimConfig): Promise<void> {
+		await writeFile(this.configFile, shimConfigToml(this.stateDir, join(this.rootDir, "images"), { ...this.#base, ...changes }));
+	}
 
-  /** The pod key of docs/contracts.md, "Names and places". */
-  podKey(podId: string): string {
-    return createHash("sha256").update(`${this.address}\0${this.namespace}\0${podId}`).digest("hex").slice(0, 32);
-  }
+	/** The pod key of docs/contracts.md, "Names and places". */
+	podKey(podId: string): string {
+		return createHash("sha256").update(`${this.address}\0${this.namespace}\0${podId}`).digest("hex").slice(0, 32);
+	}
 
-  /** Ends of the logs, for the report of a failure. */
-  async logs(): Promise<string> {
-    const parts: string[] = [];
-    const files = [["containerd.log", this.logFile]];
-    if (this.#init !== undefined) files.push(["snpd.log", this.seen(join(this.stateDir, "snpd.log"))]);
-    for (const [name, file] of files) {
-      try {
-        const text = await readFile(file ?? "", "utf8");
-        parts.push(`--- end of ${name}`, ...text.trimEnd().split("\n").slice(-40));
-      } catch {
-        parts.push(`--- no ${name}`);
-      }
-    }
-    return parts.join("\n");
-  }
+	/** Ends of the logs, for the report of a failure. */
+	async logs(): Promise<string> {
+		const parts: string[] = [];
+		const files = [["containerd.log", this.logFile]];
+		if (this.#init !== undefined) files.push(["snpd.log", this.seen(join(this.stateDir, "snpd.log"))]);
+		for (const [name, file] of files) {
+			try {
+				const text = await readFile(file ?? "", "utf8");
+				parts.push(`--- end of ${name}`, ...text.trimEnd().split("\n").slice(-40));
+			} catch {
+				parts.push(`--- no ${name}`);
+			}
+		}
+		return parts.join("\n");
+	}
 
-  /** Copies the logs to `dir`, which it makes. */
-  async keepLogs(dir: string): Promise<void> {
-    await mkdir(dir, { recursive: true });
-    for (const [name, file] of [["containerd.log", this.logFile], ["snpd.log", this.#init === undefined ? "" : this.seen(join(this.stateDir, "snpd.log"))]] as const) {
-      const text = await readFile(file).catch(() => undefined);
-      if (text !== undefined) await writeFile(join(dir, name), text);
-    }
-  }
+	/** Copies the logs to `dir`, which it makes. */
+	async keepLogs(dir: string): Promise<void> {
+		await mkdir(dir, { recursive: true });
+		for (const [name, file] of [
+			["containerd.log", this.logFile],
+			["snpd.log", this.#init === undefined ? "" : this.seen(join(this.stateDir, "snpd.log"))],
+		] as const) {
+			const text = await readFile(file).catch(() => undefined);
+			if (text !== undefined) await writeFile(join(dir, name), text);
+		}
+	}
 
-  /** Ends everything in the namespaces and removes the folders. Safe to call twice. */
-  async stop(): Promise<void> {
-    const child = this.#child;
-    this.#child = undefined;
-    this.#init = undefined;
-    if (child !== undefined) {
-      // unshare (which ignores SIGTERM) was told to take its child with it; the kernel then ends the rest of the PID namespace.
-      child.kill("SIGKILL");
-      await child.finished(STOP_TIMEOUT_MS).catch(() => undefined);
-    }
-    this.#log.end();
-    await removeCgroups(this.namespace);
-    await rm(this.rootDir, { recursive: true, force: true, maxRetries: 5 });
-  }
+	/** Ends everything in the namespaces and removes the folders. Safe to call twice. */
+	async stop(): Promise<void> {
+		const child = this.#child;
+		this.#child = undefined;
+		this.#init = undefined;
+		if (child !== undefined) {
+			// unshare (which ignores SIGTERM) was told to take its child with it; the kernel then ends the rest of the PID namespace.
+			child.kill("SIGKILL");
+			await child.finished(STOP_TIMEOUT_MS).catch(() => undefined);
+		}
+		this.#log.end();
+		await removeCgroups(this.namespace);
+		await rm(this.rootDir, { recursive: true, force: true, maxRetries: 5 });
+	}
 
-  async #launch(binDir: string, stateSize: string): Promise<void> {
-    const child = new Child(
-      ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--net", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c", INIT_SCRIPT],
-      {
-        cwd: "/",
-        env: {
-          PATH: [binDir, distBinDir, "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"].join(":"),
-          CONTAINERD: join(binDir, "containerd"),
-          CONFIG: join(this.rootDir, "containerd.toml"),
-          STATE_DIR: this.stateDir,
-          STATE_SIZE: stateSize,
-          CONTAINERD_SHIM_SNP_CONFIG: this.configFile,
-        },
-      },
-    );
-    this.#child = child;
-    child.process.stdin.end();
-    child.process.stderr.pipe(this.#log);
-    await child.waitForOutput(/containerd successfully booted|containerd ended with/, START_TIMEOUT_MS);
-    if (child.stderr.includes("containerd ended with")) throw new Error(`containerd ${this.version} did not start: ${child.describe()}`);
-    const init = allProcesses().find((info) => info.parentPid === child.pid);
-    if (init === undefined) throw new Error(`the first process of the namespaces is gone: ${child.describe()}`);
-    this.#init = processInfo(init.pid);
-  }
+	async #launch(binDir: string, stateSize: string): Promise<void> {
+		const child = new Child(
+			[
+				"setpriv",
+				"--pdeathsig",
+				"KILL",
+				"unshare",
+				"--mount",
+				"--pid",
+				"--net",
+				"--fork",
+				"--kill-child=KILL",
+				"--mount-proc",
+				"sh",
+				"-c",
+				INIT_SCRIPT,
+			],
+			{
+				cwd: "/",
+				env: {
+					PATH: [binDir, distBinDir, "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"].join(":"),
+					CONTAINERD: join(binDir, "containerd"),
+					CONFIG: join(this.rootDir, "containerd.toml"),
+					STATE_DIR: this.stateDir,
+					STATE_SIZE: stateSize,
+					CONTAINERD_SHIM_SNP_CONFIG: this.configFile,
+				},
+			},
+		);
+		this.#child = child;
+		child.process.stdin.end();
+		child.process.stderr.pipe(this.#log);
+		await child.waitForOutput(/containerd successfully booted|containerd ended with/, START_TIMEOUT_MS);
+		if (child.stderr.includes("containerd ended with")) throw new Error(`containerd ${this.version} did not start: ${child.describe()}`);
+		const init = allProcesses().find((info) => info.parentPid === child.pid);
+		if (init === undefined) throw new Error(`the first process of the namespaces is gone: ${child.describe()}`);
+		this.#init = processInfo(init.pid);
+	}
 }

@@ -10,34 +10,34 @@ const BUSYBOX_PATHS = ["/bin/busybox", "/usr/bin/busybox"];
 
 /** An image as `ctr image import` takes it. */
 export type TestImage = {
-  /** Full name, for `ctr run`. */
-  readonly name: string;
-  /** Platform as `--platform` takes it. */
-  readonly platform: string;
-  /** The OCI layout, a tar file. */
-  readonly file: string;
+	/** Full name, for `ctr run`. */
+	readonly name: string;
+	/** Platform as `--platform` takes it. */
+	readonly platform: string;
+	/** The OCI layout, a tar file. */
+	readonly file: string;
 };
 
 export type ImageRecipe = {
-  readonly name: string;
-  /** Go's name of the architecture, `amd64` when left out. */
-  readonly architecture?: string;
-  readonly members: readonly Member[];
-  /** Environment of the image, `NAME=value`. */
-  readonly env?: readonly string[];
-  readonly cwd?: string;
-  /** User of the image, as `uid:gid` or names. */
-  readonly user?: string;
+	readonly name: string;
+	/** Go's name of the architecture, `amd64` when left out. */
+	readonly architecture?: string;
+	readonly members: readonly Member[];
+	/** Environment of the image, `NAME=value`. */
+	readonly env?: readonly string[];
+	readonly cwd?: string;
+	/** User of the image, as `uid:gid` or names. */
+	readonly user?: string;
 };
 
 type Blob = { readonly digest: string; readonly size: number; readonly data: Buffer };
 
 function blob(data: Buffer): Blob {
-  return { digest: `sha256:${createHash("sha256").update(data).digest("hex")}`, size: data.length, data };
+	return { digest: `sha256:${createHash("sha256").update(data).digest("hex")}`, size: data.length, data };
 }
 
 function json(value: unknown): Buffer {
-  return Buffer.from(JSON.stringify(value));
+	return Buffer.from(JSON.stringify(value));
 }
 
 /**
@@ -45,51 +45,62 @@ function json(value: unknown): Buffer {
  * @returns what `ctr` needs to import and run it.
  */
 export async function buildImage(dir: string, recipe: ImageRecipe): Promise<TestImage> {
-  const architecture = recipe.architecture ?? "amd64";
-  const layer = blob(tar(recipe.members));
-  const config = blob(json({
-    architecture,
-    os: "linux",
-    config: { Env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", ...(recipe.env ?? [])], Cmd: ["/bin/sh"], WorkingDir: recipe.cwd ?? "/", User: recipe.user ?? "" },
-    rootfs: { type: "layers", diff_ids: [layer.digest] },
-    history: [{ created_by: "containerd-shim-snp tests" }],
-  }));
-  const manifest = blob(json({
-    schemaVersion: 2,
-    mediaType: "application/vnd.oci.image.manifest.v1+json",
-    config: { mediaType: "application/vnd.oci.image.config.v1+json", digest: config.digest, size: config.size },
-    layers: [{ mediaType: "application/vnd.oci.image.layer.v1.tar", digest: layer.digest, size: layer.size }],
-  }));
-  const index = json({
-    schemaVersion: 2,
-    mediaType: "application/vnd.oci.image.index.v1+json",
-    manifests: [{
-      mediaType: "application/vnd.oci.image.manifest.v1+json",
-      digest: manifest.digest,
-      size: manifest.size,
-      platform: { architecture, os: "linux" },
-      annotations: { "io.containerd.image.name": recipe.name, "org.opencontainers.image.ref.name": "latest" },
-    }],
-  });
-  const members: Member[] = [
-    { kind: "folder", path: "blobs/" },
-    { kind: "folder", path: "blobs/sha256/" },
-    ...[layer, config, manifest].map((part): Member => ({ kind: "file", path: `blobs/${part.digest.replace(":", "/")}`, data: part.data })),
-    { kind: "file", path: "index.json", data: index },
-    { kind: "file", path: "oci-layout", data: json({ imageLayoutVersion: "1.0.0" }) },
-  ];
-  const file = join(dir, `${createHash("sha256").update(recipe.name).digest("hex").slice(0, 12)}.tar`);
-  await writeFile(file, tar(members));
-  return { name: recipe.name, platform: `linux/${architecture}`, file };
+	const architecture = recipe.architecture ?? "amd64";
+	const layer = blob(tar(recipe.members));
+	const config = blob(
+		json({
+			architecture,
+			os: "linux",
+			config: {
+				Env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", ...(recipe.env ?? [])],
+				Cmd: ["/bin/sh"],
+				WorkingDir: recipe.cwd ?? "/",
+				User: recipe.user ?? "",
+			},
+			rootfs: { type: "layers", diff_ids: [layer.digest] },
+			history: [{ created_by: "containerd-shim-snp tests" }],
+		}),
+	);
+	const manifest = blob(
+		json({
+			schemaVersion: 2,
+			mediaType: "application/vnd.oci.image.manifest.v1+json",
+			config: { mediaType: "application/vnd.oci.image.config.v1+json", digest: config.digest, size: config.size },
+			layers: [{ mediaType: "application/vnd.oci.image.layer.v1.tar", digest: layer.digest, size: layer.size }],
+		}),
+	);
+	const index = json({
+		schemaVersion: 2,
+		mediaType: "application/vnd.oci.image.index.v1+json",
+		manifests: [
+			{
+				mediaType: "application/vnd.oci.image.manifest.v1+json",
+				digest: manifest.digest,
+				size: manifest.size,
+				platform: { architecture, os: "linux" },
+				annotations: { "io.containerd.image.name": recipe.name, "org.opencontainers.image.ref.name": "latest" },
+			},
+		],
+	});
+	const members: Member[] = [
+		{ kind: "folder", path: "blobs/" },
+		{ kind: "folder", path: "blobs/sha256/" },
+		...[layer, config, manifest].map((part): Member => ({ kind: "file", path: `blobs/${part.digest.replace(":", "/")}`, data: part.data })),
+		{ kind: "file", path: "index.json", data: index },
+		{ kind: "file", path: "oci-layout", data: json({ imageLayoutVersion: "1.0.0" }) },
+	];
+	const file = join(dir, `${createHash("sha256").update(recipe.name).digest("hex").slice(0, 12)}.tar`);
+	await writeFile(file, tar(members));
+	return { name: recipe.name, platform: `linux/${architecture}`, file };
 }
 
 /** True for a 64-bit little-endian ELF program without an interpreter (no program header of type PT_INTERP, 3). */
 function isStatic(elf: Buffer): boolean {
-  if (elf.toString("latin1", 0, 6) !== "\x7fELF\x02\x01") return false;
-  const start = Number(elf.readBigUInt64LE(32));
-  const size = elf.readUInt16LE(54);
-  const types = Array.from({ length: elf.readUInt16LE(56) }, (_, index) => elf.readUInt32LE(start + index * size));
-  return !types.includes(3);
+	if (elf.toString("latin1", 0, 6) !== "\x7fELF\x02\x01") return false;
+	const start = Number(elf.readBigUInt64LE(32));
+	const size = elf.readUInt16LE(54);
+	const types = Array.from({ length: elf.readUInt16LE(56) }, (_, index) => elf.readUInt32LE(start + index * size));
+	return !types.includes(3);
 }
 
 /**
@@ -97,64 +108,66 @@ function isStatic(elf: Buffer): boolean {
  * @throws Error with the package's name when there is none, or when it is not static.
  */
 export function busyboxPath(): string {
-  for (const path of BUSYBOX_PATHS) {
-    try {
-      if (isStatic(readFileSync(path))) return path;
-    } catch {
-      continue;
-    }
-  }
-  throw new Error(`no static busybox in ${BUSYBOX_PATHS.join(", ")}. Install the package busybox-static`);
+	for (const path of BUSYBOX_PATHS) {
+		try {
+			if (isStatic(readFileSync(path))) return path;
+		} catch {
+			continue;
+		}
+	}
+	throw new Error(`no static busybox in ${BUSYBOX_PATHS.join(", ")}. Install the package busybox-static`);
 }
 
 /** Busybox with all its applets as links, and the few files that a small system has. */
 export function busyboxMembers(): Member[] {
-  const busybox = busyboxPath();
-  const applets = execFileSync(busybox, ["--list"], { encoding: "utf8" }).split("\n").filter((name) => name !== "" && name !== "busybox");
-  const folders = ["bin/", "dev/", "etc/", "home/", "proc/", "root/", "run/", "sys/", "usr/", "usr/bin/", "var/"];
-  return [
-    ...folders.map((path): Member => ({ kind: "folder", path })),
-    { kind: "folder", path: "tmp/", mode: 0o1777 },
-    { kind: "file", path: "bin/busybox", data: readFileSync(busybox), mode: 0o755 },
-    ...applets.map((name): Member => ({ kind: "link", path: `bin/${name}`, target: "busybox" })),
-    { kind: "file", path: "etc/passwd", data: Buffer.from("root:x:0:0:root:/root:/bin/sh\nguest:x:1000:1001:guest:/home:/bin/sh\n") },
-    { kind: "file", path: "etc/group", data: Buffer.from("root:x:0:\nguest:x:1001:\nextra:x:1002:guest\n") },
-  ];
+	const busybox = busyboxPath();
+	const applets = execFileSync(busybox, ["--list"], { encoding: "utf8" })
+		.split("\n")
+		.filter((name) => name !== "" && name !== "busybox");
+	const folders = ["bin/", "dev/", "etc/", "home/", "proc/", "root/", "run/", "sys/", "usr/", "usr/bin/", "var/"];
+	return [
+		...folders.map((path): Member => ({ kind: "folder", path })),
+		{ kind: "folder", path: "tmp/", mode: 0o1777 },
+		{ kind: "file", path: "bin/busybox", data: readFileSync(busybox), mode: 0o755 },
+		...applets.map((name): Member => ({ kind: "link", path: `bin/${name}`, target: "busybox" })),
+		{ kind: "file", path: "etc/passwd", data: Buffer.from("root:x:0:0:root:/root:/bin/sh\nguest:x:1000:1001:guest:/home:/bin/sh\n") },
+		{ kind: "file", path: "etc/group", data: Buffer.from("root:x:0:\nguest:x:1001:\nextra:x:1002:guest\n") },
+	];
 }
 
 /** The everyday image: busybox. */
 export async function buildBusyboxImage(dir: string): Promise<TestImage> {
-  return await buildImage(dir, { name: "docker.io/library/snp-busybox:latest", members: busyboxMembers(), env: ["FROM_IMAGE=yes"] });
+	return await buildImage(dir, { name: "docker.io/library/snp-busybox:latest", members: busyboxMembers(), env: ["FROM_IMAGE=yes"] });
 }
 
 /** The first 64 bytes of an ELF program for AArch64 (gABI, figure 4-3; e_machine 183): enough for execve to refuse it. */
 export function foreignElf(): Buffer {
-  const header = Buffer.alloc(120);
-  header.write("\x7fELF\x02\x01\x01", 0, "latin1");
-  header.writeUInt16LE(2, 16);
-  header.writeUInt16LE(183, 18);
-  header.writeUInt32LE(1, 20);
-  header.writeBigUInt64LE(0x400078n, 24);
-  header.writeBigUInt64LE(64n, 32);
-  header.writeUInt16LE(64, 52);
-  header.writeUInt16LE(56, 54);
-  header.writeUInt16LE(1, 56);
-  return header;
+	const header = Buffer.alloc(120);
+	header.write("\x7fELF\x02\x01\x01", 0, "latin1");
+	header.writeUInt16LE(2, 16);
+	header.writeUInt16LE(183, 18);
+	header.writeUInt32LE(1, 20);
+	header.writeBigUInt64LE(0x400078n, 24);
+	header.writeBigUInt64LE(64n, 32);
+	header.writeUInt16LE(64, 52);
+	header.writeUInt16LE(56, 54);
+	header.writeUInt16LE(1, 56);
+	return header;
 }
 
 /** An image for arm64 whose only program can't run here. */
 export async function buildForeignImage(dir: string): Promise<TestImage> {
-  return await buildImage(dir, {
-    name: "docker.io/library/snp-foreign:latest",
-    architecture: "arm64",
-    members: [
-      { kind: "folder", path: "bin/" },
-      { kind: "folder", path: "etc/" },
-      { kind: "folder", path: "proc/" },
-      { kind: "folder", path: "dev/" },
-      { kind: "folder", path: "sys/" },
-      { kind: "folder", path: "run/" },
-      { kind: "file", path: "bin/hello", data: foreignElf(), mode: 0o755 },
-    ],
-  });
+	return await buildImage(dir, {
+		name: "docker.io/library/snp-foreign:latest",
+		architecture: "arm64",
+		members: [
+			{ kind: "folder", path: "bin/" },
+			{ kind: "folder", path: "etc/" },
+			{ kind: "folder", path: "proc/" },
+			{ kind: "folder", path: "dev/" },
+			{ kind: "folder", path: "sys/" },
+			{ kind: "folder", path: "run/" },
+			{ kind: "file", path: "bin/hello", data: foreignElf(), mode: 0o755 },
+		],
+	});
 }

@@ -16,16 +16,16 @@ export type ContainerdVersion = (typeof containerdVersions)[number];
 
 /** True when `text` names a containerd line that the tests know. */
 export function isContainerdVersion(text: string): text is ContainerdVersion {
-  return (containerdVersions as readonly string[]).includes(text);
+	return (containerdVersions as readonly string[]).includes(text);
 }
 
 /** The cache folder of scripts/setup.sh, by the rule of docs/contracts.md. */
 export function cacheDir(env: NodeJS.ProcessEnv = process.env): string {
-  const own = env["CONTAINERD_SHIM_SNP_CACHE"];
-  if (own !== undefined && own !== "") return own;
-  const xdg = env["XDG_CACHE_HOME"];
-  if (xdg !== undefined && xdg !== "") return join(xdg, "containerd-shim-snp");
-  return join(env["HOME"] ?? "/root", ".cache/containerd-shim-snp");
+	const own = env["CONTAINERD_SHIM_SNP_CACHE"];
+	if (own !== undefined && own !== "") return own;
+	const xdg = env["XDG_CACHE_HOME"];
+	if (xdg !== undefined && xdg !== "") return join(xdg, "containerd-shim-snp");
+	return join(env["HOME"] ?? "/root", ".cache/containerd-shim-snp");
 }
 
 /**
@@ -33,13 +33,15 @@ export function cacheDir(env: NodeJS.ProcessEnv = process.env): string {
  * @throws Error when setup has not put them there.
  */
 export function containerdBinDir(version: ContainerdVersion): string {
-  const dir = join(cacheDir(), "containerd", version, "bin");
-  for (const program of ["containerd", "ctr"]) {
-    if (!existsSync(join(dir, program))) {
-      throw new Error(`${program} of containerd ${version} is missing: ${join(dir, program)}. Run scripts/setup.sh, or set CONTAINERD_SHIM_SNP_CACHE to the cache folder`);
-    }
-  }
-  return dir;
+	const dir = join(cacheDir(), "containerd", version, "bin");
+	for (const program of ["containerd", "ctr"]) {
+		if (!existsSync(join(dir, program))) {
+			throw new Error(
+				`${program} of containerd ${version} is missing: ${join(dir, program)}. Run scripts/setup.sh, or set CONTAINERD_SHIM_SNP_CACHE to the cache folder`,
+			);
+		}
+	}
+	return dir;
 }
 
 /**
@@ -47,14 +49,14 @@ export function containerdBinDir(version: ContainerdVersion): string {
  * @throws Error that names the first missing file and the command that makes it.
  */
 export function requireBuilt(): void {
-  const wanted: readonly (readonly [string, string])[] = [
-    [join(distBinDir, "containerd-shim-snp-v2"), "npm run build"],
-    [join(distBinDir, "snpd"), "npm run build"],
-    [join(distBinDir, "ch-qemu"), "npm run build"],
-    [join(distShareDir, "vmlinux"), "scripts/setup.sh"],
-    [join(distShareDir, "initramfs"), "scripts/setup.sh"],
-  ];
-  for (const [path, command] of wanted) {
-    if (!existsSync(path)) throw new Error(`${path} is missing. Run: ${command}`);
-  }
+	const wanted: readonly (readonly [string, string])[] = [
+		[join(distBinDir, "containerd-shim-snp-v2"), "npm run build"],
+		[join(distBinDir, "snpd"), "npm run build"],
+		[join(distBinDir, "ch-qemu"), "npm run build"],
+		[join(distShareDir, "vmlinux"), "scripts/setup.sh"],
+		[join(distShareDir, "initramfs"), "scripts/setup.sh"],
+	];
+	for (const [path, command] of wanted) {
+		if (!existsSync(path)) throw new Error(`${path} is missing. Run: ${command}`);
+	}
 }

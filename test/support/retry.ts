@@ -9,11 +9,11 @@ const PAUSE_LAST_MS = 320;
  * @throws Error that names `what` when the deadline passes.
  */
 export async function eventually<T>(what: string, timeoutMs: number, look: () => T | undefined | Promise<T | undefined>): Promise<T> {
-  const endMs = performance.now() + timeoutMs;
-  for (let pauseMs = PAUSE_FIRST_MS; ; pauseMs = Math.min(pauseMs * 2, PAUSE_LAST_MS)) {
-    const seen = await look();
-    if (seen !== undefined) return seen;
-    if (performance.now() >= endMs) throw new Error(`${what}: not seen within ${timeoutMs} ms`);
-    await delay(pauseMs);
-  }
+	const endMs = performance.now() + timeoutMs;
+	for (let pauseMs = PAUSE_FIRST_MS; ; pauseMs = Math.min(pauseMs * 2, PAUSE_LAST_MS)) {
+		const seen = await look();
+		if (seen !== undefined) return seen;
+		if (performance.now() >= endMs) throw new Error(`${what}: not seen within ${timeoutMs} ms`);
+		await delay(pauseMs);
+	}
 }

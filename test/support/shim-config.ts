@@ -4,16 +4,16 @@ import { distBinDir, distShareDir } from "./paths.ts";
 
 /** What a test may set; everything else has the shim's own defaults. */
 export type ShimConfig = {
-  /** The VMM; `dist/bin/ch-qemu` when left out. */
-  readonly hypervisor?: string;
-  /** The guest's kernel; `dist/share/vmlinux` when left out. */
-  readonly kernel?: string;
-  /** The guest's first file system; `dist/share/initramfs` when left out. */
-  readonly image?: string;
-  /** How long a guest may take until its agent answers, in milliseconds. */
-  readonly bootTimeoutMs?: number;
-  /** Text put at the end of the file as it is, for faulty files. */
-  readonly append?: string;
+	/** The VMM; `dist/bin/ch-qemu` when left out. */
+	readonly hypervisor?: string;
+	/** The guest's kernel; `dist/share/vmlinux` when left out. */
+	readonly kernel?: string;
+	/** The guest's first file system; `dist/share/initramfs` when left out. */
+	readonly image?: string;
+	/** How long a guest may take until its agent answers, in milliseconds. */
+	readonly bootTimeoutMs?: number;
+	/** Text put at the end of the file as it is, for faulty files. */
+	readonly append?: string;
 };
 
 /** TCG on two loaded cores needs longer than the hardware that the shim's default is for. */
@@ -21,7 +21,7 @@ const BOOT_TIMEOUT_MS = 60_000;
 
 /** The text of a configuration file whose state folder is `stateDir` and whose built images go to `cacheDir`. */
 export function shimConfigToml(stateDir: string, cacheDir: string, config: ShimConfig): string {
-  return `state_dir = ${JSON.stringify(stateDir)}
+	return `state_dir = ${JSON.stringify(stateDir)}
 [hypervisor]
 path = ${JSON.stringify(config.hypervisor ?? join(distBinDir, "ch-qemu"))}
 [guest]
