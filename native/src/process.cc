@@ -82,15 +82,23 @@ class Watches {
   }
 
  private:
-  // A pidfd becomes readable once, when the process has ended.
+  // A pidfd becomes readable once, when the process has ended. This also runs while the environment is being torn down, when no JavaScript can: the call
+  // then fails without an exception, and nobody is told.
   static void OnReadable(uv_poll_t* poll, int, int) {
     auto* watch = static_cast<Watch*>(poll->data);
     Watches* owner = watch->owner;
-    Napi::HandleScope scope(owner->env_);
+    const Napi::Env env = owner->env_;
+    Napi::HandleScope scope(env);
     const Napi::Function callback = watch->callback.Value();
     const std::unique_ptr<Napi::AsyncContext> context = std::move(watch->context);
     owner->Remove(watch->id);
-    callback.MakeCallback(owner->env_.Global(), std::initializer_list<napi_value>{}, *context);
+    // The raw call, since the wrapper's own way with a failure is to throw.
+    napi_make_callback(env, *context, env.Global(), callback, 0, nullptr, nullptr);
+    bool thrown = false;
+    napi_value error = nullptr;
+    if (napi_is_exception_pending(env, &thrown) == napi_ok && thrown && napi_get_and_clear_last_exception(env, &error) == napi_ok) {
+      napi_fatal_exception(env, error);
+    }
   }
 
   void End(napi_async_cleanup_hook_handle handle) {

@@ -81,3 +81,31 @@ t.test("the addon in a worker that ends while it watches a process", async (t) =
 	t.same(await once(ending, "exit"), [0], "watches do not keep a thread alive");
 	t.ok(readdirSync("/proc/self/fd").length <= before, "and end with it");
 });
+
+t.test("the addon in a program that exits just when a watched process ends", async (t) => {
+	const file = new URL("../../build/Release/snp_native.node", import.meta.url).pathname;
+	const script = `const native = require(${JSON.stringify(file)});
+		const { spawn } = require("node:child_process");
+		const { readFileSync } = require("node:fs");
+		const child = spawn("sleep", ["1000"], { stdio: "ignore" });
+		native.pidfdWatch(native.pidfdOpen(child.pid), () => console.log("told"));
+		child.unref();
+		process.on("exit", () => {
+			child.kill("SIGKILL");
+			while (!readFileSync("/proc/" + child.pid + "/stat", "latin1").includes(") Z ")) {}
+			process.exitCode = 7;
+		});`;
+	const program = spawn(process.execPath, ["-e", script], { stdio: ["ignore", "ignore", "inherit"] });
+	t.same(await once(program, "exit"), [7, null]);
+});
+
+t.test("what the callback of a watch throws is an uncaught exception like any other", async (t) => {
+	const file = new URL("../../build/Release/snp_native.node", import.meta.url).pathname;
+	const script = `const native = require(${JSON.stringify(file)});
+		const child = require("node:child_process").spawn("true");
+		native.pidfdWatch(native.pidfdOpen(child.pid), () => { throw new Error("mine"); });
+		process.on("uncaughtException", (error) => process.exit(error.message === "mine" ? 7 : 8));
+		setInterval(() => undefined, 1000);`;
+	const program = spawn(process.execPath, ["-e", script], { stdio: ["ignore", "ignore", "inherit"] });
+	t.same(await once(program, "exit"), [7, null]);
+});
