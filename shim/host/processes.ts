@@ -1,6 +1,6 @@
 /** Processes of the host, held by pidfd: a handle means one process for ever, and its end is an event. */
 
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readlinkSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
 
 import { closeFd } from "../../native/src/file.ts";
@@ -29,6 +29,15 @@ export function startTimeOf(pid: number): bigint | undefined {
 	return statusOf(pid)?.startTime;
 }
 
+/** Where a process works; empty when it can't be told. */
+function workingDirectory(pid: string): string {
+	try {
+		return readlinkSync(`/proc/${pid}/cwd`);
+	} catch {
+		return "";
+	}
+}
+
 interface Status {
 	readonly startTime: bigint;
 	/** Ended, but not waited for by its parent yet. */
@@ -44,8 +53,8 @@ function statusOf(pid: number): Status | undefined {
 }
 
 /**
- * Finds the processes of which an argument contains `text`: after a crash, the VMM that was started with a pod's folder.
- * Processes that end meanwhile are left out.
+ * Finds the processes of which an argument contains `text`, or whose working directory begins with it: after a crash, the VMM that was
+ * started in a pod's folder. Processes that end meanwhile are left out.
  */
 export function findProcesses(text: string): FoundProcess[] {
 	const found: FoundProcess[] = [];
@@ -53,7 +62,8 @@ export function findProcesses(text: string): FoundProcess[] {
 		if (!/^[0-9]+$/.test(name)) continue;
 		const pid = Number(name);
 		const args = readProc(`/proc/${name}/cmdline`)?.split("\0").slice(0, -1) ?? [];
-		if (pid === process.pid || !args.some((arg) => arg.includes(text))) continue;
+		if (pid === process.pid) continue;
+		if (!args.some((arg) => arg.includes(text)) && !workingDirectory(name).startsWith(text)) continue;
 		const startTime = startTimeOf(pid);
 		if (startTime !== undefined) found.push({ pid, startTime, args });
 	}

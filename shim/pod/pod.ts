@@ -1,5 +1,7 @@
 /** A pod: one VM, its containers, and the order in which they come and go. */
 
+import { resolve } from "node:path";
+
 import { readSpec } from "../agent/oci-spec.ts";
 import type { OciSpec } from "../agent/oci-spec.ts";
 import { asShimError, explain, ShimError } from "../base/errors.ts";
@@ -246,7 +248,7 @@ export class Pod implements ContainerHost {
 		const disk = this.timeline.step("rootfs-image", async () => {
 			const image = await images.prepare({
 				mounts: request.rootfs,
-				rootfsDir: `${request.bundle}/rootfs`,
+				rootfsDir: resolve(request.bundle, spec.root.path),
 				owner: this.identity.key,
 				name: request.id,
 				scope,
