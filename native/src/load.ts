@@ -83,7 +83,8 @@ export function plain(text: string, name: string): string {
  * @throws RangeError when it is not
  */
 export function whole(value: number, name: string, least: number, most: number): number {
-	if (!Number.isSafeInteger(value) || value < least || value > most) throw new RangeError(`${name} must be a whole number from ${least} to ${most}, not ${value}`);
+	if (!Number.isSafeInteger(value) || value < least || value > most)
+		throw new RangeError(`${name} must be a whole number from ${least} to ${most}, not ${value}`);
 	return value;
 }
 

@@ -41,7 +41,13 @@ const MAX_FLAGS = 0xffff_ffff;
  */
 export async function mount(source: string, target: string, type: string, flags: number, data: string): Promise<void> {
 	whole(Buffer.byteLength(plain(data, "data")), "the length of the mount's options in bytes", 0, MAX_DATA_BYTES);
-	const result = addon().mount(plain(source, "source"), plain(target, "target"), plain(type, "type"), whole(flags, "flags", 0, MAX_FLAGS), data);
+	const result = addon().mount(
+		plain(source, "source"),
+		plain(target, "target"),
+		plain(type, "type"),
+		whole(flags, "flags", 0, MAX_FLAGS),
+		data,
+	);
 	checked(await result, "mount", `${type} ${source} at ${target}`);
 }
 

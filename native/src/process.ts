@@ -18,7 +18,11 @@ export function pidfdOpen(pid: number): number {
  * @throws SystemError: ESRCH when the process has ended and was waited for
  */
 export function pidfdSendSignal(pidfd: number, signal: number): void {
-	checked(addon().pidfdSendSignal(whole(pidfd, "pidfd", 0, MAX_INT), whole(signal, "signal", 0, MAX_SIGNAL)), "pidfd_send_signal", String(signal));
+	checked(
+		addon().pidfdSendSignal(whole(pidfd, "pidfd", 0, MAX_INT), whole(signal, "signal", 0, MAX_SIGNAL)),
+		"pidfd_send_signal",
+		String(signal),
+	);
 }
 
 /**

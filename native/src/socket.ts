@@ -12,7 +12,11 @@ export const MAX_SENT_FDS = 32;
  * @throws SystemError: EADDRINUSE when the file exists, ENAMETOOLONG above 107 bytes, ENOENT...
  */
 export function listenUnix(path: string, backlog: number, mode: number): number {
-	return checked(addon().listenUnix(plain(path, "path"), whole(backlog, "backlog", 1, 65_535), whole(mode, "mode", 0, 0o777)), "listen", path);
+	return checked(
+		addon().listenUnix(plain(path, "path"), whole(backlog, "backlog", 1, 65_535), whole(mode, "mode", 0, 0o777)),
+		"listen",
+		path,
+	);
 }
 
 /**

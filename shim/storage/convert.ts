@@ -29,8 +29,8 @@ export interface Conversion {
 }
 
 /**
- * Waits for nothing but its own children. Arguments: the image that makes the work needless (or empty), the folder of mount points, the overlay's options (or empty),
- * then type, options, source and mount point of each image to mount, `--`, and the command that converts.
+ * Arguments: the image that makes the work needless (or empty), the folder of mount points, the overlay's options (or empty), then type,
+ * options, source and mount point of each image to mount, `--`, and the command that converts.
  */
 const SCRIPT = `set -eu
 unless=$1 work=$2 overlay=$3
@@ -153,5 +153,7 @@ async function findMkfs(name: string): Promise<string> {
 			// Not here: the next folder.
 		}
 	}
-	throw new ShimError("storage.image", `${name} is not on this node, and root filesystems are converted with it`, { remedy: "install the package erofs-utils (apt install erofs-utils)" });
+	throw new ShimError("storage.image", `${name} is not on this node, and root filesystems are converted with it`, {
+		remedy: "install the package erofs-utils (apt install erofs-utils)",
+	});
 }

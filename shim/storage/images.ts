@@ -76,7 +76,8 @@ export class RootfsImages {
 
 	/**
 	 * Gives the image of a root filesystem, and makes it first when there is none.
-	 * @throws ShimError storage.mount (mounts of an unknown kind, layers that are missing), storage.image, storage.full, spec.invalid, wait.canceled, wait.deadline
+	 * @throws ShimError storage.mount (mounts of an unknown kind, layers that are missing), storage.image, storage.full, spec.invalid,
+	 * wait.canceled, wait.deadline
 	 */
 	async prepare(request: PrepareRequest): Promise<RootfsImage> {
 		const plan = planRootfs(request.mounts, request.rootfsDir);
@@ -115,7 +116,9 @@ export class RootfsImages {
 			cached = false;
 			await this.#built(key, plan, signal);
 		}
-		throw new ShimError("storage.image", `the image ${this.#cache.imagePath(key)} disappeared ${MAX_TAKES} times`, { remedy: "raise the bound of the image cache" });
+		throw new ShimError("storage.image", `the image ${this.#cache.imagePath(key)} disappeared ${MAX_TAKES} times`, {
+			remedy: "raise the bound of the image cache",
+		});
 	}
 
 	async #own(layers: readonly Layer[], plan: RootfsPlan, path: string, signal: AbortSignal | undefined): Promise<RootfsImage> {
@@ -158,7 +161,15 @@ export class RootfsImages {
 		const final = this.#cache.imagePath(key);
 		const output = this.#cache.unfinishedPath();
 		const lock = { path: this.#cache.lockPath(key), unless: final };
-		await convert({ layers: plan.lowers, overlayOptions: plan.overlayOptions, output, lock, mkfs: this.#mkfs, timeoutMs: this.#timeoutMs, signal });
+		await convert({
+			layers: plan.lowers,
+			overlayOptions: plan.overlayOptions,
+			output,
+			lock,
+			mkfs: this.#mkfs,
+			timeoutMs: this.#timeoutMs,
+			signal,
+		});
 		try {
 			await rename(output, final);
 		} catch (error) {
@@ -183,7 +194,8 @@ export class RootfsImages {
 /** A single EROFS file is a disk already: the erofs snapshotter's layer of a one-layer image. */
 async function readyImage(layers: readonly Layer[]): Promise<RootfsImage | undefined> {
 	const [layer] = layers;
-	if (layers.length !== 1 || layer?.kind !== "image" || layer.type !== "erofs" || layer.folder !== "" || layer.options.length > 0) return undefined;
+	if (layers.length !== 1 || layer?.kind !== "image" || layer.type !== "erofs" || layer.folder !== "" || layer.options.length > 0)
+		return undefined;
 	try {
 		const path = await realpath(layer.source);
 		return { path, sizeBytes: (await stat(path)).size, cached: true };
@@ -199,6 +211,7 @@ function describe(plan: RootfsPlan): string {
 
 function named(cacheDir: string, error: unknown): ShimError {
 	if (error instanceof ShimError) return error;
-	if (errnoOf(error) === "ENOSPC" || errnoOf(error) === "EDQUOT") return new ShimError("storage.full", `no space left in ${cacheDir}: ${messageOf(error)}`, { cause: error });
+	if (errnoOf(error) === "ENOSPC" || errnoOf(error) === "EDQUOT")
+		return new ShimError("storage.full", `no space left in ${cacheDir}: ${messageOf(error)}`, { cause: error });
 	return new ShimError("storage.image", `the image cache ${cacheDir}: ${messageOf(error)}`, { cause: error });
 }

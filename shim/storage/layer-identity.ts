@@ -16,7 +16,10 @@ const CONVERSION = "erofs-1";
  */
 export async function imageKey(layers: readonly Layer[], overlayOptions: readonly string[]): Promise<string> {
 	const identities = await Promise.all(layers.map(identityOf));
-	return createHash("sha256").update(JSON.stringify([CONVERSION, overlayOptions, identities])).digest("hex").slice(0, 40);
+	return createHash("sha256")
+		.update(JSON.stringify([CONVERSION, overlayOptions, identities]))
+		.digest("hex")
+		.slice(0, 40);
 }
 
 async function identityOf(layer: Layer): Promise<string[]> {

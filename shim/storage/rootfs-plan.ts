@@ -1,8 +1,9 @@
 /**
  * From containerd's mounts to the layers of a root filesystem. Pure: nothing is looked up here.
  *
- * Snapshotters give one bind mount (native, and a single layer of overlayfs), one overlay, one EROFS file, or a list whose last entry refers to the earlier ones by
- * templates: `{{ mount N }}` is where entry N would be mounted, `{{ overlay N M }}` a range of them as a list of lower directories (containerd's mount manager).
+ * Snapshotters give one bind mount (native, and a single layer of overlayfs), one overlay, one EROFS file, or a list whose last entry
+ * refers to the earlier ones by templates of containerd's mount manager: `{{ mount N }}` is where entry N would be mounted,
+ * `{{ overlay N M }}` a range of them as a list of lower directories.
  */
 
 import { ShimError } from "../base/errors.ts";
@@ -58,7 +59,8 @@ const OVERLAY_READING = /^(?:userxattr|redirect_dir=.*|metacopy=.*)$/;
  */
 export function planRootfs(mounts: readonly RootfsMount[], rootfsFolder: string): RootfsPlan {
 	const last = mounts.at(-1);
-	if (last === undefined) return { lowers: [{ kind: "folder", path: rootfsFolder }], upper: undefined, overlayOptions: [], immutable: false };
+	if (last === undefined)
+		return { lowers: [{ kind: "folder", path: rootfsFolder }], upper: undefined, overlayOptions: [], immutable: false };
 	const nested = mounts.find((mount) => mount.target !== "");
 	if (nested !== undefined) throw unknown(nested, `a target below the root: ${nested.target}`);
 	const earlier = mounts.slice(0, -1);
@@ -82,7 +84,8 @@ function planBind(mount: RootfsMount, earlier: readonly RootfsMount[]): RootfsPl
 }
 
 function planOverlay(mount: RootfsMount, earlier: readonly RootfsMount[]): RootfsPlan {
-	const value = (name: string): string | undefined => mount.options.findLast((option) => option.startsWith(`${name}=`))?.slice(name.length + 1);
+	const value = (name: string): string | undefined =>
+		mount.options.findLast((option) => option.startsWith(`${name}=`))?.slice(name.length + 1);
 	const lowerdir = value("lowerdir");
 	if (lowerdir === undefined || lowerdir === "") throw unknown(mount, "an overlay without lowerdir");
 	const lowers = splitLowers(lowerdir, mount).map((text) => layerAt(text, mount, earlier));
@@ -98,7 +101,9 @@ function planOverlay(mount: RootfsMount, earlier: readonly RootfsMount[]): Rootf
 
 /** Splits `lowerdir` at its colons (a backslash escapes one) after writing ranges out. */
 function splitLowers(lowerdir: string, mount: RootfsMount): string[] {
-	const written = lowerdir.replace(/\{\{\s*overlay\s+([0-9]{1,4})\s+([0-9]{1,4})\s*\}\}/g, (_match, first: string, last: string) => range(Number(first), Number(last)));
+	const written = lowerdir.replace(/\{\{\s*overlay\s+([0-9]{1,4})\s+([0-9]{1,4})\s*\}\}/g, (_match, first: string, last: string) =>
+		range(Number(first), Number(last)),
+	);
 	const parts = written.match(/(?:\\.|[^:\\])+/g) ?? [];
 	if (parts.length !== written.replace(/\\./g, "").split(":").length) throw unknown(mount, `lowerdir ${lowerdir}`);
 	return parts.map((part) => part.replace(/\\(.)/g, "$1"));
@@ -125,7 +130,13 @@ function layerAt(text: string, mount: RootfsMount, earlier: readonly RootfsMount
 function imageLayer(mount: RootfsMount, folder: string): ImageLayer {
 	const type = bareType(mount);
 	if (!/^[a-z0-9]+$/.test(type) || !mount.source.startsWith("/")) throw unknown(mount, `type ${JSON.stringify(mount.type)}`);
-	return { kind: "image", type, source: mount.source, options: mount.options.filter((option) => option !== "" && !NOT_FOR_FILE_SYSTEM.test(option)), folder };
+	return {
+		kind: "image",
+		type,
+		source: mount.source,
+		options: mount.options.filter((option) => option !== "" && !NOT_FOR_FILE_SYSTEM.test(option)),
+		folder,
+	};
 }
 
 function isImmutable(layer: Layer, folderIs: boolean): boolean {

@@ -22,7 +22,17 @@ import type {
 	VmSnapshotConfig,
 } from "./api-types.ts";
 import { errorChain, VmmApiError } from "./api-error.ts";
-import type { DeviceConfig, DiskConfig, FsConfig, GenericVhostUserConfig, NetConfig, PmemConfig, VdpaConfig, VmConfig, VsockConfig } from "./config-types.ts";
+import type {
+	DeviceConfig,
+	DiskConfig,
+	FsConfig,
+	GenericVhostUserConfig,
+	NetConfig,
+	PmemConfig,
+	VdpaConfig,
+	VmConfig,
+	VsockConfig,
+} from "./config-types.ts";
 import { parseCounters } from "./counters.ts";
 import { ApiConnection, ConnectionLost, MalformedAnswer, MAX_REQUEST_BODY_BYTES } from "./http.ts";
 import type { HttpRequest } from "./http.ts";
@@ -187,20 +197,37 @@ export class VmmClient {
 		this.#connection.close();
 	}
 
-	async #add(endpoint: string, config: object, call: CallOptions | undefined, fds: readonly number[] = []): Promise<PciDeviceInfo | undefined> {
+	async #add(
+		endpoint: string,
+		config: object,
+		call: CallOptions | undefined,
+		fds: readonly number[] = [],
+	): Promise<PciDeviceInfo | undefined> {
 		const body = await this.#call("PUT", endpoint, config, call, fds);
 		return body.byteLength === 0 ? undefined : parsed(endpoint, body);
 	}
 
 	/** One request in its turn, within its deadline. */
-	async #call(method: "GET" | "PUT", endpoint: string, body: object | undefined, call: CallOptions = {}, fds: readonly number[] = []): Promise<Buffer> {
+	async #call(
+		method: "GET" | "PUT",
+		endpoint: string,
+		body: object | undefined,
+		call: CallOptions = {},
+		fds: readonly number[] = [],
+	): Promise<Buffer> {
 		const bytes = body === undefined ? undefined : Buffer.from(JSON.stringify(body), "utf8");
 		if (bytes !== undefined && bytes.byteLength > MAX_REQUEST_BODY_BYTES) {
 			const text = `${endpoint} would take ${bytes.byteLength} bytes, and the hypervisor takes ${MAX_REQUEST_BODY_BYTES}`;
-			throw new ShimError("vmm.api", text, { remedy: "use fewer or shorter values: the kernel command line and the list of devices are the long ones" });
+			throw new ShimError("vmm.api", text, {
+				remedy: "use fewer or shorter values: the kernel command line and the list of devices are the long ones",
+			});
 		}
 		const request: HttpRequest = { method, path: PREFIX + endpoint, body: bytes, fds };
-		const wait = { what: `${endpoint} of the hypervisor at ${this.socketPath}`, timeoutMs: call.timeoutMs ?? this.#options.timeoutMs ?? DEFAULT_TIMEOUT_MS, signal: call.signal };
+		const wait = {
+			what: `${endpoint} of the hypervisor at ${this.socketPath}`,
+			timeoutMs: call.timeoutMs ?? this.#options.timeoutMs ?? DEFAULT_TIMEOUT_MS,
+			signal: call.signal,
+		};
 		return withDeadline(wait, (signal) => this.#queue.run(() => this.#exchange(endpoint, request, signal)));
 	}
 
@@ -209,7 +236,9 @@ export class VmmClient {
 			const response = await this.#connection.exchange(request, signal);
 			if (response.status >= 200 && response.status <= 299) return response.body;
 			const refusal = new VmmApiError(endpoint, response.status, errorChain(response.body));
-			throw new ShimError("vmm.api", `the hypervisor refused ${endpoint} (HTTP ${response.status}): ${refusal.message}`, { cause: refusal });
+			throw new ShimError("vmm.api", `the hypervisor refused ${endpoint} (HTTP ${response.status}): ${refusal.message}`, {
+				cause: refusal,
+			});
 		} catch (error) {
 			if (error instanceof MalformedAnswer) throw malformed(endpoint, error);
 			if (!(error instanceof ConnectionLost)) throw error;

@@ -68,7 +68,8 @@ export class ResponseReader {
 		if (this.#head === undefined) {
 			const end = this.#received.indexOf(HEAD_END);
 			if (end < 0) {
-				if (this.#received.byteLength > MAX_RESPONSE_HEAD_BYTES) throw new MalformedAnswer(`no end of the head within ${MAX_RESPONSE_HEAD_BYTES} bytes`);
+				if (this.#received.byteLength > MAX_RESPONSE_HEAD_BYTES)
+					throw new MalformedAnswer(`no end of the head within ${MAX_RESPONSE_HEAD_BYTES} bytes`);
 				return undefined;
 			}
 			this.#head = parseHead(this.#received.toString("latin1", 0, end));
@@ -132,7 +133,9 @@ export class ApiConnection {
 
 	/** Closes the idle connection; the next exchange would make a new one. */
 	close(): void {
-		this.#take()?.on("error", () => undefined).destroy();
+		this.#take()
+			?.on("error", () => undefined)
+			.destroy();
 	}
 
 	#open(request: HttpRequest, kept: boolean): Socket {

@@ -64,11 +64,13 @@ const LOG_FLAGS: Readonly<Record<VmmLogLevel, readonly string[]>> = { warn: [], 
 export async function launchVmm(options: LaunchOptions): Promise<Vmm> {
 	await checkProgram(options.hypervisorPath);
 	const files = vmmFiles(options.folder);
-	if (Buffer.byteLength(files.apiSocket) > MAX_SOCKET_PATH_BYTES) throw new ShimError("vmm.launch", `${files.apiSocket} is longer than ${MAX_SOCKET_PATH_BYTES} bytes`, { remedy: "shorten state_dir" });
+	if (Buffer.byteLength(files.apiSocket) > MAX_SOCKET_PATH_BYTES)
+		throw new ShimError("vmm.launch", `${files.apiSocket} is longer than ${MAX_SOCKET_PATH_BYTES} bytes`, { remedy: "shorten state_dir" });
 	const stop: (() => void)[] = [];
 	try {
 		await removeOld(files);
-		if (options.signal?.aborted === true) throw new ShimError("wait.canceled", "the start of the hypervisor was canceled", { cause: options.signal.reason });
+		if (options.signal?.aborted === true)
+			throw new ShimError("wait.canceled", "the start of the hypervisor was canceled", { cause: options.signal.reason });
 		return await started(start(options, stop), options.folder, stop);
 	} catch (error) {
 		for (const undo of stop) undo();

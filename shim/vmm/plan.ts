@@ -50,7 +50,11 @@ export function planVm(spec: VmSpec): VmConfig {
 	if (spec.initramfsPath !== undefined) config.payload.initramfs = spec.initramfsPath;
 	if (spec.disks.length > 0) config.disks = spec.disks.map(planDisk);
 	if (spec.balloon !== undefined) {
-		config.balloon = { size: 0, deflate_on_oom: spec.balloon.deflateOnOom ?? false, free_page_reporting: spec.balloon.freePageReporting ?? false };
+		config.balloon = {
+			size: 0,
+			deflate_on_oom: spec.balloon.deflateOnOom ?? false,
+			free_page_reporting: spec.balloon.freePageReporting ?? false,
+		};
 	}
 	if (spec.landlockRules !== undefined) {
 		config.landlock_enable = true;

@@ -80,9 +80,12 @@ export class Vmm {
 
 	async #explain(endpoint: string, lost: Error): Promise<ShimError> {
 		const exit = await withDeadline({ what: "the hypervisor's end", timeoutMs: LOST_TO_EXIT_MS }, () => this.exited).catch(() => undefined);
-		if (exit === undefined) return new ShimError("vmm.api", `${endpoint} of the hypervisor (process ${this.pid}): ${messageOf(lost)}`, { cause: lost });
+		if (exit === undefined)
+			return new ShimError("vmm.api", `${endpoint} of the hypervisor (process ${this.pid}): ${messageOf(lost)}`, { cause: lost });
 		const tail = await this.logTail();
 		const log = tail === "" ? "its log is empty" : `the end of its log: ${tail}`;
-		return new ShimError("vmm.exited", `the hypervisor (process ${this.pid}) ${exit.text} and did not answer ${endpoint}; ${log}`, { cause: lost });
+		return new ShimError("vmm.exited", `the hypervisor (process ${this.pid}) ${exit.text} and did not answer ${endpoint}; ${log}`, {
+			cause: lost,
+		});
 	}
 }

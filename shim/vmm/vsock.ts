@@ -84,7 +84,8 @@ function attempt(socketPath: string, port: number, what: string, signal: AbortSi
 			const line = received.toString("latin1", 0, end < 0 ? Math.min(received.byteLength, MAX_ANSWER_BYTES) : end);
 			const hostPort = end < 0 ? undefined : /^OK ([0-9]{1,10})$/.exec(line)?.[1];
 			if (hostPort === undefined) {
-				if (end >= 0 || received.byteLength > MAX_ANSWER_BYTES) fail(new ShimError("guest.protocol", `${what}: the answer to CONNECT is ${JSON.stringify(line)}`));
+				if (end >= 0 || received.byteLength > MAX_ANSWER_BYTES)
+					fail(new ShimError("guest.protocol", `${what}: the answer to CONNECT is ${JSON.stringify(line)}`));
 				return;
 			}
 			socket.pause();

@@ -34,7 +34,12 @@ t.test("parseMountOptions: flags, propagation, data, loop; the later word wins",
 		data: "lowerdir=/a:/b,index=off",
 		loop: true,
 	});
-	t.same(parseMountOptions(["rbind", "ro", "rw", "noatime", "atime", "defaults"]), { flags: MS.BIND + MS.REC, propagation: 0, data: "", loop: false });
+	t.same(parseMountOptions(["rbind", "ro", "rw", "noatime", "atime", "defaults"]), {
+		flags: MS.BIND + MS.REC,
+		propagation: 0,
+		data: "",
+		loop: false,
+	});
 	t.match(parseMountOptions(["constructor", "lazytime"]), { flags: MS.LAZYTIME, data: "constructor" });
 });
 
@@ -60,7 +65,9 @@ t.test("mountIn: bind mounts get their flags, and the scope unmounts", async (t)
 t.test("mountIn: a failure names both ends and leaves no mount", async (t) => {
 	const root = folder(t);
 	const scope = new Scope("test");
-	const error = await mountIn(scope, { type: "overlay", source: "overlay", options: ["lowerdir=/no/such"] }, root).catch((error: unknown) => error);
+	const error = await mountIn(scope, { type: "overlay", source: "overlay", options: ["lowerdir=/no/such"] }, root).catch(
+		(error: unknown) => error,
+	);
 	t.ok(error instanceof ShimError && error.reason === "storage.mount" && error.message.includes(root) && error.message.includes("overlay"));
 	await t.rejects(mountIn(scope, { type: "erofs", source: "/x", options: ["loop"] }, root), { message: /loop device/ });
 	await t.rejects(mountRaw("none", root, "tmpfs", 0, "x".repeat(5000)), RangeError);
@@ -124,7 +131,9 @@ while len(data) < 100000: data += c.recv(65536)
 open(${JSON.stringify(received)}, "w").write(" ".join([str(len(data)), str(len(fds))] + [os.read(fd, 100).decode() for fd in fds[:1]]))
 c.sendall(b"done")`;
 	const listening = listenUnix(path);
-	const python = spawn("python3", ["-c", `import os\nos.set_blocking(3, True)\n${peer}`], { stdio: ["ignore", "inherit", "inherit", listening] });
+	const python = spawn("python3", ["-c", `import os\nos.set_blocking(3, True)\n${peer}`], {
+		stdio: ["ignore", "inherit", "inherit", listening],
+	});
 	closeFd(listening);
 	const file = openSync(join(root, "sent"), "r");
 	const before = readdirSync("/proc/self/fd").length;

@@ -2,7 +2,21 @@
 
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, chownSync, existsSync, linkSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import {
+	chmodSync,
+	chownSync,
+	existsSync,
+	linkSync,
+	mkdirSync,
+	mkdtempSync,
+	readdirSync,
+	readFileSync,
+	rmSync,
+	statSync,
+	symlinkSync,
+	utimesSync,
+	writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { t } from "tap";
@@ -30,7 +44,12 @@ function place(t: Test, options: { readonly maxBytes?: number; readonly cacheDir
 		await scope.close();
 		rmSync(folder, { recursive: true, force: true });
 	});
-	return { folder, images, scope, prepare: (mounts, name, more) => images.prepare({ mounts, rootfsDir: join(folder, "none"), owner: "pod", name, scope, ...more }) };
+	return {
+		folder,
+		images,
+		scope,
+		prepare: (mounts, name, more) => images.prepare({ mounts, rootfsDir: join(folder, "none"), owner: "pod", name, scope, ...more }),
+	};
 }
 
 /** A folder with these files. */
@@ -42,7 +61,12 @@ function layer(folder: string, name: string, files: Readonly<Record<string, stri
 }
 
 const overlay = (lowers: readonly string[], upper?: string): RootfsMount[] => [
-	{ type: "overlay", source: "overlay", target: "", options: [`lowerdir=${lowers.join(":")}`, ...(upper === undefined ? [] : [`upperdir=${upper}`, "workdir=/w"])] },
+	{
+		type: "overlay",
+		source: "overlay",
+		target: "",
+		options: [`lowerdir=${lowers.join(":")}`, ...(upper === undefined ? [] : [`upperdir=${upper}`, "workdir=/w"])],
+	},
 ];
 const view = (source: string): RootfsMount[] => [{ type: "bind", source, target: "", options: ["ro", "rbind"] }];
 
@@ -58,7 +82,8 @@ function mounted<T>(image: RootfsImage, look: (root: string) => T): T {
 	}
 }
 
-const contents = (image: RootfsImage): Record<string, string> => mounted(image, (root) => Object.fromEntries(readdirSync(root).map((name) => [name, readFileSync(join(root, name), "utf8")])));
+const contents = (image: RootfsImage): Record<string, string> =>
+	mounted(image, (root) => Object.fromEntries(readdirSync(root).map((name) => [name, readFileSync(join(root, name), "utf8")])));
 
 async function reasonOf(promise: Promise<unknown>): Promise<ShimError> {
 	try {
@@ -79,13 +104,20 @@ t.test("a tree keeps what a root filesystem needs: modes, owners, times, links, 
 	linkSync(join(root, "file"), join(root, "hard"));
 	symlinkSync("file", join(root, "soft"));
 	execFileSync("mknod", [join(root, "dev"), "c", "1", "3"]);
-	execFileSync("python3", ["-c", "import os,sys; os.setxattr(sys.argv[1], 'security.capability', bytes.fromhex('0100000200040000000000000000000000000000'))", join(root, "hard")]);
+	execFileSync("python3", [
+		"-c",
+		"import os,sys; os.setxattr(sys.argv[1], 'security.capability', bytes.fromhex('0100000200040000000000000000000000000000'))",
+		join(root, "hard"),
+	]);
 	mounted(await prepare(view(root), "c"), (found) => {
 		const file = statSync(join(found, "file"));
 		t.match(file, { mode: 0o104751, uid: 1234, gid: 5678, mtimeMs: 1e12, nlink: 2, ino: statSync(join(found, "hard")).ino });
 		t.equal(statSync(join(found, "soft")).ino, file.ino);
 		t.equal(statSync(join(found, "dev")).rdev, (1 << 8) + 3);
-		t.match(execFileSync("python3", ["-c", "import os,sys; print(os.listxattr(sys.argv[1]))", join(found, "file")], { encoding: "utf8" }), /security\.capability/);
+		t.match(
+			execFileSync("python3", ["-c", "import os,sys; print(os.listxattr(sys.argv[1]))", join(found, "file")], { encoding: "utf8" }),
+			/security\.capability/,
+		);
 	});
 });
 
@@ -134,7 +166,10 @@ t.test("two processes that want one image at the same time", async (t) => {
 	const twin = new RootfsImages({ cacheDir: join(folder, "cache"), maxBytes: MEBIBYTE });
 	const scope = new Scope("twin");
 	t.teardown(() => scope.close());
-	const [one, two] = await Promise.all([prepare(view(low), "c"), twin.prepare({ mounts: view(low), rootfsDir: "", owner: "twin", name: "c", scope })]);
+	const [one, two] = await Promise.all([
+		prepare(view(low), "c"),
+		twin.prepare({ mounts: view(low), rootfsDir: "", owner: "twin", name: "c", scope }),
+	]);
 	t.equal(statSync(one.path).size, statSync(two.path).size);
 	t.same(readdirSync(join(folder, "cache/rootfs/building")), []);
 });
@@ -150,7 +185,12 @@ t.test("an EROFS layer is the disk itself; several are merged", async (t) => {
 	const alone = await prepare([one], "c1");
 	t.match(alone, { path: one.source, cached: true, sizeBytes: statSync(one.source).size });
 	const upper = layer(folder, "upper", {});
-	const format = (lowerdir: string): RootfsMount => ({ type: "format/mkdir/overlay", source: "overlay", target: "", options: [`upperdir=${upper}`, "workdir=/w", `lowerdir=${lowerdir}`] });
+	const format = (lowerdir: string): RootfsMount => ({
+		type: "format/mkdir/overlay",
+		source: "overlay",
+		target: "",
+		options: [`upperdir=${upper}`, "workdir=/w", `lowerdir=${lowerdir}`],
+	});
 	t.equal((await prepare([one, format("{{ mount 0 }}")], "c2")).path, one.source, "an overlay of one layer");
 	const merged = await prepare([two, one, format("{{ overlay 0 1 }}")], "c3");
 	t.same(contents(merged), { one: "one", two: "two", both: "two" });
@@ -207,7 +247,10 @@ t.test("sweep removes what dead pods and dead builders left, and nothing of the 
 
 t.test("failures are named and leave nothing", async (t) => {
 	const { folder, prepare } = place(t);
-	const left = (): string[] => readdirSync(join(folder, "cache/rootfs"), { recursive: true }).map(String).filter((name) => name.includes("erofs"));
+	const left = (): string[] =>
+		readdirSync(join(folder, "cache/rootfs"), { recursive: true })
+			.map(String)
+			.filter((name) => name.includes("erofs"));
 	t.match(await reasonOf(prepare(view(join(folder, "missing")), "c1")), { reason: "storage.mount", message: /missing: ENOENT/ });
 	t.match(await reasonOf(prepare(view(folder), "../c")), { reason: "spec.invalid" });
 	const file = join(folder, "broken.ext4");
@@ -215,10 +258,15 @@ t.test("failures are named and leave nothing", async (t) => {
 	const broken = await reasonOf(prepare([{ type: "ext4", source: file, target: "", options: ["ro"] }], "c2"));
 	t.match(broken, { reason: "storage.image", message: /mount: .*wrong fs type|mount: .*failed/s });
 	const without = new RootfsImages({ cacheDir: join(folder, "cache"), maxBytes: 1, mkfsPath: "mkfs.erofs-missing" });
-	const error = await reasonOf(without.prepare({ mounts: view(layer(folder, "l", {})), rootfsDir: "", owner: "pod", name: "c3", scope: new Scope("x") }));
+	const error = await reasonOf(
+		without.prepare({ mounts: view(layer(folder, "l", {})), rootfsDir: "", owner: "pod", name: "c3", scope: new Scope("x") }),
+	);
 	t.match(error, { reason: "storage.image", remedy: /apt install erofs-utils/ });
 	const unwritable = new RootfsImages({ cacheDir: file, maxBytes: 1 });
-	t.match(await reasonOf(unwritable.prepare({ mounts: view(folder), rootfsDir: "", owner: "pod", name: "c", scope: new Scope("x") })), { reason: "storage.image", message: /ENOTDIR|EEXIST/ });
+	t.match(await reasonOf(unwritable.prepare({ mounts: view(folder), rootfsDir: "", owner: "pod", name: "c", scope: new Scope("x") })), {
+		reason: "storage.image",
+		message: /ENOTDIR|EEXIST/,
+	});
 	t.same(left(), []);
 });
 
@@ -234,7 +282,10 @@ t.test("a full disk is named, and the half image is gone", async (t) => {
 	const error = await reasonOf(prepare(view(big), "c"));
 	t.equal(error.reason, "storage.full", error.message);
 	t.ok(error.message.includes(disk));
-	t.same(readdirSync(join(disk, "rootfs/building")).filter((name) => name.includes("erofs")), []);
+	t.same(
+		readdirSync(join(disk, "rootfs/building")).filter((name) => name.includes("erofs")),
+		[],
+	);
 	writeFileSync(join(disk, "fill"), "");
 	t.match(await prepare(view(layer(folder, "small", { a: "1" })), "c2"), { cached: false }, "there is room again");
 });
@@ -251,8 +302,10 @@ t.test("an abort ends the conversion at once, but not for others who wait for it
 	const scope = new Scope("slow");
 	t.teardown(() => scope.close());
 	const mounts = view(layer(folder, "l", { a: "1" }));
-	const ask = (name: string, signal?: AbortSignal): Promise<RootfsImage> => slow.prepare({ mounts, rootfsDir: "", owner: "pod", name, scope, signal });
-	const runs = async (): Promise<number> => Number(((await once(spawn("head", ["-n1", join(talk, "runs")]).stdout, "data")) as [Buffer])[0].toString());
+	const ask = (name: string, signal?: AbortSignal): Promise<RootfsImage> =>
+		slow.prepare({ mounts, rootfsDir: "", owner: "pod", name, scope, signal });
+	const runs = async (): Promise<number> =>
+		Number(((await once(spawn("head", ["-n1", join(talk, "runs")]).stdout, "data")) as [Buffer])[0].toString());
 
 	const abort = new AbortController();
 	const first = reasonOf(ask("c1", abort.signal));

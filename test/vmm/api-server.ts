@@ -24,7 +24,9 @@ export interface ApiServer {
 /** The bytes of an answer in the VMM's form. */
 export function answer(status: number, body = ""): string {
 	const head = `HTTP/1.1 ${status} \r\nServer: Cloud Hypervisor API\r\nConnection: keep-alive\r\n`;
-	return status === 204 ? `${head}\r\n` : `${head}Content-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
+	return status === 204
+		? `${head}\r\n`
+		: `${head}Content-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
 }
 
 /** Serves at `path` until closed. */

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { t } from "tap";
 import type { Test } from "tap";
 
+import { ShimError } from "../../shim/base/errors.ts";
 import { VmmApiError } from "../../shim/vmm/api-error.ts";
 import { VmmClient } from "../../shim/vmm/client.ts";
 import type { CallOptions, VmmClientOptions } from "../../shim/vmm/client.ts";
@@ -25,7 +26,9 @@ const recordings = readFileSync(new URL("data/recorded.jsonl", import.meta.url),
 	.trim()
 	.split("\n")
 	.map((line) => JSON.parse(line) as Recorded);
-const api = JSON.parse(readFileSync(new URL("data/api.json", import.meta.url), "utf8")) as { endpoints: Record<string, { method: string; request: string | null }> };
+const api = JSON.parse(readFileSync(new URL("data/api.json", import.meta.url), "utf8")) as {
+	endpoints: Record<string, { method: string; request: string | null }>;
+};
 
 /** How each endpoint is called, with a request as it was recorded. */
 const CALLS: Record<string, (client: VmmClient, request: never, call?: CallOptions) => Promise<unknown>> = {
@@ -82,7 +85,9 @@ t.test("every endpoint has a method, which asks for it in the right way", async 
 	const { client, server } = await pair(t, (request) => {
 		seen.push(request);
 		t.equal(request.headers.has("content-length"), request.body !== "", "Content-Length goes with a body, and only with one");
-		return request.path.endsWith("vmm.ping") || request.path.endsWith("vm.info") || request.path.endsWith("vm.counters") ? answer(200, "{}") : answer(204);
+		return request.path.endsWith("vmm.ping") || request.path.endsWith("vm.info") || request.path.endsWith("vm.counters")
+			? answer(200, "{}")
+			: answer(204);
 	});
 	t.same(Object.keys(CALLS).sort(), Object.keys(api.endpoints).sort());
 	for (const [endpoint, { method, request }] of Object.entries(api.endpoints)) {
@@ -117,7 +122,9 @@ t.test("recorded answers become results or the VMM's own words", async (t) => {
 });
 
 t.test("counters keep every digit", async (t) => {
-	const counters = recordings.filter((recorded) => recorded.endpoint === "vm.counters" && recorded.answer.includes("18446744073709551615")).map((recorded) => recorded.answer);
+	const counters = recordings
+		.filter((recorded) => recorded.endpoint === "vm.counters" && recorded.answer.includes("18446744073709551615"))
+		.map((recorded) => recorded.answer);
 	t.equal(counters.length, 1);
 	const { client } = await pair(t, () => answer(200, counters[0]));
 	const result = await client.counters();
@@ -128,7 +135,9 @@ t.test("counters keep every digit", async (t) => {
 t.test("errors of the HTTP layer are read although they are no JSON, and empty ones named", async (t) => {
 	const bodies = ['{ "error": "Invalid HTTP Method.\nAll previous unanswered requests will be dropped." }', "", "plain\ntext", "[]"];
 	const { client } = await pair(t, () => answer(400, bodies.shift()));
-	t.match(await failure(client.ping()), { message: /HTTP 400\): Invalid HTTP Method\. All previous unanswered requests will be dropped\.$/ });
+	t.match(await failure(client.ping()), {
+		message: /HTTP 400\): Invalid HTTP Method\. All previous unanswered requests will be dropped\.$/,
+	});
 	t.match(await failure(client.ping()), { message: /no reason was given$/ });
 	t.match(await failure(client.ping()), { message: /plain text$/ });
 	t.match(await failure(client.ping()), { message: /no reason was given$/ });
@@ -195,7 +204,12 @@ t.test("malformed answers are refused", async (t) => {
 		answer(200),
 	];
 	const { client } = await pair(t, () => answers.shift());
-	for (const left of [...answers]) t.match(await failure(client.ping()), { reason: "vmm.api", message: /answer to vmm\.ping is malformed/ }, JSON.stringify(left.slice(0, 40)));
+	for (const left of [...answers])
+		t.match(
+			await failure(client.ping()),
+			{ reason: "vmm.api", message: /answer to vmm\.ping is malformed/ },
+			JSON.stringify(left.slice(0, 40)),
+		);
 });
 
 t.test("an answer may come byte by byte", async (t) => {
@@ -216,11 +230,19 @@ t.test("a lost connection is an error, is explained by the owner, and is never r
 		socket.destroy();
 		return undefined;
 	});
-	t.match(await failure(client.boot()), { reason: "vmm.api", message: /vm\.boot of the hypervisor at .*: closed the connection without an answer$/ });
+	t.match(await failure(client.boot()), {
+		reason: "vmm.api",
+		message: /vm\.boot of the hypervisor at .*: closed the connection without an answer$/,
+	});
 	t.equal(asked, 1);
 	const lost: string[] = [];
-	const explained = new VmmClient(server.path, { onLost: (endpoint) => (lost.push(endpoint), Promise.resolve(client.boot().catch((error) => error))) });
-	t.equal((await failure(explained.boot())).reason, "vmm.api");
+	const explained = new VmmClient(server.path, {
+		onLost: async (endpoint) => {
+			lost.push(endpoint);
+			return new ShimError("vmm.exited", "it was killed");
+		},
+	});
+	t.match(await failure(explained.boot()), { reason: "vmm.exited", message: "it was killed" });
 	t.same(lost, ["vm.boot"]);
 	await server.close();
 	t.match(await failure(client.boot()), { message: /ENOENT|ECONNREFUSED/ });

@@ -9,7 +9,8 @@ import { EventParser, readEvents } from "../../shim/vmm/events.ts";
 import type { VmmEvent } from "../../shim/vmm/events.ts";
 import { shortFolder } from "./tools.ts";
 
-const pretty = (event: string, properties: unknown = null): string => `${JSON.stringify({ timestamp: { secs: 1, nanos: 500_000 }, source: "vm", event, properties }, null, 2)}\n\n`;
+const pretty = (event: string, properties: unknown = null): string =>
+	`${JSON.stringify({ timestamp: { secs: 1, nanos: 500_000 }, source: "vm", event, properties }, null, 2)}\n\n`;
 const names = (events: readonly VmmEvent[]): string[] => events.map(({ event }) => event);
 
 t.test("EventParser: however the stream is cut", async (t) => {
@@ -33,7 +34,7 @@ t.test("EventParser: finds its feet in the middle of a stream and after damage",
 	t.same(names(parser.push(`{\n${"x".repeat(200_000)}\n}\n${pretty("three")}`)), ["three"]);
 	t.same(names(parser.push("y".repeat(200_000))), []);
 	t.same(names(parser.push(`\n${pretty("four")}`)), ["four"]);
-	t.same(names(parser.push(`{\n${"  \"z\",\n".repeat(20_000)}`)), [], "an object without end is given up");
+	t.same(names(parser.push(`{\n${'  "z",\n'.repeat(20_000)}`)), [], "an object without end is given up");
 	t.same(names(parser.push(pretty("five"))), ["five"]);
 });
 

@@ -66,7 +66,10 @@ t.test("a launch that fails or is canceled leaves no descriptor and no file but 
 	t.equal((await failure(launchVmm({ hypervisorPath: program, folder, signal: AbortSignal.abort() }))).reason, "wait.canceled");
 	await new Promise((resolve) => setImmediate(resolve));
 	t.equal(descriptors(), before);
-	t.same(readdirSync(folder).filter((name) => !["program", "vmm.log"].includes(name)), []);
+	t.same(
+		readdirSync(folder).filter((name) => !["program", "vmm.log"].includes(name)),
+		[],
+	);
 });
 
 t.test("the program gets its arguments, an empty environment, its folder, a session of its own, and only its descriptors", async (t) => {
@@ -91,7 +94,10 @@ t.test("a program that ends at once: the first call says how, with the end of it
 	const vmm = await launch(t, at);
 	const error = await failure(vmm.client.ping());
 	t.equal(error.reason, "vmm.exited");
-	t.match(error.message, /^the hypervisor \(process \d+\) ended with exit code 2 and did not answer vmm\.ping; the end of its log: Error: no such argument$/);
+	t.match(
+		error.message,
+		/^the hypervisor \(process \d+\) ended with exit code 2 and did not answer vmm\.ping; the end of its log: Error: no such argument$/,
+	);
 	t.match(await vmm.kill(), { code: 2 }, "killing it again is harmless");
 });
 
@@ -134,13 +140,20 @@ t.test("an adopted VMM: unread events, later events, its end", async (t) => {
 	first.detach();
 
 	writeSync(tell, "\n");
-	t.equal(adoptVmm({ pid: first.pid, startTime: first.startTime + 1n, folder: at.folder }), undefined, "another process with the same number");
+	t.equal(
+		adoptVmm({ pid: first.pid, startTime: first.startTime + 1n, folder: at.folder }),
+		undefined,
+		"another process with the same number",
+	);
 	const second = adoptVmm({ pid: first.pid, startTime: first.startTime, folder: at.folder, onEvent: on("second") });
 	if (second === undefined) throw new Error("not adopted");
 	t.equal(await events.get("two")?.promise, "second");
 	writeSync(tell, "\n");
 	t.equal(await events.get("three")?.promise, "second");
-	t.same(findProcesses(at.folder).map(({ pid, startTime }) => [pid, startTime]), [[first.pid, first.startTime]]);
+	t.same(
+		findProcesses(at.folder).map(({ pid, startTime }) => [pid, startTime]),
+		[[first.pid, first.startTime]],
+	);
 	writeSync(tell, "\n");
 	t.match(await second.exited, { code: undefined, text: "ended" });
 	t.match(await first.exited, { code: 3 });
@@ -170,7 +183,12 @@ t.test("a VMM survives the kill of the process that started it, keeps its events
 	writeSync(tell, "\n");
 	t.equal(await readLine(join(at.folder, "done")), "alone\n", "writing an event with nobody there was no error");
 	const seen = deferred<string>();
-	const vmm = adoptVmm({ pid: Number(pid), startTime: BigInt(startTime ?? 0), folder: at.folder, onEvent: ({ event }) => seen.resolve(event) });
+	const vmm = adoptVmm({
+		pid: Number(pid),
+		startTime: BigInt(startTime ?? 0),
+		folder: at.folder,
+		onEvent: ({ event }) => seen.resolve(event),
+	});
 	if (vmm === undefined) throw new Error("not adopted");
 	t.equal(await seen.promise, "alone");
 	t.match(await vmm.kill(), { text: "ended" });

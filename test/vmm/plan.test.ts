@@ -44,8 +44,12 @@ t.test("planVm: everything that can be asked for", async (t) => {
 });
 
 t.test("diskSlot: the slot of a disk in a recorded device tree", async (t) => {
-	const lines = readFileSync(new URL("data/recorded.jsonl", import.meta.url), "utf8").trim().split("\n");
-	const infos = lines.map((line) => JSON.parse(line) as { endpoint: string; status: number; answer: string }).filter(({ endpoint, status }) => endpoint === "vm.info" && status === 200);
+	const lines = readFileSync(new URL("data/recorded.jsonl", import.meta.url), "utf8")
+		.trim()
+		.split("\n");
+	const infos = lines
+		.map((line) => JSON.parse(line) as { endpoint: string; status: number; answer: string })
+		.filter(({ endpoint, status }) => endpoint === "vm.info" && status === 200);
 	const info = infos.map(({ answer }) => JSON.parse(answer) as VmInfo).find((info) => info.device_tree?.["pin"] !== undefined);
 	if (info === undefined) throw new Error("no recording has the disk");
 	t.equal(diskSlot(info, "pin"), "14");

@@ -42,7 +42,9 @@ function declared(): Declared {
 				const members: Record<string, string> = {};
 				for (const member of statement.members) {
 					if (!ts.isPropertySignature(member) || member.type === undefined) continue;
-					members[member.name.getText(source) + (member.questionToken === undefined ? "" : "?")] = member.type.getText(source).replace(/^readonly /, "");
+					members[member.name.getText(source) + (member.questionToken === undefined ? "" : "?")] = member.type
+						.getText(source)
+						.replace(/^readonly /, "");
 				}
 				objects.set(statement.name.text, members);
 			}
@@ -65,7 +67,9 @@ t.test("every object of the API has its type, with the same fields", async (t) =
 			t.fail(`${name} has no type`);
 			continue;
 		}
-		const wanted = Object.fromEntries(Object.entries(described).map(([field, type]) => [field, WRITTEN_OTHERWISE[name]?.[field] ?? rename(type)]));
+		const wanted = Object.fromEntries(
+			Object.entries(described).map(([field, type]) => [field, WRITTEN_OTHERWISE[name]?.[field] ?? rename(type)]),
+		);
 		const known = new Set(UNDESCRIBED[name]);
 		for (const field of known) t.ok(field in members, `${name}.${field} is in the type`);
 		t.same(Object.fromEntries(Object.entries(members).filter(([field]) => !known.has(field))), wanted, name);
