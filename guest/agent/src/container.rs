@@ -35,6 +35,7 @@ pub struct Container {
     /// One change at a time.
     lock: Mutex<()>,
     removed: Cell<bool>,
+    paused: Cell<bool>,
     watchers: RefCell<Vec<AbortHandle>>,
 }
 
@@ -43,8 +44,7 @@ impl Container {
     pub async fn create(agent: &Rc<Agent>, request: CreateContainerRequest, storages: Vec<String>) -> Result<Rc<Self>> {
         let spec = request.oci.clone().ok_or_else(|| Error::invalid("the request has no OCI spec"))?;
         check(&spec)?;
-        let resources = spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
-        let cgroup = agent.cgroups.create(&request.container_id, resources)?;
+        let cgroup = agent.cgroups.create(&request.container_id, &spec)?;
         match Self::create_init(agent, &request, spec, &cgroup).await {
             Ok((init, seccomp)) => {
                 let pid_ns = std::fs::File::open(format!("/proc/{}/ns/pid", init.pid)).context("find the pid namespace")?;
@@ -59,6 +59,7 @@ impl Container {
                     pid_ns: pid_ns.into(),
                     lock: Mutex::default(),
                     removed: Cell::new(false),
+                    paused: Cell::new(false),
                     watchers: RefCell::default(),
                 });
                 container.clone().watch(agent);
@@ -143,6 +144,9 @@ impl Container {
         if self.init.exited().is_some() {
             return Err(Error::precondition(format!("container {:?} has ended", self.id)));
         }
+        if self.paused.get() {
+            return Err(Error::precondition(format!("container {:?} is paused", self.id)));
+        }
         self.make_room(&request.exec_id)?;
         let process = request.process.ok_or_else(|| Error::invalid("the request has no process"))?;
         let plan = Plan {
@@ -155,7 +159,7 @@ impl Container {
             seccomp: self.seccomp.clone(),
             ..Plan::default()
         };
-        let folder = self.cgroup.open()?;
+        let folder = self.cgroup.open_of(self.init.pid)?;
         let birth = Birth {
             flags: 0,
             cgroup: folder.as_fd(),
@@ -166,7 +170,13 @@ impl Container {
         let process = Process::create(&agent.reaper, &agent.streams, plan, birth, ports).await?;
         process.start().await?;
         self.order.borrow_mut().push(request.exec_id.clone());
-        self.execs.borrow_mut().insert(request.exec_id, Rc::new(process));
+        let process = Rc::new(process);
+        self.execs.borrow_mut().insert(request.exec_id, process.clone());
+        spawn_local(async move {
+            if reaper::wait(process.exit.clone()).await.is_ok() {
+                process.ended();
+            }
+        });
         Ok(())
     }
 
@@ -231,7 +241,9 @@ impl Container {
         if self.init.exited().is_some() {
             return Err(Error::precondition(format!("container {:?} has ended", self.id)));
         }
-        self.cgroup.freeze(frozen).await
+        self.cgroup.freeze(frozen).await?;
+        self.paused.set(frozen);
+        Ok(())
     }
 
     /// Kills what still runs and removes everything. Goes on after a failed step and reports the first failure.

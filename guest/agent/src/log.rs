@@ -41,6 +41,8 @@ impl Level {
 
 /// Bytes of log kept for a reader that comes late.
 const KEPT_BYTES: usize = 64 << 10;
+/// The kernel takes lines of about a thousand bytes.
+const KERNEL_LINE_CHARS_MAX: usize = 900;
 /// A longer message is cut.
 const LINE_BYTES_MAX: usize = 4 << 10;
 
@@ -78,7 +80,7 @@ pub fn write(level: Level, text: &str) {
     }
     let line = line(level, text, SystemTime::now());
     if level <= Level::Warn {
-        kernel_log(text);
+        kernel_log(level, text);
     }
     let mut ring = log.ring.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     ring.end += line.len() as u64;
@@ -114,15 +116,19 @@ pub fn snapshot() -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Writes to the kernel's log, which reaches the VM's console; silent where there is none (a test on an ordinary host).
-pub fn kernel_log(text: &str) {
+/// Writes to the kernel's log, which reaches the VM's console; to standard error on an ordinary host.
+pub fn kernel_log(level: Level, text: &str) {
     if std::process::id() != 1 {
-        eprintln!("snp-agent: {text}");
+        if level <= Level::Warn {
+            eprintln!("snp-agent: {text}");
+        }
         return;
     }
+    // The numbers of syslog(2): 2 critical, 3 error, 4 warning, 6 information.
+    let priority = [2, 3, 4, 6, 7, 7][level as usize];
     if let Ok(mut file) = OpenOptions::new().write(true).open("/dev/kmsg") {
-        let cut: String = text.chars().take(900).collect();
-        let _ = file.write_all(format!("<3>snp-agent: {cut}\n").as_bytes());
+        let cut: String = text.chars().take(KERNEL_LINE_CHARS_MAX).collect();
+        let _ = file.write_all(format!("<{priority}>snp-agent: {cut}\n").as_bytes());
     }
 }
 

@@ -35,11 +35,11 @@ pub unsafe extern "C" fn main(count: c_int, words: *const *const c_char) -> c_in
 fn be_init() -> ! {
     boot::standard_descriptors();
     std::panic::set_hook(Box::new(|panic| {
-        log::kernel_log(&format!("fatal: {panic}"));
+        log::kernel_log(log::Level::Critical, &format!("fatal: {panic}"));
         boot::power_off();
     }));
     if let Err(error) = init() {
-        log::kernel_log(&format!("fatal: {error}"));
+        log::kernel_log(log::Level::Critical, &format!("fatal: {error}"));
     }
     boot::power_off()
 }

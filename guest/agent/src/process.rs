@@ -5,6 +5,7 @@ use crate::io::{pipe, Fd};
 use crate::proto::stage::Plan;
 use crate::reaper::{self, Exit, Reaper};
 use crate::spawn::{self, Stage};
+use crate::stage;
 use crate::streams::{pump_input, pump_output, Streams};
 use nix::errno::Errno;
 use std::cell::RefCell;
@@ -43,7 +44,7 @@ pub struct Process {
     stdin: RefCell<Option<Rc<Fd>>>,
     stdout: RefCell<Option<Rc<Fd>>>,
     stderr: RefCell<Option<Rc<Fd>>>,
-    master: Option<Rc<Fd>>,
+    master: RefCell<Option<Rc<Fd>>>,
     /// The host reads the terminal by a stream, not by requests.
     master_piped: bool,
     pumps: Vec<AbortHandle>,
@@ -120,7 +121,7 @@ impl Process {
             stdin: RefCell::new(stdin.own),
             stdout: RefCell::new(stdout.own),
             stderr: RefCell::new(stderr.own),
-            master,
+            master: RefCell::new(master),
             master_piped,
             pumps,
         })
@@ -159,7 +160,7 @@ impl Process {
             self.close_stdin();
             return Ok(());
         }
-        let to = self.stdin.borrow().clone().or_else(|| self.master.clone());
+        let to = self.stdin.borrow().clone().or_else(|| self.master.borrow().clone());
         let to = to.ok_or_else(|| Error::precondition("the process's standard input is closed"))?;
         to.write_all(data).await.context("write to the standard input")
     }
@@ -174,7 +175,7 @@ impl Process {
         let line = if stderr { &self.stderr } else { &self.stdout };
         let mut from = line.borrow().clone();
         if !stderr && from.is_none() && !self.master_piped {
-            from = self.master.clone();
+            from = self.master.borrow().clone();
         }
         let end = || Error::invalid("read meet eof");
         let from = from.ok_or_else(end)?;
@@ -188,10 +189,19 @@ impl Process {
         Ok(buffer)
     }
 
-    /// The terminal's master, for a resize.
-    pub fn terminal(&self) -> Result<BorrowedFd<'_>> {
-        let master = self.master.as_ref().map(|fd| fd.as_fd());
-        master.ok_or_else(|| Error::precondition("the process has no terminal"))
+    /// Sets the terminal's size in characters.
+    pub fn resize(&self, rows: u32, columns: u32) -> Result<()> {
+        let master = self.master.borrow();
+        let master = master.as_ref().ok_or_else(|| Error::precondition("the process has no terminal"))?;
+        stage::resize(master.as_fd(), rows, columns)
+    }
+
+    /// Lets go of what an ended process no longer needs; output that requests have not read stays.
+    pub fn ended(&self) {
+        self.stdin.take();
+        if self.master_piped {
+            self.master.take();
+        }
     }
 
     /// The container is gone: what the host has not taken soon is dropped.

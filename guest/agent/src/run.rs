@@ -14,6 +14,8 @@ use tokio::task::{spawn_local, LocalSet};
 
 /// The last answers get this long to leave before the machine ends.
 const FAREWELL: Duration = Duration::from_millis(100);
+/// Descriptors of the agent: a process has up to seven.
+const DESCRIPTORS_MAX: u64 = 1 << 20;
 /// Readers of the log at once.
 const LOG_READERS_MAX: usize = 8;
 
@@ -30,6 +32,8 @@ async fn serve(options: Options) -> Result<()> {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         // Outside a VM the orphans of containers come here too, not to the host's first process.
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+        let limit = libc::rlimit { rlim_cur: DESCRIPTORS_MAX, rlim_max: DESCRIPTORS_MAX };
+        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
     }
     let inotify = Inotify::open()?;
     spawn_local(inotify.clone().run());
@@ -60,6 +64,7 @@ async fn serve(options: Options) -> Result<()> {
         }
     });
     crate::info!("serving on {}", options.agent);
+    log::kernel_log(log::Level::Info, "serving");
     agent.end.notified().await;
     if !agent.ended() {
         agent.destroy_sandbox().await?;

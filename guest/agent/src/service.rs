@@ -4,11 +4,13 @@ use crate::agent::Agent;
 use crate::copyfile::copy_file;
 use crate::error::{Code, Error, Result};
 use crate::guest;
+use crate::network;
 use crate::proto::grpc::{
-    health_check_response, CloseStdinRequest, ExecProcessRequest, GetDiagnosticDataRequest, GetDiagnosticDataResponse,
-    HealthCheckResponse, Metrics, OomEvent, PauseContainerRequest, ReadStreamRequest, ReadStreamResponse,
-    ResumeContainerRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
-    TtyWinResizeRequest, UpdateContainerRequest, UpdateEphemeralMountsRequest, VersionCheckResponse, WaitProcessRequest,
+    health_check_response, AddArpNeighborsRequest, CloseStdinRequest, ExecProcessRequest, GetDiagnosticDataRequest, GetDiagnosticDataResponse,
+    HealthCheckResponse, Interfaces, Metrics, OomEvent, PauseContainerRequest, ReadStreamRequest, ReadStreamResponse,
+    ResumeContainerRequest, Routes, SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
+    TtyWinResizeRequest, UpdateContainerRequest, UpdateEphemeralMountsRequest, UpdateInterfaceRequest,
+    UpdateRoutesRequest, VersionCheckResponse, WaitProcessRequest,
     WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
 };
 use crate::reaper;
@@ -162,7 +164,7 @@ impl Agent {
             _ => {
                 let message: TtyWinResizeRequest = decode(request)?;
                 let process = self.process(&message.container_id, &message.exec_id)?;
-                crate::stage::resize(process.terminal()?, message.row, message.column)?;
+                process.resize(message.row, message.column)?;
             }
         }
         Ok(Vec::new())
@@ -171,6 +173,21 @@ impl Agent {
     async fn guest(self: &Rc<Self>, request: &Request) -> Result<Vec<u8>> {
         match request.method.as_str() {
             "GetGuestDetails" => return encode(guest::details(&decode(request)?, self.options.init)),
+            "UpdateInterface" => {
+                let message: UpdateInterfaceRequest = decode(request)?;
+                let wanted = message.interface.ok_or_else(|| Error::invalid("the request has no interface"))?;
+                return encode(network::update_interface(&wanted).await?);
+            }
+            "UpdateRoutes" => {
+                let message: UpdateRoutesRequest = decode(request)?;
+                return encode(Routes { routes: network::update_routes(&message.routes.unwrap_or_default().routes)? });
+            }
+            "ListInterfaces" => return encode(Interfaces { interfaces: network::list_interfaces()? }),
+            "ListRoutes" => return encode(Routes { routes: network::list_routes()? }),
+            "AddARPNeighbors" => {
+                let message: AddArpNeighborsRequest = decode(request)?;
+                network::add_neighbours(&message.neighbors.unwrap_or_default().arp_neighbors)?;
+            }
             "CopyFile" => copy_file(&self.options.run_dir, &decode(request)?)?,
             "SetGuestDateTime" => guest::set_time(&decode(request)?)?,
             "ReseedRandomDev" => guest::reseed(&decode(request)?)?,

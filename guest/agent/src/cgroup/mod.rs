@@ -1,15 +1,16 @@
 //! Control groups of containers, version 2 only. Each container has one, below a folder of the agent.
 
+mod devices;
 mod files;
 mod limits;
 mod stats;
 
 use crate::error::{Code, Context, Error, Result};
 use crate::inotify::Inotify;
-use crate::proto::grpc::{CgroupStats, LinuxResources};
+use crate::proto::grpc::{CgroupStats, LinuxResources, Spec};
 use files::{keyed, read, write};
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(10);
 
 /// The folder that holds the containers' cgroups.
 pub struct Cgroups {
+    root: PathBuf,
     folder: PathBuf,
     /// A limit whose controller is missing is an error. False on a test host, where version 1 holds the controllers.
     strict: bool,
@@ -32,17 +34,21 @@ impl Cgroups {
         fs::create_dir_all(&folder).with_context(|| format!("make the cgroup {}", folder.display()))?;
         enable_controllers(root)?;
         enable_controllers(&folder)?;
-        Ok(Self { folder, strict, inotify })
+        Ok(Self { root: root.to_path_buf(), folder, strict, inotify })
     }
 
-    /// Makes a container's cgroup with its limits.
-    pub fn create(&self, id: &str, resources: Option<&LinuxResources>) -> Result<Cgroup> {
+    /// Makes a container's cgroup with its limits and its devices.
+    pub fn create(&self, id: &str, spec: &Spec) -> Result<Cgroup> {
         let path = self.folder.join(id);
         fs::create_dir(&path).with_context(|| format!("make the cgroup {}", path.display()))?;
-        let cgroup = Cgroup { path, strict: self.strict, inotify: self.inotify.clone() };
-        if let Some(resources) = resources {
-            cgroup.apply(resources).inspect_err(|_| drop(fs::remove_dir(&cgroup.path)))?;
-        }
+        let root = self.root.clone();
+        let cgroup = Cgroup { path, root, strict: self.strict, inotify: self.inotify.clone() };
+        let resources = spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+        let limit = || -> Result<()> {
+            devices::limit(cgroup.open()?.as_fd(), spec)?;
+            resources.map_or(Ok(()), |resources| cgroup.apply(resources))
+        };
+        limit().inspect_err(|_| drop(fs::remove_dir(&cgroup.path)))?;
         Ok(cgroup)
     }
 
@@ -66,6 +72,7 @@ fn enable_controllers(folder: &Path) -> Result<()> {
 /// One container's cgroup.
 pub struct Cgroup {
     path: PathBuf,
+    root: PathBuf,
     strict: bool,
     inotify: Rc<Inotify>,
 }
@@ -74,6 +81,18 @@ impl Cgroup {
     /// The folder, for clone3.
     pub fn open(&self) -> Result<OwnedFd> {
         Ok(File::open(&self.path).with_context(|| format!("open the cgroup {}", self.path.display()))?.into())
+    }
+
+    /// The folder that process `pid` of this container is in now: one that runs a service manager moves itself further down,
+    /// and its processes can't be joined from above.
+    pub fn open_of(&self, pid: i32) -> Result<OwnedFd> {
+        let table = read(Path::new(&format!("/proc/{pid}/cgroup"))).unwrap_or_default();
+        let place = table.lines().find_map(|line| line.strip_prefix("0::/"));
+        let path = place.map(|place| self.root.join(place)).filter(|path| path.starts_with(&self.path));
+        match path {
+            Some(path) => Ok(File::open(&path).with_context(|| format!("open the cgroup {}", path.display()))?.into()),
+            None => self.open(),
+        }
     }
 
     /// Sets limits; absent ones stay as they are.

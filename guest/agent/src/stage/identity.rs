@@ -6,6 +6,10 @@ use nix::errno::Errno;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 
+/// Descriptors of a process whose spec says nothing: what service managers give.
+const DESCRIPTORS_SOFT: u64 = 1024;
+const DESCRIPTORS_HARD: u64 = 524_288;
+
 /// A resolved user.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct User {
@@ -70,6 +74,7 @@ pub fn set_oom_score(process: &Process) -> Result<()> {
 
 /// Becomes the user with the process's limits, groups and capabilities, for ever.
 pub fn assume(process: &Process, user: &User) -> Result<()> {
+    default_limits();
     for limit in &process.rlimits {
         set_limit(&limit.r#type, limit.soft, limit.hard)?;
     }
@@ -95,6 +100,18 @@ fn check(code: libc::c_int, what: impl FnOnce() -> &'static str) -> Result<()> {
         return Err(Errno::last()).with_context(what);
     }
     Ok(())
+}
+
+/// The agent's own limit on descriptors is not a container's.
+fn default_limits() {
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_max = limit.rlim_max.min(DESCRIPTORS_HARD);
+            limit.rlim_cur = limit.rlim_max.min(DESCRIPTORS_SOFT);
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
 }
 
 fn set_limit(name: &str, soft: u64, hard: u64) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Block devices: from what the host calls them to the guest's device file, waiting for hot-plug.
 
-use super::uevent::Uevents;
 use crate::error::{Code, Context, Error, Result};
+use crate::uevent::Uevents;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub async fn find(source: &str) -> Result<PathBuf> {
             if let Some(path) = wanted.look() {
                 return Ok(path);
             }
-            uevents.block_device().await?;
+            uevents.added("block").await?;
         }
     };
     let late = || Error::new(Code::DeadlineExceeded, format!("the block device {source:?} did not appear in {APPEAR_MAX:?}"));

@@ -4,7 +4,6 @@
 mod block;
 mod layers;
 mod local;
-mod uevent;
 
 use crate::error::{Code, Context, Error, Result};
 use crate::mountopts::Parsed;

@@ -12,6 +12,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,19 +31,50 @@ pub struct Agent {
 impl Agent {
     /// Starts an agent and waits until it serves.
     pub fn start() -> Self {
+        Self::launch(|_| ())
+    }
+
+    /// As `start`, in a network namespace of its own.
+    pub fn start_alone() -> Self {
+        Self::launch(|command| unsafe {
+            command.pre_exec(|| match libc::unshare(libc::CLONE_NEWNET) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        })
+    }
+
+    /// Runs `ip` in the agent's network namespace; gives its output.
+    pub fn ip(&self, arguments: &str) -> String {
+        let mut command = Command::new("ip");
+        command.args(arguments.split(' '));
+        let namespace = fs::File::open(format!("/proc/{}/ns/net", self.child.id())).unwrap();
+        unsafe {
+            command.pre_exec(move || match libc::setns(std::os::fd::AsRawFd::as_raw_fd(&namespace), libc::CLONE_NEWNET) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn launch(prepare: impl FnOnce(&mut Command)) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("snp-agent-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let socket = |name: &str| format!("unix://{}", folder.join(name).display());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_snp-agent"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_snp-agent"));
+        command
             .args(["--listen", &socket("agent"), "--streams", &socket("streams"), "--log-socket", &socket("log")])
             .arg("--run-dir")
             .arg(folder.join("run"))
             .arg("--cgroup-root")
             .arg(cgroup2())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        prepare(&mut command);
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         std::thread::spawn(move || {
             for line in lines.by_ref().map_while(Result::ok) {

@@ -30,12 +30,12 @@ impl Uevents {
         Ok(Self(Fd::new(fd)?))
     }
 
-    /// Waits for a message about a block device (or for lost messages, after which anything may be there).
-    pub async fn block_device(&self) -> Result<()> {
+    /// Waits for a message about a new device of a subsystem (or for lost messages, after which anything may be there).
+    pub async fn added(&self, subsystem: &str) -> Result<()> {
         let mut buffer = vec![0u8; MESSAGE_BYTES_MAX];
         loop {
             match self.0.read(&mut buffer).await {
-                Ok(length) if is_block(&buffer[..length]) => return Ok(()),
+                Ok(length) if is_new(&buffer[..length], subsystem) => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(()),
                 Err(error) => return Err(error).context("hear uevents"),
@@ -44,11 +44,12 @@ impl Uevents {
     }
 }
 
-/// Whether a message ("add@/devices/..." NUL "KEY=value" NUL ...) is about a new block device.
-fn is_block(message: &[u8]) -> bool {
+/// Whether a message ("add@/devices/..." NUL "KEY=value" NUL ...) is about a new device of the subsystem.
+fn is_new(message: &[u8], subsystem: &str) -> bool {
     let mut words = message.split(|byte| *byte == 0);
     let added = words.next().is_some_and(|head| head.starts_with(b"add@") || head.starts_with(b"change@"));
-    added && words.any(|word| word == b"SUBSYSTEM=block")
+    let wanted = format!("SUBSYSTEM={subsystem}");
+    added && words.any(|word| word == wanted.as_bytes())
 }
 
 #[cfg(test)]
@@ -56,9 +57,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_new_block_devices_count() {
-        assert!(is_block(b"add@/devices/pci0000:00/x/block/vdb\0ACTION=add\0SUBSYSTEM=block\0"));
-        assert!(!is_block(b"remove@/devices/x\0SUBSYSTEM=block\0"));
-        assert!(!is_block(b"add@/devices/x\0SUBSYSTEM=net\0"));
+    fn only_new_devices_of_the_subsystem_count() {
+        assert!(is_new(b"add@/devices/pci0000:00/x/block/vdb\0ACTION=add\0SUBSYSTEM=block\0", "block"));
+        assert!(!is_new(b"remove@/devices/x\0SUBSYSTEM=block\0", "block"));
+        assert!(!is_new(b"add@/devices/x\0SUBSYSTEM=net\0", "block"));
     }
 }
