@@ -14,19 +14,29 @@ namespace snp {
 class Fd {
  public:
   Fd() = default;
-  explicit Fd(int fd) : fd_(fd) {}
-  Fd(Fd&& other) noexcept : fd_(other.Release()) {}
+  explicit Fd(int fd) : fd_(fd) {
+  }
+  Fd(Fd&& other) noexcept : fd_(other.Release()) {
+  }
   Fd& operator=(Fd&& other) noexcept {
     if (this != &other) Reset(other.Release());
     return *this;
   }
   Fd(const Fd&) = delete;
   Fd& operator=(const Fd&) = delete;
-  ~Fd() { Reset(-1); }
+  ~Fd() {
+    Reset(-1);
+  }
 
-  int Get() const { return fd_; }
-  bool Valid() const { return fd_ >= 0; }
-  int Release() { return std::exchange(fd_, -1); }
+  int Get() const {
+    return fd_;
+  }
+  bool Valid() const {
+    return fd_ >= 0;
+  }
+  int Release() {
+    return std::exchange(fd_, -1);
+  }
   void Reset(int fd) {
     if (fd_ >= 0) close(fd_);
     fd_ = fd;

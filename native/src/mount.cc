@@ -37,10 +37,13 @@ class MountWorker : public Napi::AsyncWorker {
     if (result != 0) error_ = errno;
   }
 
-  void OnOK() override { deferred_.Resolve(Napi::Number::New(Env(), -error_)); }
+  void OnOK() override {
+    deferred_.Resolve(Napi::Number::New(Env(), -error_));
+  }
 
  private:
-  explicit MountWorker(Napi::Env env) : Napi::AsyncWorker(env, "snp.mount"), deferred_(Napi::Promise::Deferred::New(env)) {}
+  explicit MountWorker(Napi::Env env) : Napi::AsyncWorker(env, "snp.mount"), deferred_(Napi::Promise::Deferred::New(env)) {
+  }
 
   Napi::Promise::Deferred deferred_;
   bool unmount_ = false;

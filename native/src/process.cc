@@ -82,8 +82,8 @@ class Watches {
   }
 
  private:
-  // A pidfd becomes readable once, when the process has ended. This also runs while the environment is being torn down, when no JavaScript can: the call
-  // then fails without an exception, and nobody is told.
+  // A pidfd becomes readable once, when the process has ended. This also runs while the environment is being torn down, when no JavaScript
+  // can: the call then fails without an exception, and nobody is told.
   static void OnReadable(uv_poll_t* poll, int, int) {
     auto* watch = static_cast<Watch*>(poll->data);
     Watches* owner = watch->owner;

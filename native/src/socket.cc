@@ -25,7 +25,8 @@ bool AddressOf(const std::string& path, sockaddr_un* address) {
   return true;
 }
 
-// listenUnix(path, backlog, mode) -> descriptor (non-blocking, close-on-exec) or -errno. A file that this call made is removed when it fails.
+// listenUnix(path, backlog, mode) -> descriptor (non-blocking, close-on-exec) or -errno. A file that this call made is removed when it
+// fails.
 Napi::Value ListenUnix(const Napi::CallbackInfo& info) {
   const std::string path = StringAt(info, 0);
   sockaddr_un address;
