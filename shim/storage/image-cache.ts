@@ -1,5 +1,6 @@
 /** The folder of images: shared ones under their keys, and for every pod hard links to those that it uses, so that nothing in use is ever removed. */
 
+import { createHash } from "node:crypto";
 import { link, mkdir, readdir, rename, rm, rmdir, stat, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
@@ -19,11 +20,14 @@ export class ImageCache {
 	#made: Promise<unknown> | undefined;
 	#counter = 0;
 
-	/** @param folder absolute; it is made when it is first needed */
-	constructor(folder: string) {
+	/**
+	 * @param folder absolute; it is made when it is first needed
+	 * @param instance whose pods these are: several programs share the images of one folder, but know only their own pods
+	 */
+	constructor(folder: string, instance: string) {
 		this.#images = join(folder, "rootfs");
 		this.#building = join(this.#images, "building");
-		this.#pods = join(this.#images, "pods");
+		this.#pods = join(this.#images, "pods", createHash("sha256").update(instance).digest("hex").slice(0, 16));
 	}
 
 	/** Makes the folders. */

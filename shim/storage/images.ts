@@ -23,6 +23,10 @@ export interface RootfsImagesOptions {
 	readonly cacheDir: string;
 	/** What images that no pod uses may take, together with those in use. */
 	readonly maxBytes: number;
+	/**
+	 * What tells this program's pods from those of another that uses the same folder: its `state_dir`. `sweep` looks at its own only.
+	 */
+	readonly instance?: string | undefined;
 	/** Bound of one conversion: ten minutes unless given. */
 	readonly buildTimeoutMs?: number | undefined;
 	/** `mkfs.erofs` on PATH unless given. */
@@ -71,7 +75,7 @@ export class RootfsImages {
 
 	constructor(options: RootfsImagesOptions) {
 		this.#options = options;
-		this.#cache = new ImageCache(options.cacheDir);
+		this.#cache = new ImageCache(options.cacheDir, options.instance ?? "");
 	}
 
 	/**
@@ -161,24 +165,18 @@ export class RootfsImages {
 		const final = this.#cache.imagePath(key);
 		const output = this.#cache.unfinishedPath();
 		const lock = { path: this.#cache.lockPath(key), unless: final };
-		await convert({
-			layers: plan.lowers,
-			overlayOptions: plan.overlayOptions,
-			output,
-			lock,
-			mkfs: this.#mkfs,
-			timeoutMs: this.#timeoutMs,
-			signal,
-		});
+		const [mkfs, timeoutMs] = [this.#mkfs, this.#timeoutMs];
 		try {
+			await convert({ layers: plan.lowers, overlayOptions: plan.overlayOptions, output, lock, mkfs, timeoutMs, signal });
+			const { size } = await stat(output);
 			await rename(output, final);
+			this.#options.log?.info("root filesystem converted", { key, bytes: size, durationMs: Math.round(performance.now() - started) });
 		} catch (error) {
 			// Another process made the image while this one waited for its lock.
-			if (errnoOf(error) !== "ENOENT") throw error;
+			if (error instanceof ShimError || errnoOf(error) !== "ENOENT") throw error;
+		} finally {
+			await rm(lock.path, { force: true });
 		}
-		await rm(lock.path, { force: true });
-		const { size } = await stat(final);
-		this.#options.log?.info("root filesystem converted", { key, bytes: size, durationMs: Math.round(performance.now() - started) });
 		await this.#cache.evict(this.#options.maxBytes, final);
 	}
 

@@ -82,6 +82,12 @@ function mounted<T>(image: RootfsImage, look: (root: string) => T): T {
 	}
 }
 
+/** The folder of the pods of the one instance that uses the cache. */
+function podsOf(folder: string): string {
+	const all = join(folder, "cache/rootfs/pods");
+	return join(all, ...readdirSync(all));
+}
+
 const contents = (image: RootfsImage): Record<string, string> =>
 	mounted(image, (root) => Object.fromEntries(readdirSync(root).map((name) => [name, readFileSync(join(root, name), "utf8")])));
 
@@ -150,7 +156,7 @@ t.test("an image is made once, and known again by its layers", async (t) => {
 	const scope = new Scope("another");
 	t.equal((await another.prepare({ mounts: view(low), rootfsDir: "", owner: "pod2", name: "c", scope })).cached, true, "after a restart");
 	await scope.close();
-	t.notOk(existsSync(join(folder, "cache/rootfs/pods/pod2")), "the scope takes the pod's folder with it");
+	t.same(readdirSync(podsOf(folder)), ["pod"], "the scope takes the pod's folder with it");
 	rmSync(low, { recursive: true });
 	layer(folder, "l", { a: "2" });
 	const remade = await prepare(view(low), "c9");
@@ -231,7 +237,10 @@ t.test("the cache is bounded, and what a pod uses stays", async (t) => {
 t.test("sweep removes what dead pods and dead builders left, and nothing of the living", async (t) => {
 	const { folder, images, prepare } = place(t);
 	const living = await prepare(view(layer(folder, "l", { a: "1" })), "c");
-	const pods = join(folder, "cache/rootfs/pods");
+	const pods = podsOf(folder);
+	const other = new RootfsImages({ cacheDir: join(folder, "cache"), maxBytes: MEBIBYTE, instance: "/other" });
+	await other.sweep(new Set());
+	t.ok(existsSync(living.path), "another instance's pods are none of its business");
 	const building = join(folder, "cache/rootfs/building");
 	mkdirSync(join(pods, "dead"));
 	linkSync(living.path, join(pods, "dead/c.erofs"));
@@ -250,7 +259,7 @@ t.test("failures are named and leave nothing", async (t) => {
 	const left = (): string[] =>
 		readdirSync(join(folder, "cache/rootfs"), { recursive: true })
 			.map(String)
-			.filter((name) => name.includes("erofs"));
+			.filter((name) => /erofs|lock/.test(name));
 	t.match(await reasonOf(prepare(view(join(folder, "missing")), "c1")), { reason: "storage.mount", message: /missing: ENOENT/ });
 	t.match(await reasonOf(prepare(view(folder), "../c")), { reason: "spec.invalid" });
 	const file = join(folder, "broken.ext4");
