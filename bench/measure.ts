@@ -4,11 +4,13 @@ import { join } from "node:path";
 import type { PrivateContainerd } from "../test/support/containerd.ts";
 import { Ctr, SNP_RUNTIME } from "../test/support/ctr.ts";
 import { runOk } from "../test/support/process.ts";
+import { eventually } from "../test/support/retry.ts";
 import { readTimeline, type Step } from "../test/support/timeline.ts";
 import { ContainerdApi } from "./containerd-api.ts";
 
 const SNAPSHOTTER = "overlayfs";
 const START_TIMEOUT_MS = 30_000;
+const END_TIMEOUT_MS = 5_000;
 
 /** One container from nothing to running and back; milliseconds as containerd's client sees them. */
 export type ColdStart = {
@@ -77,9 +79,15 @@ export async function measureStartCommand(containerd: PrivateContainerd, shim: s
 	const [micros, code] = first.split(" ").map(Number);
 	if (code !== 0 || micros === undefined) throw new Error(`${shim} start failed with ${code}: ${output.join("\n")}`);
 	await runOk(containerd.inside(...inBundle, ...command, "-bundle", bundle, "delete"), { timeoutMs: START_TIMEOUT_MS });
-	// Nobody asked the shim that `start` left to end: containerd would have, by Shutdown.
-	for (const info of containerd.processes()) {
-		if (info.commandLine.includes(` -id ${id} `) || info.commandLine.endsWith(` -id ${id}`)) process.kill(info.pid, "SIGKILL");
-	}
+	// Without a connection nobody asks the shim that `start` left to end, as containerd would by Shutdown.
+	const left = (): number[] =>
+		containerd
+			.processes()
+			.filter((info) => ` ${info.commandLine} `.includes(` -id ${id} `))
+			.map((info) => info.pid);
+	for (const pid of left()) process.kill(pid, "SIGTERM");
+	await eventually(`the end of the shim of ${id}`, END_TIMEOUT_MS, () => (left().length === 0 ? true : undefined)).catch(() => {
+		for (const pid of left()) process.kill(pid, "SIGKILL");
+	});
 	return micros / 1000;
 }

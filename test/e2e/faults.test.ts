@@ -1,5 +1,5 @@
 /** Bad input and faults: the text at ctr's output names the thing and the remedy, and nothing is left behind. */
-import { existsSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Test } from "tap";
@@ -122,7 +122,7 @@ const cases: Case[] = [
 			try {
 				// Far beyond the deadlines here: waiting for the time-out would fail the test.
 				await eventually("the end of vm.boot", WAIT_MS, async () =>
-					(await readTimeline(bed.containerd, id).catch(() => [])).find((step) => step.step === "vm-boot"),
+					(await readTimeline(bed.containerd, id)).find((step) => step.step === "vm-boot"),
 				);
 				await killWhenSeen(bed, /ch-qemu.* --api-socket/);
 				const finished = await child.finished(WAIT_MS);
@@ -197,6 +197,23 @@ const cases: Case[] = [
 		},
 	},
 	{
+		name: "start and delete without a call in between, as after a crash of containerd, leave nothing",
+		check: async (t, bed) => {
+			const { containerd } = bed;
+			const id = bed.ctr.newId("uncalled");
+			const bundle = join(containerd.rootDir, "bundle-uncalled");
+			mkdirSync(bundle);
+			writeFileSync(
+				join(bundle, "config.json"),
+				JSON.stringify({ ociVersion: "1.0.2", process: { args: ["true"], cwd: "/" }, root: { path: "rootfs" } }),
+			);
+			const start = await run(shimArgv(bed, id, bundle, "start"));
+			t.strictSame([start.stderr, start.code], ["", 0], start.stdout);
+			const removal = await run(shimArgv(bed, id, bundle, "-bundle", bundle, "delete"));
+			t.equal(removal.code, 0, removal.stderr);
+		},
+	},
+	{
 		name: "a second start of the shim for a live id leaves the container as it is",
 		check: async (t, bed) => {
 			const { containerd, ctr } = bed;
@@ -204,28 +221,7 @@ const cases: Case[] = [
 			await ctr.detach(id, ["sleep", "1000"]);
 			const bundle = join(containerd.rootDir, "state/io.containerd.runtime.v2.task", containerd.namespace, id);
 			t.ok(existsSync(join(bundle, "config.json")));
-			const shim = [
-				join(distBinDir, "containerd-shim-snp-v2"),
-				"-namespace",
-				containerd.namespace,
-				"-address",
-				containerd.address,
-				"-publish-binary",
-				join(containerd.ctrPath, "../containerd"),
-				"-id",
-				id,
-			];
-			const second = await run(
-				containerd.inside(
-					"env",
-					"-C",
-					bundle,
-					`CONTAINERD_SHIM_SNP_CONFIG=${containerd.configFile}`,
-					`TTRPC_ADDRESS=${containerd.address}.ttrpc`,
-					...shim,
-					"start",
-				),
-			);
+			const second = await run(shimArgv(bed, id, bundle, "start"));
 			t.equal(second.stderr, "", "nothing on standard error, which containerd would take for the address");
 			if (second.code === 0) t.match(second.stdout, new RegExp(containerd.podKey(id)), "the live keeper's address");
 			else t.match(second.stdout, new RegExp(id), "the live id is named");
@@ -234,6 +230,30 @@ const cases: Case[] = [
 		},
 	},
 ];
+
+/** The command line by which containerd runs the shim's binary in a bundle. */
+function shimArgv({ containerd }: Bed, id: string, bundle: string, ...command: readonly string[]): string[] {
+	const environment = [`CONTAINERD_SHIM_SNP_CONFIG=${containerd.configFile}`, `TTRPC_ADDRESS=${containerd.address}.ttrpc`];
+	const flags = [
+		"-namespace",
+		containerd.namespace,
+		"-address",
+		containerd.address,
+		"-publish-binary",
+		join(containerd.ctrPath, "../containerd"),
+	];
+	return containerd.inside(
+		"env",
+		"-C",
+		bundle,
+		...environment,
+		join(distBinDir, "containerd-shim-snp-v2"),
+		...flags,
+		"-id",
+		id,
+		...command,
+	);
+}
 
 /** Writes zeros until the file system has no room for a single further byte. */
 function fillUp(file: string): void {
