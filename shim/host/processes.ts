@@ -1,6 +1,6 @@
 /** Processes of the host, held by pidfd: a handle means one process for ever, and its end is an event. */
 
-import { readdirSync, readlinkSync, readFileSync } from "node:fs";
+import { readdirSync, readlinkSync, readFileSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 
 import { closeFd } from "../../native/src/file.ts";
@@ -27,6 +27,18 @@ export interface WaitOptions {
  */
 export function startTimeOf(pid: number): bigint | undefined {
 	return statusOf(pid)?.startTime;
+}
+
+/**
+ * Sets how readily the kernel kills a process when memory runs out (proc(5), oom_score_adj: -1000 never .. 1000 first).
+ * A process that is gone, or a value that may not be lowered, is left as it is.
+ */
+export function setOomScore(pid: number, score: number): void {
+	try {
+		writeFileSync(`/proc/${pid}/oom_score_adj`, String(score));
+	} catch (error) {
+		if (errnoOf(error) !== "ENOENT" && errnoOf(error) !== "EACCES" && errnoOf(error) !== "ESRCH") throw error;
+	}
 }
 
 /** Where a process works; empty when it can't be told. */

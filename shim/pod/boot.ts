@@ -10,6 +10,7 @@ import type { Log } from "../base/log.ts";
 import { AGENT_PORT } from "../base/names.ts";
 import type { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
+import { setOomScore } from "../host/processes.ts";
 import { launchVmm } from "../vmm/launcher.ts";
 import type { Vmm, VmmEvent } from "../vmm/launcher.ts";
 import { diskSlot, planVm } from "../vmm/plan.ts";
@@ -47,6 +48,10 @@ export interface Booted {
 	readonly machine: Machine;
 	readonly slot: string;
 }
+
+const KVM_DEVICE = "/dev/kvm";
+/** Failures of the hypervisor that a missing KVM explains. */
+const VMM_REASONS: ReadonlySet<string> = new Set(["vmm.launch", "vmm.api", "vmm.exited"]);
 
 /** How long a VM's end may take to be noticed after its sockets have failed. */
 const DEATH_NOTICE_MS = 1_000;
@@ -99,9 +104,25 @@ export async function bootMachine(context: BootContext): Promise<Booted> {
 	try {
 		return await withDeadline({ what, timeoutMs, signal: context.signal, reason: "vmm.boot-timeout" }, (signal) => bootSteps(context, signal));
 	} catch (error) {
-		if (!(error instanceof ShimError) || error.reason !== "vmm.boot-timeout") throw error;
+		if (!(error instanceof ShimError)) throw error;
+		if (error.reason !== "vmm.boot-timeout") throw await withKvmRemedy(error, KVM_DEVICE);
 		const unfinished = context.timeline.spans.filter((span) => span.durationMs === undefined || span.failed).map((span) => span.step);
 		throw new ShimError("vmm.boot-timeout", `${error.message}; not finished: ${unfinished.join(", ")}${await lastWords(context)}`);
+	}
+}
+
+/**
+ * A hypervisor that failed where there is no KVM most likely failed for want of it: its remedy then says how to get it.
+ * @param device the path of KVM's device
+ */
+export async function withKvmRemedy(error: ShimError, device: string): Promise<ShimError> {
+	if (!VMM_REASONS.has(error.reason)) return error;
+	try {
+		await access(device, constants.R_OK | constants.W_OK);
+		return error;
+	} catch (missing) {
+		const remedy = `${device} can't be opened (${messageOf(missing)}): load kvm_amd, turn on SVM in the firmware, or nested virtualisation on the host of this machine`;
+		return new ShimError(error.reason, error.message, { remedy, cause: error.cause });
 	}
 }
 
@@ -123,6 +144,8 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 		scope.defer(`VMM ${vmm.pid}`, async () => {
 			await vmm.kill();
 		});
+		// containerd protects itself and its children from the kernel's out-of-memory killer; a pod's memory must not be.
+		setOomScore(vmm.pid, 0);
 		context.onVmm(vmm);
 		return vmm;
 	});
