@@ -55,7 +55,6 @@ export const ConfigSchema = v.strictObject({
 		agent_call_ms: milliseconds(30_000, 100, "For one answer of the guest's agent. Waiting for a process to end has no limit."),
 		vmm_call_ms: milliseconds(30_000, 100, "For one answer of the VMM."),
 		image_build_ms: milliseconds(600_000, 1_000, "For building the image of one layer."),
-		stop_ms: milliseconds(5_000, 0, "For the guest to end by itself when its pod is removed; then the VMM is killed."),
 		stdio_drain_ms: milliseconds(
 			5_000,
 			0,
