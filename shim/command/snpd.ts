@@ -42,7 +42,7 @@ async function main(): Promise<void> {
 	const server = await serveKeepers(
 		listen,
 		{
-			attached: (keeper) => node.attach(keeper.hello.podKey, mover(keeper)),
+			attached: (keeper) => node.attach(keeper.hello.podKey, mover(keeper), keeper.hello.bundle),
 			gone: (keeper) => node.detach(keeper.hello.podKey),
 			request: (keeper, request) => answer(service, keeper, request, log),
 			control: (request) => answerControl(node, request),

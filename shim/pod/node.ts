@@ -1,6 +1,6 @@
 /** All pods of a node: found by their keepers, brought back from their journals, removed when nobody holds them any more. */
 
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 
 import { ShimError } from "../base/errors.ts";
@@ -80,9 +80,14 @@ export class PodNode {
 		}
 	}
 
-	/** A keeper is connected. */
-	attach(key: string, mover: Mover): void {
-		this.#pods.get(key)?.attach(mover);
+	/**
+	 * A keeper is connected. One without a pod, whose bundle containerd has removed, has no one left to serve and is ended.
+	 * @param bundle the folder in which the keeper was started
+	 */
+	attach(key: string, mover: Mover, bundle: string): void {
+		const pod = this.#pods.get(key);
+		if (pod !== undefined) pod.attach(mover);
+		else if (!this.#starting.has(key) && !existsSync(bundle)) mover.end();
 	}
 
 	/** A keeper's link is gone: it comes back, or its process has ended and its pod ends with it. */

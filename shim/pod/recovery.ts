@@ -1,5 +1,6 @@
 /** What a new snpd does with the journals that an earlier one left: take up pods whose VM lives, clear away the rest. */
 
+import { existsSync } from "node:fs";
 import { basename } from "node:path";
 
 import { AgentClient } from "../agent/client.ts";
@@ -50,8 +51,13 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 	pod.keeperPid = record.keeperPid;
 	pod.nextStream = record.nextNumber;
 	pod.tombstones = [...record.tombstones];
-	const incomplete = record.containers.filter((container) => !container.complete);
-	for (const container of record.containers) if (container.complete) await restoreContainer(pod, container);
+	// A bundle that is gone means that containerd has removed the container while no snpd could be told.
+	const kept = record.containers.filter((container) => container.complete && existsSync(container.bundle));
+	const dropped = record.containers.filter((container) => !kept.includes(container));
+	if (kept.length === 0 && dropped.some((container) => container.complete)) {
+		throw new ShimError("pod.not-found", `containerd has removed every container of pod ${record.identity.podId}`);
+	}
+	for (const container of kept) await restoreContainer(pod, container);
 	const machine = await adoptMachine(pod, record);
 	if (machine === undefined) {
 		pod.transition({ kind: "lost", death: new ShimError("pod.lost", `the VM of pod ${record.identity.podId} ended while snpd was away`) });
@@ -62,10 +68,10 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		machine.agent.close();
 		await machine.vmm.kill();
 	});
-	for (const container of incomplete) {
-		await machine.agent.removeContainer(container.id).catch((error: unknown) => pod.log.debug("nothing of a half-made container", { reason: explain(error) }));
+	for (const container of dropped) {
+		await machine.agent.removeContainer(container.id).catch((error: unknown) => pod.log.debug("nothing in the guest of a container that is gone", { reason: explain(error) }));
 		const disk = container.disk;
-		if (disk !== null) await machine.vmm.client.removeDevice(disk.id).catch((error: unknown) => pod.log.debug("no disk of a half-made container", { reason: explain(error) }));
+		if (disk !== null) await machine.vmm.client.removeDevice(disk.id).catch((error: unknown) => pod.log.debug("no disk of a container that is gone", { reason: explain(error) }));
 	}
 	pod.log.info("pod taken up again", { vmm: machine.vmm.pid, containers: pod.containers.size });
 }
