@@ -11,9 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let shared = here.join("../../proto");
     let own = here.join("proto");
     let files = protox::compile(PROTOS, [&shared, &own])?;
-    prost_build::Config::new()
-        .btree_map(["."])
-        .compile_fds(files)?;
+    prost_build::Config::new().btree_map(["."]).compile_fds(files)?;
     println!("cargo:rerun-if-changed={}", shared.join("agent").display());
     println!("cargo:rerun-if-changed={}", own.display());
     println!("cargo:rerun-if-env-changed=LIBSECCOMP_LIB_PATH");

@@ -117,7 +117,9 @@ impl Agent {
             return Err(Error::new(Code::AlreadyExists, text));
         }
         if request.hostname.len() > HOSTNAME_BYTES_MAX {
-            return Err(Error::invalid(format!("a host name has at most {HOSTNAME_BYTES_MAX} bytes")));
+            return Err(Error::invalid(format!(
+                "a host name has at most {HOSTNAME_BYTES_MAX} bytes"
+            )));
         }
         if let Some(module) = request.kernel_modules.first() {
             let text = format!("the guest's kernel loads no modules: {:?} can't be had", module.name);
@@ -151,9 +153,13 @@ impl Agent {
         let folder = self.options.run_dir.join("sandbox");
         let path = folder.join("resolv.conf");
         let text = lines.join("\n") + "\n";
-        fs::create_dir_all(&folder).and_then(|()| fs::write(&path, &text)).context("write resolv.conf")?;
+        fs::create_dir_all(&folder)
+            .and_then(|()| fs::write(&path, &text))
+            .context("write resolv.conf")?;
         if self.options.init {
-            fs::create_dir_all("/etc").and_then(|()| fs::write("/etc/resolv.conf", &text)).context("write resolv.conf")?;
+            fs::create_dir_all("/etc")
+                .and_then(|()| fs::write("/etc/resolv.conf", &text))
+                .context("write resolv.conf")?;
         }
         Ok(path.to_string_lossy().into_owned())
     }
@@ -180,7 +186,10 @@ impl Agent {
         check_id(&id)?;
         let taken = self.containers.borrow().contains_key(&id) || !self.creating.borrow_mut().insert(id.clone());
         if taken {
-            return Err(Error::new(Code::AlreadyExists, format!("there is a container {id:?} already")));
+            return Err(Error::new(
+                Code::AlreadyExists,
+                format!("there is a container {id:?} already"),
+            ));
         }
         let created = self.create_with_storages(&id, &mut request).await;
         self.creating.borrow_mut().remove(&id);
@@ -196,7 +205,11 @@ impl Agent {
         self.sandbox.borrow().share_pid_ns || request.sandbox_pidns
     }
 
-    async fn create_with_storages(self: &Rc<Self>, id: &str, request: &mut CreateContainerRequest) -> Result<Rc<Container>> {
+    async fn create_with_storages(
+        self: &Rc<Self>,
+        id: &str,
+        request: &mut CreateContainerRequest,
+    ) -> Result<Rc<Container>> {
         if let Some(spec) = &mut request.oci {
             self.storages.add_devices(&request.devices, spec).await?;
         }
@@ -219,8 +232,15 @@ impl Agent {
             0 => REMOVE_MAX,
             seconds => Duration::from_secs(seconds.into()),
         };
-        let late = || Error::new(Code::DeadlineExceeded, format!("removing {:?} took longer than {bound:?}", container.id));
-        let removed = tokio::time::timeout(bound, container.remove(self)).await.map_err(|_| late())?;
+        let late = || {
+            Error::new(
+                Code::DeadlineExceeded,
+                format!("removing {:?} took longer than {bound:?}", container.id),
+            )
+        };
+        let removed = tokio::time::timeout(bound, container.remove(self))
+            .await
+            .map_err(|_| late())?;
         self.containers.borrow_mut().remove(&container.id);
         removed
     }
@@ -265,7 +285,9 @@ impl Agent {
 fn check_id(id: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     if id.is_empty() || id.len() > 128 || id.starts_with('.') || !id.chars().all(plain) {
-        return Err(Error::invalid(format!("{id:?} is no container id (letters, digits, _ . -; at most 128)")));
+        return Err(Error::invalid(format!(
+            "{id:?} is no container id (letters, digits, _ . -; at most 128)"
+        )));
     }
     Ok(())
 }
@@ -286,9 +308,13 @@ fn make_namespaces(hostname: String) -> Result<Namespaces> {
             nix::unistd::sethostname(&hostname).context("set the host name")?;
         }
         let open = |name| File::open(format!("/proc/thread-self/ns/{name}")).map(OwnedFd::from);
-        Ok(Namespaces { ipc: open("ipc").context("open a namespace")?, uts: open("uts").context("open a namespace")? })
+        Ok(Namespaces {
+            ipc: open("ipc").context("open a namespace")?,
+            uts: open("uts").context("open a namespace")?,
+        })
     });
-    work.join().unwrap_or_else(|_| Err(Error::internal("the namespace thread failed")))
+    work.join()
+        .unwrap_or_else(|_| Err(Error::internal("the namespace thread failed")))
 }
 
 #[cfg(test)]

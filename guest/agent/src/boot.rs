@@ -14,7 +14,12 @@ const MOUNTS: [(&str, &str, &str, &str); 7] = [
     ("proc", "/proc", "proc", ""),
     ("sysfs", "/sys", "sysfs", ""),
     ("devtmpfs", "/dev", "devtmpfs", "mode=755"),
-    ("devpts", "/dev/pts", "devpts", "newinstance,ptmxmode=666,mode=620,gid=5"),
+    (
+        "devpts",
+        "/dev/pts",
+        "devpts",
+        "newinstance,ptmxmode=666,mode=620,gid=5",
+    ),
     ("shm", "/dev/shm", "tmpfs", "mode=1777"),
     ("run", "/run", "tmpfs", "mode=755"),
     ("cgroup2", "/sys/fs/cgroup", "cgroup2", ""),
@@ -78,7 +83,13 @@ pub fn standard_descriptors() {
     unsafe {
         if libc::fcntl(0, libc::F_GETFD) < 0 || libc::fcntl(2, libc::F_GETFD) < 0 {
             libc::mkdir(c"/dev".as_ptr(), 0o755);
-            libc::mount(c"devtmpfs".as_ptr(), c"/dev".as_ptr(), c"devtmpfs".as_ptr(), 0, std::ptr::null());
+            libc::mount(
+                c"devtmpfs".as_ptr(),
+                c"/dev".as_ptr(),
+                c"devtmpfs".as_ptr(),
+                0,
+                std::ptr::null(),
+            );
             while matches!(libc::open(c"/dev/null".as_ptr(), libc::O_RDWR), 0..=1) {}
         }
     }

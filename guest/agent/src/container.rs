@@ -42,12 +42,16 @@ pub struct Container {
 impl Container {
     /// Creates the container up to the point before its program starts. What a failed attempt made is removed.
     pub async fn create(agent: &Rc<Agent>, request: CreateContainerRequest, storages: Vec<String>) -> Result<Rc<Self>> {
-        let spec = request.oci.clone().ok_or_else(|| Error::invalid("the request has no OCI spec"))?;
+        let spec = request
+            .oci
+            .clone()
+            .ok_or_else(|| Error::invalid("the request has no OCI spec"))?;
         check(&spec)?;
         let cgroup = agent.cgroups.create(&request.container_id, &spec)?;
         match Self::create_init(agent, &request, spec, &cgroup).await {
             Ok((init, seccomp)) => {
-                let pid_ns = std::fs::File::open(format!("/proc/{}/ns/pid", init.pid)).context("find the pid namespace")?;
+                let pid_ns =
+                    std::fs::File::open(format!("/proc/{}/ns/pid", init.pid)).context("find the pid namespace")?;
                 let container = Rc::new(Self {
                     id: request.container_id,
                     cgroup,
@@ -85,7 +89,10 @@ impl Container {
         let process = spec.process.clone();
         let seccomp = spec.linux.as_ref().and_then(|linux| linux.seccomp.clone());
         let wants = |name: &str| {
-            spec.linux.iter().flat_map(|linux| &linux.namespaces).any(|namespace| namespace.r#type == name)
+            spec.linux
+                .iter()
+                .flat_map(|linux| &linux.namespaces)
+                .any(|namespace| namespace.r#type == name)
         };
         let shared = agent.namespaces();
         let shared = shared.as_ref();
@@ -108,8 +115,17 @@ impl Container {
         };
         let folder = cgroup.open()?;
         let flags = if pid_ns.is_some() { 0 } else { libc::CLONE_NEWPID as u64 };
-        let birth = Birth { flags, cgroup: folder.as_fd(), pid_ns: pid_ns.as_ref().map(AsFd::as_fd), inherited };
-        let ports = Ports { stdin: request.stdin_port, stdout: request.stdout_port, stderr: request.stderr_port };
+        let birth = Birth {
+            flags,
+            cgroup: folder.as_fd(),
+            pid_ns: pid_ns.as_ref().map(AsFd::as_fd),
+            inherited,
+        };
+        let ports = Ports {
+            stdin: request.stdin_port,
+            stdout: request.stdout_port,
+            stderr: request.stderr_port,
+        };
         let init = Process::create(&agent.reaper, &agent.streams, plan, birth, ports).await?;
         Ok((init, seccomp))
     }
@@ -126,7 +142,9 @@ impl Container {
                 let _ = container.cgroup.kill();
             }
         });
-        self.watchers.borrow_mut().extend([oom.abort_handle(), end.abort_handle()]);
+        self.watchers
+            .borrow_mut()
+            .extend([oom.abort_handle(), end.abort_handle()]);
     }
 
     /// Starts the first process.
@@ -139,7 +157,10 @@ impl Container {
     pub async fn exec(&self, agent: &Rc<Agent>, request: ExecProcessRequest) -> Result<()> {
         let _guard = self.change().await?;
         if !self.init.started() {
-            return Err(Error::precondition(format!("container {:?} was not started yet", self.id)));
+            return Err(Error::precondition(format!(
+                "container {:?} was not started yet",
+                self.id
+            )));
         }
         if self.init.exited().is_some() {
             return Err(Error::precondition(format!("container {:?} has ended", self.id)));
@@ -148,7 +169,9 @@ impl Container {
             return Err(Error::precondition(format!("container {:?} is paused", self.id)));
         }
         self.make_room(&request.exec_id)?;
-        let process = request.process.ok_or_else(|| Error::invalid("the request has no process"))?;
+        let process = request
+            .process
+            .ok_or_else(|| Error::invalid("the request has no process"))?;
         let plan = Plan {
             init: false,
             process: Some(process),
@@ -166,7 +189,11 @@ impl Container {
             pid_ns: Some(self.pid_ns.as_fd()),
             inherited: vec![plan.init_pidfd],
         };
-        let ports = Ports { stdin: request.stdin_port, stdout: request.stdout_port, stderr: request.stderr_port };
+        let ports = Ports {
+            stdin: request.stdin_port,
+            stdout: request.stdout_port,
+            stderr: request.stderr_port,
+        };
         let process = Process::create(&agent.reaper, &agent.streams, plan, birth, ports).await?;
         process.start().await?;
         self.order.borrow_mut().push(request.exec_id.clone());
@@ -265,7 +292,9 @@ impl Container {
         steps.push(self.cgroup.remove());
         self.removed.set(true);
         let failed = steps.into_iter().find_map(Result::err);
-        failed.map_or(Ok(()), |error| Err(error).with_context(|| format!("remove container {:?}", self.id)))
+        failed.map_or(Ok(()), |error| {
+            Err(error).with_context(|| format!("remove container {:?}", self.id))
+        })
     }
 
     /// Waits for other changes to end.
@@ -290,7 +319,10 @@ fn check(spec: &Spec) -> Result<()> {
     }
     let mapped = spec.linux.as_ref().is_some_and(|linux| !linux.uid_mappings.is_empty());
     if mapped {
-        return Err(Error::new(Code::Unimplemented, "user namespaces are not supported in the guest: remove uidMappings"));
+        return Err(Error::new(
+            Code::Unimplemented,
+            "user namespaces are not supported in the guest: remove uidMappings",
+        ));
     }
     Ok(())
 }

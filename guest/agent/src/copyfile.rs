@@ -2,9 +2,9 @@
 
 use crate::error::{Context, Error, Result};
 use crate::proto::grpc::CopyFileRequest;
+use nix::fcntl::{AtFlags, AT_FDCWD};
 use nix::sys::stat::SFlag;
 use nix::unistd::{fchownat, Gid, Uid};
-use nix::fcntl::{AtFlags, AT_FDCWD};
 use std::fs::{self, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
@@ -20,7 +20,11 @@ fn copy(path: &Path, request: &CopyFileRequest) -> Result<()> {
     let parent = path.parent().ok_or_else(|| Error::invalid("the path has no parent"))?;
     if !parent.is_dir() {
         fs::create_dir_all(parent).context("make the folder")?;
-        let mode = if request.dir_mode == 0 { 0o750 } else { request.dir_mode & 0o7777 };
+        let mode = if request.dir_mode == 0 {
+            0o750
+        } else {
+            request.dir_mode & 0o7777
+        };
         fs::set_permissions(parent, fs::Permissions::from_mode(mode)).context("set the folder's mode")?;
     }
     let kind = SFlag::from_bits_truncate(request.file_mode & SFlag::S_IFMT.bits());
@@ -31,7 +35,10 @@ fn copy(path: &Path, request: &CopyFileRequest) -> Result<()> {
             finish(path, request)
         }
         kind if kind.is_empty() || kind == SFlag::S_IFREG => piece(path, request),
-        _ => Err(Error::invalid(format!("the mode {:o} is neither a file, a folder nor a link", request.file_mode))),
+        _ => Err(Error::invalid(format!(
+            "the mode {:o} is neither a file, a folder nor a link",
+            request.file_mode
+        ))),
     }
 }
 
@@ -46,9 +53,14 @@ fn link(path: &Path, request: &CopyFileRequest) -> Result<()> {
 
 fn piece(path: &Path, request: &CopyFileRequest) -> Result<()> {
     let (size, offset) = (request.file_size, request.offset);
-    let end = offset.checked_add(request.data.len() as i64).filter(|end| offset >= 0 && *end <= size);
+    let end = offset
+        .checked_add(request.data.len() as i64)
+        .filter(|end| offset >= 0 && *end <= size);
     let end = end.ok_or_else(|| {
-        Error::invalid(format!("{} bytes at {offset} don't fit a file of {size}", request.data.len()))
+        Error::invalid(format!(
+            "{} bytes at {offset} don't fit a file of {size}",
+            request.data.len()
+        ))
     })?;
     let temporary = temporary(path)?;
     let file = OpenOptions::new()
@@ -82,7 +94,9 @@ fn own(path: &Path, request: &CopyFileRequest) -> Result<()> {
 }
 
 fn temporary(path: &Path) -> Result<PathBuf> {
-    let name = path.file_name().ok_or_else(|| Error::invalid("the path has no file name"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| Error::invalid("the path has no file name"))?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
     hidden.push(".part");
@@ -101,7 +115,10 @@ fn confined(run_dir: &Path, path: &str) -> Result<PathBuf> {
     for part in inside.parent().unwrap_or(Path::new("")).components() {
         reached.push(part);
         if reached.is_symlink() {
-            return Err(Error::invalid(format!("{} is a symbolic link: files are not copied through it", reached.display())));
+            return Err(Error::invalid(format!(
+                "{} is a symbolic link: files are not copied through it",
+                reached.display()
+            )));
         }
     }
     Ok(path.to_path_buf())
@@ -171,7 +188,10 @@ mod tests {
     fn paths_outside_are_refused() {
         let folder = Folder::new("outside");
         for name in ["../x", "a/../../x", ""] {
-            assert!(copy_file(&folder.0, &folder.request(name, 0o100644, 0, 0, b"")).is_err(), "{name}");
+            assert!(
+                copy_file(&folder.0, &folder.request(name, 0o100644, 0, 0, b"")).is_err(),
+                "{name}"
+            );
         }
         let mut request = folder.request("f", 0o100644, 0, 0, b"");
         request.path = "/etc/x".into();

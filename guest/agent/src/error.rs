@@ -30,7 +30,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error with a code.
     pub fn new(code: Code, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
+        Self {
+            code,
+            text: text.into(),
+        }
     }
 
     /// The caller's request is wrong.

@@ -25,9 +25,13 @@ const ENTROPY_BYTES_MAX: usize = 64 << 10;
 /// What the agent can do.
 pub fn details(request: &GuestDetailsRequest, init: bool) -> GuestDetailsResponse {
     let words = |list: &[&str]| list.iter().map(|word| word.to_string()).collect();
-    let block = fs::read_to_string(MEMORY_BLOCK_SIZE).ok().filter(|_| request.mem_block_size);
+    let block = fs::read_to_string(MEMORY_BLOCK_SIZE)
+        .ok()
+        .filter(|_| request.mem_block_size);
     GuestDetailsResponse {
-        mem_block_size_bytes: block.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0),
+        mem_block_size_bytes: block
+            .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+            .unwrap_or(0),
         agent_details: Some(AgentDetails {
             version: AGENT_VERSION.into(),
             init_daemon: init,
@@ -43,7 +47,10 @@ pub fn details(request: &GuestDetailsRequest, init: bool) -> GuestDetailsRespons
 
 /// Sets the clock.
 pub fn set_time(request: &SetGuestDateTimeRequest) -> Result<()> {
-    let time = libc::timespec { tv_sec: request.sec, tv_nsec: request.usec.clamp(0, 999_999) * 1000 };
+    let time = libc::timespec {
+        tv_sec: request.sec,
+        tv_nsec: request.usec.clamp(0, 999_999) * 1000,
+    };
     if unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &time) } < 0 {
         return Err(Errno::last()).context("set the clock");
     }
@@ -54,9 +61,15 @@ pub fn set_time(request: &SetGuestDateTimeRequest) -> Result<()> {
 pub fn reseed(request: &ReseedRandomDevRequest) -> Result<()> {
     const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
     if request.data.is_empty() || request.data.len() > ENTROPY_BYTES_MAX {
-        return Err(Error::invalid(format!("1 to {ENTROPY_BYTES_MAX} bytes of entropy are taken, not {}", request.data.len())));
+        return Err(Error::invalid(format!(
+            "1 to {ENTROPY_BYTES_MAX} bytes of entropy are taken, not {}",
+            request.data.len()
+        )));
     }
-    let mut device = OpenOptions::new().write(true).open("/dev/random").context("open /dev/random")?;
+    let mut device = OpenOptions::new()
+        .write(true)
+        .open("/dev/random")
+        .context("open /dev/random")?;
     std::io::Write::write_all(&mut device, &request.data).context("write to /dev/random")?;
     if unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG as _) } < 0 {
         return Err(Errno::last()).context("reseed the random generator");
@@ -66,10 +79,16 @@ pub fn reseed(request: &ReseedRandomDevRequest) -> Result<()> {
 
 /// Brings processors (at most the number asked for; all for zero) and all memory online.
 pub fn bring_online(request: &OnlineCpuMemRequest) -> Result<()> {
-    let limit = if request.nb_cpus == 0 { usize::MAX } else { request.nb_cpus as usize };
+    let limit = if request.nb_cpus == 0 {
+        usize::MAX
+    } else {
+        request.nb_cpus as usize
+    };
     let done = online_below(Path::new("/sys/devices/system/cpu"), "cpu", limit);
     if request.wait && request.nb_cpus > 0 && done < limit {
-        return Err(Error::internal(format!("{done} of {limit} processors could be brought online")));
+        return Err(Error::internal(format!(
+            "{done} of {limit} processors could be brought online"
+        )));
     }
     if !request.cpu_only {
         online_below(Path::new("/sys/devices/system/memory"), "memory", usize::MAX);
@@ -80,7 +99,10 @@ pub fn bring_online(request: &OnlineCpuMemRequest) -> Result<()> {
 /// Writes 1 to `<prefix><number>/online` where it says 0, at most `limit` times; gives how many took it.
 fn online_below(folder: &Path, prefix: &str, limit: usize) -> usize {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
-    let numbered = |name: &str| name.strip_prefix(prefix).is_some_and(|number| number.parse::<u32>().is_ok());
+    let numbered = |name: &str| {
+        name.strip_prefix(prefix)
+            .is_some_and(|number| number.parse::<u32>().is_ok())
+    };
     let offline = entries
         .flatten()
         .filter(|entry| entry.file_name().to_str().is_some_and(numbered))
@@ -93,14 +115,28 @@ fn online_below(folder: &Path, prefix: &str, limit: usize) -> usize {
 pub fn remount(storages: &[Storage]) -> Result<()> {
     for storage in storages {
         if storage.driver != "ephemeral" {
-            return Err(Error::invalid(format!("only ephemeral storages can be updated, not {:?}", storage.driver)));
+            return Err(Error::invalid(format!(
+                "only ephemeral storages can be updated, not {:?}",
+                storage.driver
+            )));
         }
-        let options: Vec<_> = storage.options.iter().filter(|word| !word.starts_with("fsgid=")).cloned().collect();
+        let options: Vec<_> = storage
+            .options
+            .iter()
+            .filter(|word| !word.starts_with("fsgid="))
+            .cloned()
+            .collect();
         let parsed = Parsed::from_options(&options)?;
         let flags = MsFlags::MS_REMOUNT | parsed.flags;
         let none = None::<&str>;
-        mount(none, storage.mount_point.as_str(), none, flags, Some(parsed.data.as_str()))
-            .with_context(|| format!("remount {}", storage.mount_point))?;
+        mount(
+            none,
+            storage.mount_point.as_str(),
+            none,
+            flags,
+            Some(parsed.data.as_str()),
+        )
+        .with_context(|| format!("remount {}", storage.mount_point))?;
     }
     Ok(())
 }
@@ -122,8 +158,14 @@ pub fn volume_stats(request: &VolumeStatsRequest) -> Result<VolumeStatsResponse>
         used: stat.files() - stat.files_free(),
         unit: Unit::Inodes as i32,
     };
-    let volume_condition = Some(VolumeCondition { abnormal: false, message: "OK".into() });
-    Ok(VolumeStatsResponse { usage: vec![bytes, inodes], volume_condition })
+    let volume_condition = Some(VolumeCondition {
+        abnormal: false,
+        message: "OK".into(),
+    });
+    Ok(VolumeStatsResponse {
+        usage: vec![bytes, inodes],
+        volume_condition,
+    })
 }
 
 /// The counters of all interfaces but loopback.
@@ -135,7 +177,10 @@ pub fn network_stats() -> Vec<NetworkStats> {
 fn parse_network(text: &str) -> Vec<NetworkStats> {
     let parse = |line: &str| {
         let (name, numbers) = line.split_once(':')?;
-        let n: Vec<u64> = numbers.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let n: Vec<u64> = numbers
+            .split_ascii_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect();
         if n.len() < 16 || name.trim() == "lo" {
             return None;
         }
@@ -159,7 +204,13 @@ pub fn metrics() -> String {
     let mut out = String::from("# TYPE kata_guest_meminfo gauge\n");
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     for (name, rest) in meminfo.lines().filter_map(|line| line.split_once(':')) {
-        let Some(kib) = rest.split_ascii_whitespace().next().and_then(|word| word.parse::<u64>().ok()) else { continue };
+        let Some(kib) = rest
+            .split_ascii_whitespace()
+            .next()
+            .and_then(|word| word.parse::<u64>().ok())
+        else {
+            continue;
+        };
         let item = name.to_ascii_lowercase().replace(['(', ')'], "_");
         out.push_str(&format!("kata_guest_meminfo{{item=\"{item}\"}} {}\n", kib << 10));
     }
@@ -171,7 +222,10 @@ pub fn metrics() -> String {
     out.push_str("# TYPE kata_guest_netdev_stat gauge\n");
     for net in network_stats() {
         for (item, value) in [("recv_bytes", net.rx_bytes), ("xmit_bytes", net.tx_bytes)] {
-            out.push_str(&format!("kata_guest_netdev_stat{{interface=\"{}\",item=\"{item}\"}} {value}\n", net.name));
+            out.push_str(&format!(
+                "kata_guest_netdev_stat{{interface=\"{}\",item=\"{item}\"}} {value}\n",
+                net.name
+            ));
         }
     }
     out
@@ -183,7 +237,9 @@ pub fn diagnostics(kind: &str) -> Result<String> {
         "" | "agent" | "log" => Ok(crate::log::snapshot()),
         "meminfo" => fs::read_to_string("/proc/meminfo").context("read /proc/meminfo"),
         "mounts" => fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo"),
-        other => Err(Error::invalid(format!("there is no diagnostic {other:?} (agent, meminfo, mounts)"))),
+        other => Err(Error::invalid(format!(
+            "there is no diagnostic {other:?} (agent, meminfo, mounts)"
+        ))),
     }
 }
 
@@ -196,14 +252,23 @@ mod tests {
         let text = "Inter-| Receive\n face |bytes\n  eth0: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n";
         let stats = parse_network(text);
         assert_eq!(stats.len(), 1);
-        assert_eq!((stats[0].name.as_str(), stats[0].rx_dropped, stats[0].tx_bytes), ("eth0", 4, 5));
+        assert_eq!(
+            (stats[0].name.as_str(), stats[0].rx_dropped, stats[0].tx_bytes),
+            ("eth0", 4, 5)
+        );
     }
 
     #[test]
     fn volume_stats_count_bytes_and_inodes() {
-        let stats = volume_stats(&VolumeStatsRequest { volume_guest_path: "/".into() }).unwrap();
+        let stats = volume_stats(&VolumeStatsRequest {
+            volume_guest_path: "/".into(),
+        })
+        .unwrap();
         assert_eq!(stats.usage.len(), 2);
         assert!(stats.usage[0].total >= stats.usage[0].used);
-        assert!(volume_stats(&VolumeStatsRequest { volume_guest_path: "/no/such".into() }).is_err());
+        assert!(volume_stats(&VolumeStatsRequest {
+            volume_guest_path: "/no/such".into()
+        })
+        .is_err());
     }
 }

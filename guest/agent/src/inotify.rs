@@ -33,7 +33,10 @@ impl Inotify {
             return Err(Errno::last()).context("open inotify");
         }
         let fd = Fd::new(unsafe { OwnedFd::from_raw_fd(fd) })?;
-        Ok(Rc::new(Self { fd, waiting: RefCell::default() }))
+        Ok(Rc::new(Self {
+            fd,
+            waiting: RefCell::default(),
+        }))
     }
 
     /// Watches a file for modification. Each file can be watched once at a time.
@@ -45,7 +48,11 @@ impl Inotify {
         }
         let changed = Rc::new(Notify::new());
         self.waiting.borrow_mut().insert(number, changed.clone());
-        Ok(Watch { hub: self.clone(), number, changed })
+        Ok(Watch {
+            hub: self.clone(),
+            number,
+            changed,
+        })
     }
 
     /// Hands out changes for ever.

@@ -3,9 +3,7 @@
 use crate::error::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
-use nix::sys::socket::{
-    bind, listen, socket, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, VsockAddr,
-};
+use nix::sys::socket::{bind, listen, socket, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, VsockAddr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use tokio::io::unix::AsyncFd;
@@ -66,7 +64,11 @@ impl Fd {
     }
 
     /// Runs a system call when the descriptor is ready; it returns `WouldBlock` to wait on.
-    pub async fn when<R>(&self, interest: Interest, mut call: impl FnMut(BorrowedFd) -> io::Result<R>) -> io::Result<R> {
+    pub async fn when<R>(
+        &self,
+        interest: Interest,
+        mut call: impl FnMut(BorrowedFd) -> io::Result<R>,
+    ) -> io::Result<R> {
         self.0.async_io(interest, |fd| call(fd.as_fd())).await
     }
 
@@ -173,7 +175,11 @@ impl Listener {
                 if raw < 0 {
                     return Err(io::Error::last_os_error());
                 }
-                let port = if i32::from(peer.svm_family) == libc::AF_VSOCK { peer.svm_port } else { 0 };
+                let port = if i32::from(peer.svm_family) == libc::AF_VSOCK {
+                    peer.svm_port
+                } else {
+                    0
+                };
                 Ok((unsafe { OwnedFd::from_raw_fd(raw) }, port))
             })
             .await?;

@@ -61,7 +61,10 @@ struct Log {
 fn log() -> &'static Log {
     static LOG: OnceLock<Log> = OnceLock::new();
     LOG.get_or_init(|| Log {
-        ring: Mutex::new(Ring { bytes: VecDeque::new(), end: 0 }),
+        ring: Mutex::new(Ring {
+            bytes: VecDeque::new(),
+            end: 0,
+        }),
         more: Notify::new(),
         level: AtomicU8::new(Level::Info as u8),
     })
@@ -187,7 +190,10 @@ mod tests {
     #[test]
     fn a_line_is_one_json_object() {
         let text = line(Level::Warn, "a \"b\"\n\\", UNIX_EPOCH);
-        assert!(text.starts_with("{\"msg\":\"a \\\"b\\\"\\u000a\\\\\",\"level\":\"WARN\",\"ts\":\"0.000000\""), "{text}");
+        assert!(
+            text.starts_with("{\"msg\":\"a \\\"b\\\"\\u000a\\\\\",\"level\":\"WARN\",\"ts\":\"0.000000\""),
+            "{text}"
+        );
         assert!(text.ends_with("}\n"));
     }
 

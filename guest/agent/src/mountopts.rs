@@ -82,13 +82,16 @@ fn propagation(option: &str) -> Option<MsFlags> {
         Some(word) => (word, MsFlags::MS_REC),
         None => (option, MsFlags::empty()),
     };
-    Some(recursive | match word {
-        "shared" => MsFlags::MS_SHARED,
-        "slave" => MsFlags::MS_SLAVE,
-        "private" => MsFlags::MS_PRIVATE,
-        "unbindable" => MsFlags::MS_UNBINDABLE,
-        _ => return None,
-    })
+    Some(
+        recursive
+            | match word {
+                "shared" => MsFlags::MS_SHARED,
+                "slave" => MsFlags::MS_SLAVE,
+                "private" => MsFlags::MS_PRIVATE,
+                "unbindable" => MsFlags::MS_UNBINDABLE,
+                _ => return None,
+            },
+    )
 }
 
 #[cfg(test)]
@@ -101,7 +104,16 @@ mod tests {
 
     #[test]
     fn flags_data_and_propagation_are_told_apart() {
-        let parsed = parse(&["nosuid", "rbind", "rprivate", "mode=755", "size=64k", "X-kata.overlay-lower", "ro", "rw"]);
+        let parsed = parse(&[
+            "nosuid",
+            "rbind",
+            "rprivate",
+            "mode=755",
+            "size=64k",
+            "X-kata.overlay-lower",
+            "ro",
+            "rw",
+        ]);
         assert_eq!(parsed.flags, MsFlags::MS_NOSUID | MsFlags::MS_BIND | MsFlags::MS_REC);
         assert_eq!(parsed.propagation, [MsFlags::MS_PRIVATE | MsFlags::MS_REC]);
         assert_eq!(parsed.data, "mode=755,size=64k");

@@ -45,7 +45,9 @@ impl Options {
             cgroup_root: "/sys/fs/cgroup".into(),
         };
         for word in command_line.split_ascii_whitespace() {
-            let Some((key, value)) = word.split_once('=') else { continue };
+            let Some((key, value)) = word.split_once('=') else {
+                continue;
+            };
             let port = value.parse::<u32>().ok().filter(|port| *port > 0);
             match (key, port) {
                 ("agent.log", _) => options.log_level = Level::parse(value).unwrap_or(options.log_level),
@@ -62,10 +64,15 @@ impl Options {
     pub fn from_arguments(arguments: impl Iterator<Item = String>) -> Result<Self> {
         let mut arguments = arguments;
         let (mut agent, mut streams, mut run_dir) = (None, None, None);
-        let mut options = Self { init: false, ..Self::from_kernel("") };
+        let mut options = Self {
+            init: false,
+            ..Self::from_kernel("")
+        };
         options.log = None;
         while let Some(name) = arguments.next() {
-            let value = arguments.next().ok_or_else(|| Error::invalid(format!("{name} needs a value")))?;
+            let value = arguments
+                .next()
+                .ok_or_else(|| Error::invalid(format!("{name} needs a value")))?;
             match name.as_str() {
                 "--listen" => agent = Some(address(&value)?),
                 "--streams" => streams = Some(address(&value)?),
@@ -103,7 +110,8 @@ mod tests {
 
     #[test]
     fn the_kernel_command_line_sets_ports_and_level() {
-        let options = Options::from_kernel("panic=-1 agent.log=debug agent.passfd_listener_port=1027 agent.log_vport=x quiet\n");
+        let options =
+            Options::from_kernel("panic=-1 agent.log=debug agent.passfd_listener_port=1027 agent.log_vport=x quiet\n");
         assert_eq!(options.log_level, Level::Debug);
         assert_eq!(options.passfd, Some(Address::Vsock(1027)));
         assert_eq!(options.log, Some(Address::Vsock(LOG_PORT)));

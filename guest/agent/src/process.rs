@@ -66,12 +66,19 @@ impl Line {
         };
         // A host that uses streams and names none here wants none: /dev/null.
         if tty || (host.is_none() && ports.any()) {
-            return Ok(Self { host, ..Self::default() });
+            return Ok(Self {
+                host,
+                ..Self::default()
+            });
         }
         let (reading, writing) = pipe()?;
         let _ = nix::fcntl::fcntl(&writing, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
         let (own, theirs) = if input { (writing, reading) } else { (reading, writing) };
-        Ok(Self { own: Some(Rc::new(Fd::new(own)?)), theirs: Some(theirs), host })
+        Ok(Self {
+            own: Some(Rc::new(Fd::new(own)?)),
+            theirs: Some(theirs),
+            host,
+        })
     }
 
     fn number(&self) -> RawFd {
@@ -89,7 +96,13 @@ pub struct Birth<'a> {
 
 impl Process {
     /// Creates a process up to the point before its program starts.
-    pub async fn create(reaper: &Reaper, streams: &Streams, mut plan: Plan, birth: Birth<'_>, ports: Ports) -> Result<Self> {
+    pub async fn create(
+        reaper: &Reaper,
+        streams: &Streams,
+        mut plan: Plan,
+        birth: Birth<'_>,
+        ports: Ports,
+    ) -> Result<Self> {
         let tty = plan.process.as_ref().is_some_and(|process| process.terminal);
         let mut stdin = Line::open(streams, ports.stdin, ports, tty, true).await?;
         let mut stdout = Line::open(streams, ports.stdout, ports, tty, false).await?;
@@ -97,7 +110,12 @@ impl Process {
         (plan.stdin, plan.stdout, plan.stderr) = (stdin.number(), stdout.number(), stderr.number());
         let mut inherited = birth.inherited.clone();
         inherited.extend([plan.stdin, plan.stdout, plan.stderr].iter().filter(|fd| **fd >= 0));
-        let how = spawn::Clone { flags: birth.flags, cgroup: Some(birth.cgroup), pid_ns: birth.pid_ns, inherited: &inherited };
+        let how = spawn::Clone {
+            flags: birth.flags,
+            cgroup: Some(birth.cgroup),
+            pid_ns: birth.pid_ns,
+            inherited: &inherited,
+        };
         let stage = spawn::spawn(&plan, &how)?;
         let exit = reaper.watch(stage.pid);
         for line in [&mut stdin, &mut stdout, &mut stderr] {
@@ -192,7 +210,9 @@ impl Process {
     /// Sets the terminal's size in characters.
     pub fn resize(&self, rows: u32, columns: u32) -> Result<()> {
         let master = self.master.borrow();
-        let master = master.as_ref().ok_or_else(|| Error::precondition("the process has no terminal"))?;
+        let master = master
+            .as_ref()
+            .ok_or_else(|| Error::precondition("the process has no terminal"))?;
         stage::resize(master.as_fd(), rows, columns)
     }
 
@@ -234,7 +254,9 @@ fn connect(master: &Option<Rc<Fd>>, lines: [&mut Line; 3]) -> (Vec<AbortHandle>,
         }
         return (pumps, false);
     };
-    let Some(host) = stdout.host.take() else { return (pumps, false) };
+    let Some(host) = stdout.host.take() else {
+        return (pumps, false);
+    };
     let (master, input) = (master.clone(), pumps.first().cloned());
     let output = spawn_local(async move {
         pump_output(master, host).await;

@@ -21,7 +21,10 @@ const LOG_READERS_MAX: usize = 8;
 
 /// Serves until DestroySandbox, or SIGTERM outside a VM.
 pub fn run(options: Options) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")?;
     LocalSet::new().block_on(&runtime, serve(options))
 }
 
@@ -32,12 +35,19 @@ async fn serve(options: Options) -> Result<()> {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         // Outside a VM the orphans of containers come here too, not to the host's first process.
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
-        let limit = libc::rlimit { rlim_cur: DESCRIPTORS_MAX, rlim_max: DESCRIPTORS_MAX };
+        let limit = libc::rlimit {
+            rlim_cur: DESCRIPTORS_MAX,
+            rlim_max: DESCRIPTORS_MAX,
+        };
         libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
     }
     let inotify = Inotify::open()?;
     spawn_local(inotify.clone().run());
-    let folder = if options.init { "pod".to_string() } else { format!("snp-agent-{}", std::process::id()) };
+    let folder = if options.init {
+        "pod".to_string()
+    } else {
+        format!("snp-agent-{}", std::process::id())
+    };
     let cgroups = Cgroups::prepare(&options.cgroup_root, &folder, options.init, inotify)?;
     let agent = Agent::new(options.clone(), Rc::new(Reaper::default()), cgroups);
     let stop = agent.clone();
@@ -77,7 +87,9 @@ async fn serve(options: Options) -> Result<()> {
 async fn serve_log(listener: Listener) {
     let readers = Rc::new(());
     loop {
-        let Ok((reader, _)) = listener.accept().await else { return };
+        let Ok((reader, _)) = listener.accept().await else {
+            return;
+        };
         if Rc::strong_count(&readers) > LOG_READERS_MAX {
             continue;
         }

@@ -6,12 +6,12 @@ use crate::error::{Code, Error, Result};
 use crate::guest;
 use crate::network;
 use crate::proto::grpc::{
-    health_check_response, AddArpNeighborsRequest, CloseStdinRequest, ExecProcessRequest, GetDiagnosticDataRequest, GetDiagnosticDataResponse,
-    HealthCheckResponse, Interfaces, Metrics, OomEvent, PauseContainerRequest, ReadStreamRequest, ReadStreamResponse,
-    ResumeContainerRequest, Routes, SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
-    TtyWinResizeRequest, UpdateContainerRequest, UpdateEphemeralMountsRequest, UpdateInterfaceRequest,
-    UpdateRoutesRequest, VersionCheckResponse, WaitProcessRequest,
-    WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
+    health_check_response, AddArpNeighborsRequest, CloseStdinRequest, ExecProcessRequest, GetDiagnosticDataRequest,
+    GetDiagnosticDataResponse, HealthCheckResponse, Interfaces, Metrics, OomEvent, PauseContainerRequest,
+    ReadStreamRequest, ReadStreamResponse, ResumeContainerRequest, Routes, SignalProcessRequest, StartContainerRequest,
+    StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest, UpdateContainerRequest,
+    UpdateEphemeralMountsRequest, UpdateInterfaceRequest, UpdateRoutesRequest, VersionCheckResponse,
+    WaitProcessRequest, WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
 };
 use crate::reaper;
 use crate::ttrpc::{Handler, Request};
@@ -27,7 +27,10 @@ const API_VERSION: &str = "0.0.1";
 
 /// Methods of the protocol that this agent knows and does not do, and why.
 const NOT_DONE: [(&str, &str); 10] = [
-    ("RemoveStaleVirtiofsShareMounts", "no file system is shared with the host"),
+    (
+        "RemoveStaleVirtiofsShareMounts",
+        "no file system is shared with the host",
+    ),
     ("GetIPTables", "the guest's kernel has no iptables"),
     ("SetIPTables", "the guest's kernel has no iptables"),
     ("MemAgentMemcgSet", "there is no memory agent"),
@@ -45,7 +48,10 @@ impl Handler for Agent {
             let result = match request.service.as_str() {
                 "grpc.AgentService" => self.agent_service(&request).await,
                 "grpc.Health" => health(&request),
-                other => Err(Error::new(Code::Unimplemented, format!("there is no service {other:?}"))),
+                other => Err(Error::new(
+                    Code::Unimplemented,
+                    format!("there is no service {other:?}"),
+                )),
             };
             if let Err(error) = &result {
                 // The end of output is said by an error, and is none.
@@ -73,18 +79,26 @@ fn encode(message: impl Message) -> Result<Vec<u8>> {
 
 fn health(request: &Request) -> Result<Vec<u8>> {
     match request.method.as_str() {
-        "Check" => encode(HealthCheckResponse { status: health_check_response::ServingStatus::Serving as i32 }),
-        "Version" => {
-            encode(VersionCheckResponse { grpc_version: API_VERSION.into(), agent_version: AGENT_VERSION.into() })
-        }
-        other => Err(Error::new(Code::Unimplemented, format!("grpc.Health has no method {other:?}"))),
+        "Check" => encode(HealthCheckResponse {
+            status: health_check_response::ServingStatus::Serving as i32,
+        }),
+        "Version" => encode(VersionCheckResponse {
+            grpc_version: API_VERSION.into(),
+            agent_version: AGENT_VERSION.into(),
+        }),
+        other => Err(Error::new(
+            Code::Unimplemented,
+            format!("grpc.Health has no method {other:?}"),
+        )),
     }
 }
 
 impl Agent {
     async fn agent_service(self: &Rc<Self>, request: &Request) -> Result<Vec<u8>> {
         if self.ended() {
-            return Err(Error::precondition("the sandbox was destroyed: the guest is going down"));
+            return Err(Error::precondition(
+                "the sandbox was destroyed: the guest is going down",
+            ));
         }
         match request.method.as_str() {
             "CreateSandbox" | "DestroySandbox" | "CreateContainer" | "StartContainer" | "RemoveContainer"
@@ -109,13 +123,18 @@ impl Agent {
             "RemoveContainer" => self.remove_container(decode(request)?).await?,
             "UpdateContainer" => {
                 let message: UpdateContainerRequest = decode(request)?;
-                self.container(&message.container_id)?.cgroup.apply(&message.resources.unwrap_or_default())?;
+                self.container(&message.container_id)?
+                    .cgroup
+                    .apply(&message.resources.unwrap_or_default())?;
             }
             "StatsContainer" => {
                 let message: StatsContainerRequest = decode(request)?;
                 let stats = self.container(&message.container_id)?.cgroup.stats();
                 let network_stats = guest::network_stats();
-                return encode(StatsContainerResponse { cgroup_stats: Some(stats), network_stats });
+                return encode(StatsContainerResponse {
+                    cgroup_stats: Some(stats),
+                    network_stats,
+                });
             }
             "PauseContainer" => {
                 let message: PauseContainerRequest = decode(request)?;
@@ -125,7 +144,11 @@ impl Agent {
                 let message: ResumeContainerRequest = decode(request)?;
                 self.container(&message.container_id)?.freeze(false).await?;
             }
-            _ => return encode(OomEvent { container_id: self.ooms.next().await }),
+            _ => {
+                return encode(OomEvent {
+                    container_id: self.ooms.next().await,
+                })
+            }
         }
         Ok(Vec::new())
     }
@@ -139,17 +162,24 @@ impl Agent {
             "SignalProcess" => {
                 let message: SignalProcessRequest = decode(request)?;
                 let number = i32::try_from(message.signal).unwrap_or(i32::MAX);
-                self.container(&message.container_id)?.signal(&message.exec_id, number)?;
+                self.container(&message.container_id)?
+                    .signal(&message.exec_id, number)?;
             }
             "WaitProcess" => {
                 let message: WaitProcessRequest = decode(request)?;
                 let exit = self.process(&message.container_id, &message.exec_id)?.exit.clone();
-                return encode(WaitProcessResponse { status: reaper::wait(exit).await? });
+                return encode(WaitProcessResponse {
+                    status: reaper::wait(exit).await?,
+                });
             }
             "WriteStdin" => {
                 let message: WriteStreamRequest = decode(request)?;
-                self.process(&message.container_id, &message.exec_id)?.write(&message.data).await?;
-                return encode(WriteStreamResponse { len: message.data.len() as u32 });
+                self.process(&message.container_id, &message.exec_id)?
+                    .write(&message.data)
+                    .await?;
+                return encode(WriteStreamResponse {
+                    len: message.data.len() as u32,
+                });
             }
             "ReadStdout" | "ReadStderr" => {
                 let message: ReadStreamRequest = decode(request)?;
@@ -175,15 +205,27 @@ impl Agent {
             "GetGuestDetails" => return encode(guest::details(&decode(request)?, self.options.init)),
             "UpdateInterface" => {
                 let message: UpdateInterfaceRequest = decode(request)?;
-                let wanted = message.interface.ok_or_else(|| Error::invalid("the request has no interface"))?;
+                let wanted = message
+                    .interface
+                    .ok_or_else(|| Error::invalid("the request has no interface"))?;
                 return encode(network::update_interface(&wanted).await?);
             }
             "UpdateRoutes" => {
                 let message: UpdateRoutesRequest = decode(request)?;
-                return encode(Routes { routes: network::update_routes(&message.routes.unwrap_or_default().routes)? });
+                return encode(Routes {
+                    routes: network::update_routes(&message.routes.unwrap_or_default().routes)?,
+                });
             }
-            "ListInterfaces" => return encode(Interfaces { interfaces: network::list_interfaces()? }),
-            "ListRoutes" => return encode(Routes { routes: network::list_routes()? }),
+            "ListInterfaces" => {
+                return encode(Interfaces {
+                    interfaces: network::list_interfaces()?,
+                })
+            }
+            "ListRoutes" => {
+                return encode(Routes {
+                    routes: network::list_routes()?,
+                })
+            }
             "AddARPNeighbors" => {
                 let message: AddArpNeighborsRequest = decode(request)?;
                 network::add_neighbours(&message.neighbors.unwrap_or_default().arp_neighbors)?;
@@ -197,10 +239,16 @@ impl Agent {
                 guest::remount(&message.storages)?;
             }
             "GetVolumeStats" => return encode(guest::volume_stats(&decode(request)?)?),
-            "GetMetrics" => return encode(Metrics { metrics: guest::metrics() }),
+            "GetMetrics" => {
+                return encode(Metrics {
+                    metrics: guest::metrics(),
+                })
+            }
             "GetDiagnosticData" => {
                 let message: GetDiagnosticDataRequest = decode(request)?;
-                return encode(GetDiagnosticDataResponse { data: guest::diagnostics(&message.log_type)? });
+                return encode(GetDiagnosticDataResponse {
+                    data: guest::diagnostics(&message.log_type)?,
+                });
             }
             other => {
                 let why = NOT_DONE.iter().find_map(|(name, why)| (*name == other).then_some(*why));

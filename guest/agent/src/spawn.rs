@@ -51,11 +51,18 @@ pub fn spawn(plan: &Plan, how: &Clone) -> Result<Stage> {
         number(theirs.as_raw_fd()),
         number(plan_fd.as_raw_fd()),
     ];
-    let argv: Vec<*const libc::c_char> =
-        arguments.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
+    let argv: Vec<*const libc::c_char> = arguments
+        .iter()
+        .map(|word| word.as_ptr())
+        .chain([std::ptr::null()])
+        .collect();
     let mut kept = how.inherited.to_vec();
     kept.extend([theirs.as_raw_fd(), plan_fd.as_raw_fd()]);
-    let child = Child { program: program.as_raw_fd(), argv: &argv, kept: &kept };
+    let child = Child {
+        program: program.as_raw_fd(),
+        argv: &argv,
+        kept: &kept,
+    };
     let (pid, pidfd) = match how.pid_ns {
         // A namespace for children is a thread's property: a thread of its own takes it to its grave.
         Some(pid_ns) => std::thread::scope(|scope| {
@@ -63,11 +70,16 @@ pub fn spawn(plan: &Plan, how: &Clone) -> Result<Stage> {
                 nix::sched::setns(pid_ns, nix::sched::CloneFlags::CLONE_NEWPID).context("join the pid namespace")?;
                 child.clone(how)
             });
-            work.join().unwrap_or_else(|_| Err(Error::internal("the cloning thread failed")))
+            work.join()
+                .unwrap_or_else(|_| Err(Error::internal("the cloning thread failed")))
         })?,
         None => child.clone(how)?,
     };
-    Ok(Stage { pid, pidfd, control: Fd::new(own)? })
+    Ok(Stage {
+        pid,
+        pidfd,
+        control: Fd::new(own)?,
+    })
 }
 
 impl Stage {
@@ -75,11 +87,15 @@ impl Stage {
     pub async fn ready(&self) -> Result<Option<OwnedFd>> {
         let wait = self.report();
         match tokio::time::timeout(READY_MAX, wait).await {
-            Err(_) => Err(Error::internal(format!("the process was not ready after {READY_MAX:?}"))),
+            Err(_) => Err(Error::internal(format!(
+                "the process was not ready after {READY_MAX:?}"
+            ))),
             Ok(Err(error)) => Err(error),
             Ok(Ok((Some(report), master))) if report.ready => Ok(master),
             Ok(Ok((Some(report), _))) => Err(Error::internal(report.error)),
-            Ok(Ok((None, _))) => Err(Error::internal("the process died while it was set up (is the memory limit too small?)")),
+            Ok(Ok((None, _))) => Err(Error::internal(
+                "the process died while it was set up (is the memory limit too small?)",
+            )),
         }
     }
 
@@ -87,7 +103,9 @@ impl Stage {
     pub async fn go(self) -> Result<()> {
         self.control.write_all(&[1]).await.context("start the process")?;
         match tokio::time::timeout(READY_MAX, self.report()).await {
-            Err(_) => Err(Error::internal(format!("the program did not start within {READY_MAX:?}"))),
+            Err(_) => Err(Error::internal(format!(
+                "the program did not start within {READY_MAX:?}"
+            ))),
             Ok(Err(error)) => Err(error),
             Ok(Ok((None, _))) => Ok(()),
             Ok(Ok((Some(report), _))) => Err(Error::internal(report.error)),
@@ -113,13 +131,22 @@ impl Stage {
 /// One datagram and the descriptor that came with it.
 fn receive(fd: BorrowedFd, buffer: &mut [u8]) -> std::io::Result<(usize, Option<OwnedFd>)> {
     let mut space = [0u64; 4];
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &mut part;
     message.msg_iovlen = 1;
     message.msg_control = space.as_mut_ptr().cast();
     message.msg_controllen = std::mem::size_of_val(&space) as _;
-    let length = unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
+    let length = unsafe {
+        libc::recvmsg(
+            fd.as_raw_fd(),
+            &mut message,
+            libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT,
+        )
+    };
     if length < 0 {
         return Err(std::io::Error::last_os_error());
     }

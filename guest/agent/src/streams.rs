@@ -55,7 +55,9 @@ impl Streams {
                         }
                     });
                 }
-                Ok(_) => crate::warn!("a stream was closed: {UNCLAIMED_COUNT_MAX} others have not said their token yet"),
+                Ok(_) => {
+                    crate::warn!("a stream was closed: {UNCLAIMED_COUNT_MAX} others have not said their token yet")
+                }
                 Err(error) => after_failed_accept(&error).await,
             }
         }

@@ -67,7 +67,11 @@ impl Header {
     /// Reads the ten bytes.
     pub fn parse(bytes: &[u8; HEADER_BYTES]) -> Self {
         let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        Self { length: word(0) as usize, stream: word(4), kind: bytes[8] }
+        Self {
+            length: word(0) as usize,
+            stream: word(4),
+            kind: bytes[8],
+        }
     }
 }
 
@@ -93,7 +97,10 @@ pub fn answer(stream: u32, result: Result<Vec<u8>>) -> Vec<u8> {
     let response = match result {
         Ok(payload) => Response { status: None, payload },
         Err(error) => Response {
-            status: Some(Status { code: error.code as i32, message: error.text }),
+            status: Some(Status {
+                code: error.code as i32,
+                message: error.text,
+            }),
             payload: Vec::new(),
         },
     };
@@ -130,7 +137,9 @@ pub async fn serve<H: Handler + 'static>(connection: Fd, handler: Rc<H>) {
     while let Some((stream, request)) = next(&connection, &answers).await {
         if running.get() >= REQUESTS_MAX {
             let text = format!("{REQUESTS_MAX} requests of this connection are unanswered");
-            let _ = answers.send(answer(stream, Err(Error::new(Code::ResourceExhausted, text)))).await;
+            let _ = answers
+                .send(answer(stream, Err(Error::new(Code::ResourceExhausted, text))))
+                .await;
             continue;
         }
         running.set(running.get() + 1);
@@ -186,7 +195,10 @@ async fn next(connection: &Fd, answers: &mpsc::Sender<Vec<u8>>) -> Option<(u32, 
         if header.length > PAYLOAD_BYTES_MAX {
             skip(connection, header.length).await?;
             let text = format!("the request has {} bytes, more than {PAYLOAD_BYTES_MAX}", header.length);
-            answers.send(answer(header.stream, Err(Error::new(Code::ResourceExhausted, text)))).await.ok()?;
+            answers
+                .send(answer(header.stream, Err(Error::new(Code::ResourceExhausted, text))))
+                .await
+                .ok()?;
             continue;
         }
         let mut payload = vec![0u8; header.length];
@@ -225,7 +237,14 @@ mod tests {
     fn a_frame_s_header_reads_back() {
         let bytes = frame(7, TYPE_REQUEST, b"abc");
         let header: &[u8; HEADER_BYTES] = bytes[..HEADER_BYTES].try_into().unwrap();
-        assert_eq!(Header::parse(header), Header { length: 3, stream: 7, kind: TYPE_REQUEST });
+        assert_eq!(
+            Header::parse(header),
+            Header {
+                length: 3,
+                stream: 7,
+                kind: TYPE_REQUEST
+            }
+        );
         assert_eq!(&bytes[HEADER_BYTES..], b"abc");
     }
 

@@ -47,7 +47,9 @@ impl Uevents {
 /// Whether a message ("add@/devices/..." NUL "KEY=value" NUL ...) is about a new device of the subsystem.
 fn is_new(message: &[u8], subsystem: &str) -> bool {
     let mut words = message.split(|byte| *byte == 0);
-    let added = words.next().is_some_and(|head| head.starts_with(b"add@") || head.starts_with(b"change@"));
+    let added = words
+        .next()
+        .is_some_and(|head| head.starts_with(b"add@") || head.starts_with(b"change@"));
     let wanted = format!("SUBSYSTEM={subsystem}");
     added && words.any(|word| word == wanted.as_bytes())
 }
@@ -58,7 +60,10 @@ mod tests {
 
     #[test]
     fn only_new_devices_of_the_subsystem_count() {
-        assert!(is_new(b"add@/devices/pci0000:00/x/block/vdb\0ACTION=add\0SUBSYSTEM=block\0", "block"));
+        assert!(is_new(
+            b"add@/devices/pci0000:00/x/block/vdb\0ACTION=add\0SUBSYSTEM=block\0",
+            "block"
+        ));
         assert!(!is_new(b"remove@/devices/x\0SUBSYSTEM=block\0", "block"));
         assert!(!is_new(b"add@/devices/x\0SUBSYSTEM=net\0", "block"));
     }

@@ -6,28 +6,46 @@ use snp_agent::proto::grpc::*;
 use support::{process, Agent};
 
 fn id(container: &str) -> StartContainerRequest {
-    StartContainerRequest { container_id: container.into() }
+    StartContainerRequest {
+        container_id: container.into(),
+    }
 }
 
 fn wait(agent: &Agent, container: &str, exec: &str) -> i32 {
-    let request = WaitProcessRequest { container_id: container.into(), exec_id: exec.into() };
+    let request = WaitProcessRequest {
+        container_id: container.into(),
+        exec_id: exec.into(),
+    };
     agent.call::<WaitProcessResponse>("WaitProcess", &request).status
 }
 
 fn kill(agent: &Agent, container: &str, exec: &str, signal: i32) {
-    let request =
-        SignalProcessRequest { container_id: container.into(), exec_id: exec.into(), signal: signal as u32 };
+    let request = SignalProcessRequest {
+        container_id: container.into(),
+        exec_id: exec.into(),
+        signal: signal as u32,
+    };
     agent.call::<()>("SignalProcess", &request);
 }
 
 fn remove(agent: &Agent, container: &str) {
-    agent.call::<()>("RemoveContainer", &RemoveContainerRequest { container_id: container.into(), timeout: 0 });
+    agent.call::<()>(
+        "RemoveContainer",
+        &RemoveContainerRequest {
+            container_id: container.into(),
+            timeout: 0,
+        },
+    );
 }
 
 /// All output, until the error that says its end.
 fn read(agent: &Agent, container: &str, exec: &str, stderr: bool) -> Vec<u8> {
     let method = if stderr { "ReadStderr" } else { "ReadStdout" };
-    let request = ReadStreamRequest { container_id: container.into(), exec_id: exec.into(), len: 32 << 10 };
+    let request = ReadStreamRequest {
+        container_id: container.into(),
+        exec_id: exec.into(),
+        len: 32 << 10,
+    };
     let mut out = Vec::new();
     loop {
         match agent.try_call::<ReadStreamResponse>(method, &request) {
@@ -53,12 +71,26 @@ fn a_container_runs_and_its_exit_code_and_output_come_back() {
     let script = "echo out; echo err >&2; hostname; cat /etc/resolv.conf; exit 42";
     agent.call::<()>("CreateContainer", &agent.container("c1", &["sh", "-c", script]));
     agent.call::<()>("StartContainer", &id("c1"));
-    assert_eq!(text(read(&agent, "c1", "", false)), "out\npod-host\nnameserver 192.0.2.1\n");
+    assert_eq!(
+        text(read(&agent, "c1", "", false)),
+        "out\npod-host\nnameserver 192.0.2.1\n"
+    );
     assert_eq!(text(read(&agent, "c1", "c1", true)), "err\n");
     assert_eq!(wait(&agent, "c1", ""), 42);
     assert_eq!(wait(&agent, "c1", "c1"), 42);
     remove(&agent, "c1");
-    assert_eq!(agent.refused("WaitProcess", &WaitProcessRequest { container_id: "c1".into(), exec_id: String::new() }).0, 5);
+    assert_eq!(
+        agent
+            .refused(
+                "WaitProcess",
+                &WaitProcessRequest {
+                    container_id: "c1".into(),
+                    exec_id: String::new()
+                }
+            )
+            .0,
+        5
+    );
     assert_eq!((agent.mounts_left(), agent.cgroups_left()), (0, 0));
 }
 
@@ -77,7 +109,10 @@ fn what_can_not_run_is_named_and_leaves_nothing() {
     request.oci.as_mut().unwrap().process.as_mut().unwrap().cwd = "/nowhere".into();
     let (_, error) = agent.refused("CreateContainer", &request);
     assert_eq!(error, "chdir to cwd (\"/nowhere\"): no such file or directory");
-    assert_eq!((agent.mounts_left(), agent.cgroups_left(), agent.descriptors()), (0, 0, before));
+    assert_eq!(
+        (agent.mounts_left(), agent.cgroups_left(), agent.descriptors()),
+        (0, 0, before)
+    );
 }
 
 #[test]
@@ -135,18 +170,49 @@ fn a_running_container_is_removed_with_its_daemons() {
     agent.call::<()>("StartContainer", &id("c1"));
     remove(&agent, "c1");
     assert_eq!((agent.mounts_left(), agent.cgroups_left()), (0, 0));
-    assert_eq!(agent.refused("RemoveContainer", &RemoveContainerRequest { container_id: "c1".into(), timeout: 0 }).0, 5);
+    assert_eq!(
+        agent
+            .refused(
+                "RemoveContainer",
+                &RemoveContainerRequest {
+                    container_id: "c1".into(),
+                    timeout: 0
+                }
+            )
+            .0,
+        5
+    );
 }
 
 #[test]
 fn a_paused_container_stands_still() {
     let agent = Agent::start();
     agent.sandbox();
-    agent.call::<()>("CreateContainer", &agent.container("c1", &["sh", "-c", "read line; exit 3"]));
+    agent.call::<()>(
+        "CreateContainer",
+        &agent.container("c1", &["sh", "-c", "read line; exit 3"]),
+    );
     agent.call::<()>("StartContainer", &id("c1"));
-    agent.call::<()>("PauseContainer", &PauseContainerRequest { container_id: "c1".into() });
-    agent.call::<()>("WriteStdin", &WriteStreamRequest { container_id: "c1".into(), exec_id: String::new(), data: b"x\n".to_vec() });
-    agent.call::<()>("ResumeContainer", &ResumeContainerRequest { container_id: "c1".into() });
+    agent.call::<()>(
+        "PauseContainer",
+        &PauseContainerRequest {
+            container_id: "c1".into(),
+        },
+    );
+    agent.call::<()>(
+        "WriteStdin",
+        &WriteStreamRequest {
+            container_id: "c1".into(),
+            exec_id: String::new(),
+            data: b"x\n".to_vec(),
+        },
+    );
+    agent.call::<()>(
+        "ResumeContainer",
+        &ResumeContainerRequest {
+            container_id: "c1".into(),
+        },
+    );
     assert_eq!(wait(&agent, "c1", ""), 3);
     remove(&agent, "c1");
 }
@@ -155,8 +221,19 @@ fn a_paused_container_stands_still() {
 fn users_by_name_get_their_groups_and_lose_their_power() {
     let agent = Agent::start();
     agent.sandbox();
-    let mut request = agent.container("c1", &["sh", "-c", "id -u; id -g; id -G; echo $HOME; touch /bin/x || echo denied"]);
-    request.string_user = Some(StringUser { uid: "web".into(), gid: String::new(), additional_gids: vec!["audio".into()] });
+    let mut request = agent.container(
+        "c1",
+        &[
+            "sh",
+            "-c",
+            "id -u; id -g; id -G; echo $HOME; touch /bin/x || echo denied",
+        ],
+    );
+    request.string_user = Some(StringUser {
+        uid: "web".into(),
+        gid: String::new(),
+        additional_gids: vec!["audio".into()],
+    });
     agent.call::<()>("CreateContainer", &request);
     agent.call::<()>("StartContainer", &id("c1"));
     assert_eq!(text(read(&agent, "c1", "", false)), "33\n34\n34 29\n/srv\ndenied\n");
@@ -186,12 +263,26 @@ fn containers_share_a_pid_namespace_when_the_pod_does() {
 fn what_the_agent_does_not_do_says_so() {
     let agent = Agent::start();
     let (code, text) = agent.refused("SetPolicy", &SetPolicyRequest { policy: "x".into() });
-    assert_eq!((code, text.as_str()), (12, "SetPolicy is not supported by this agent: this agent enforces no policy yet"));
+    assert_eq!(
+        (code, text.as_str()),
+        (
+            12,
+            "SetPolicy is not supported by this agent: this agent enforces no policy yet"
+        )
+    );
     assert_eq!(agent.refused("Dance", &CheckRequest::default()).0, 12);
     let mut request = agent.container("c1", &["true"]);
-    request.storages.push(Storage { driver: "floppy".into(), mount_point: "/mnt/x".into(), ..Storage::default() });
+    request.storages.push(Storage {
+        driver: "floppy".into(),
+        mount_point: "/mnt/x".into(),
+        ..Storage::default()
+    });
     let (code, text) = agent.refused("CreateContainer", &request);
     assert!(code == 12 && text.contains("floppy"), "{text}");
     let details: GuestDetailsResponse = agent.call("GetGuestDetails", &GuestDetailsRequest::default());
-    assert!(details.agent_details.unwrap().extra_features.contains(&"snp.streams.v1".to_string()));
+    assert!(details
+        .agent_details
+        .unwrap()
+        .extra_features
+        .contains(&"snp.streams.v1".to_string()));
 }

@@ -8,16 +8,30 @@ use std::net::Shutdown;
 use support::{process, terminal, Agent};
 
 fn start(agent: &Agent, container: &str) {
-    agent.call::<()>("StartContainer", &StartContainerRequest { container_id: container.into() });
+    agent.call::<()>(
+        "StartContainer",
+        &StartContainerRequest {
+            container_id: container.into(),
+        },
+    );
 }
 
 fn wait(agent: &Agent, container: &str, exec: &str) -> i32 {
-    let request = WaitProcessRequest { container_id: container.into(), exec_id: exec.into() };
+    let request = WaitProcessRequest {
+        container_id: container.into(),
+        exec_id: exec.into(),
+    };
     agent.call::<WaitProcessResponse>("WaitProcess", &request).status
 }
 
 fn remove(agent: &Agent, container: &str) {
-    agent.call::<()>("RemoveContainer", &RemoveContainerRequest { container_id: container.into(), timeout: 0 });
+    agent.call::<()>(
+        "RemoveContainer",
+        &RemoveContainerRequest {
+            container_id: container.into(),
+            timeout: 0,
+        },
+    );
 }
 
 fn all(mut stream: impl Read) -> Vec<u8> {
@@ -57,7 +71,10 @@ fn output_that_ends_with_the_process_is_whole() {
             break;
         }
         let expected = b"0123456\n".iter().cycle().skip(at % 8);
-        assert!(buffer[..length].iter().zip(expected).all(|(got, wanted)| got == wanted), "wrong byte after {at}");
+        assert!(
+            buffer[..length].iter().zip(expected).all(|(got, wanted)| got == wanted),
+            "wrong byte after {at}"
+        );
         at += length;
     }
     assert_eq!(at, BYTES);
@@ -96,7 +113,11 @@ fn input_by_requests_comes_back_and_ends() {
     let data = noise(3 << 20);
     let back = std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            let request = ReadStreamRequest { container_id: "c1".into(), exec_id: "c1".into(), len: 1 << 20 };
+            let request = ReadStreamRequest {
+                container_id: "c1".into(),
+                exec_id: "c1".into(),
+                len: 1 << 20,
+            };
             let mut out = Vec::new();
             while let Ok(part) = agent.try_call::<ReadStreamResponse>("ReadStdout", &request) {
                 out.extend(part.data);
@@ -104,10 +125,23 @@ fn input_by_requests_comes_back_and_ends() {
             out
         });
         for part in data.chunks(1 << 20) {
-            let request = WriteStreamRequest { container_id: "c1".into(), exec_id: "c1".into(), data: part.to_vec() };
-            assert_eq!(agent.call::<WriteStreamResponse>("WriteStdin", &request).len as usize, part.len());
+            let request = WriteStreamRequest {
+                container_id: "c1".into(),
+                exec_id: "c1".into(),
+                data: part.to_vec(),
+            };
+            assert_eq!(
+                agent.call::<WriteStreamResponse>("WriteStdin", &request).len as usize,
+                part.len()
+            );
         }
-        agent.call::<()>("CloseStdin", &CloseStdinRequest { container_id: "c1".into(), exec_id: "c1".into() });
+        agent.call::<()>(
+            "CloseStdin",
+            &CloseStdinRequest {
+                container_id: "c1".into(),
+                exec_id: "c1".into(),
+            },
+        );
         reader.join().unwrap()
     });
     assert!(back == data, "{} of {} bytes", back.len(), data.len());
@@ -159,9 +193,16 @@ fn a_terminal_echoes_resizes_and_ends() {
     stdin.write_all(b"stty size; tty\n").unwrap();
     assert!(lines.any(|line| line.trim_end() == "24 80"));
     assert_eq!(lines.next().unwrap().trim_end(), "/dev/pts/0");
-    let resize = TtyWinResizeRequest { container_id: "c1".into(), exec_id: String::new(), row: 50, column: 132 };
+    let resize = TtyWinResizeRequest {
+        container_id: "c1".into(),
+        exec_id: String::new(),
+        row: 50,
+        column: 132,
+    };
     agent.call::<()>("TtyWinResize", &resize);
-    stdin.write_all(b"stty size; echo to-console > /dev/console; exit 9\n").unwrap();
+    stdin
+        .write_all(b"stty size; echo to-console > /dev/console; exit 9\n")
+        .unwrap();
     assert!(lines.any(|line| line.trim_end() == "50 132"));
     assert!(lines.any(|line| line.trim_end() == "to-console"));
     assert_eq!(lines.count(), 0);
@@ -186,9 +227,19 @@ fn an_exec_has_its_own_terminal() {
     agent.call::<()>("ExecProcess", &exec);
     assert_eq!(all(stdout), b"/dev/pts/0\r\n");
     assert_eq!(wait(&agent, "c1", "e1"), 0);
-    let plain = ExecProcessRequest { exec_id: "e2".into(), process: Some(process(&["tty"])), stdout_port: 0, ..exec };
+    let plain = ExecProcessRequest {
+        exec_id: "e2".into(),
+        process: Some(process(&["tty"])),
+        stdout_port: 0,
+        ..exec
+    };
     agent.call::<()>("ExecProcess", &plain);
-    let resize = TtyWinResizeRequest { container_id: "c1".into(), exec_id: "e2".into(), row: 1, column: 1 };
+    let resize = TtyWinResizeRequest {
+        container_id: "c1".into(),
+        exec_id: "e2".into(),
+        row: 1,
+        column: 1,
+    };
     assert_eq!(agent.refused("TtyWinResize", &resize).0, 9);
     assert_eq!(wait(&agent, "c1", "e2"), 1);
     remove(&agent, "c1");

@@ -57,14 +57,39 @@ fn rules(spec: &Spec) -> Option<Vec<Rule>> {
 }
 
 fn everything() -> Rule {
-    Rule { allow: true, kind: 0, access: ALL, major: ANY, minor: ANY }
+    Rule {
+        allow: true,
+        kind: 0,
+        access: ALL,
+        major: ANY,
+        minor: ANY,
+    }
 }
 
 /// What every container may use, as runtimes agree: null, zero, full, random, urandom, tty, console, ptmx, terminals.
 fn base() -> Vec<Rule> {
-    let numbers = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, ANY)];
-    let usable = |(major, minor)| Rule { allow: true, kind: CHAR, access: ALL, major, minor };
-    let makeable = Rule { access: MKNOD, ..everything() };
+    let numbers = [
+        (1, 3),
+        (1, 5),
+        (1, 7),
+        (1, 8),
+        (1, 9),
+        (5, 0),
+        (5, 1),
+        (5, 2),
+        (136, ANY),
+    ];
+    let usable = |(major, minor)| Rule {
+        allow: true,
+        kind: CHAR,
+        access: ALL,
+        major,
+        minor,
+    };
+    let makeable = Rule {
+        access: MKNOD,
+        ..everything()
+    };
     numbers.into_iter().map(usable).chain([makeable]).collect()
 }
 
@@ -81,12 +106,24 @@ fn from_spec(rule: &LinuxDeviceCgroup) -> Rule {
     };
     // The protocol has no "absent" number: type "a" means all, and so does a negative one.
     let number = |value: i64| if kind == 0 || value < 0 { ANY } else { value };
-    Rule { allow: rule.allow, kind, access, major: number(rule.major), minor: number(rule.minor) }
+    Rule {
+        allow: rule.allow,
+        kind,
+        access,
+        major: number(rule.major),
+        minor: number(rule.minor),
+    }
 }
 
 fn from_device(device: &LinuxDevice) -> Rule {
     let kind = if device.r#type == "b" { BLOCK } else { CHAR };
-    Rule { allow: true, kind, access: ALL, major: device.major, minor: device.minor }
+    Rule {
+        allow: true,
+        kind,
+        access: ALL,
+        major: device.major,
+        minor: device.minor,
+    }
 }
 
 /// One instruction: operation, registers (target in the low half), jump offset, constant.
@@ -133,7 +170,11 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
         if rule.access != ALL {
             part.extend([op(MOVE_REGISTER, 1, 3, 0, 0), op(AND, 1, 0, 0, rule.access)]);
             // Allowed: all that is asked. Denied: any of it.
-            part.push(if rule.allow { op(JUMP_UNEQUAL_REGISTER, 1, 3, 0, 0) } else { op(JUMP_EQUAL, 1, 0, 0, 0) });
+            part.push(if rule.allow {
+                op(JUMP_UNEQUAL_REGISTER, 1, 3, 0, 0)
+            } else {
+                op(JUMP_EQUAL, 1, 0, 0, 0)
+            });
         }
         for (register, number) in [(4, rule.major), (5, rule.minor)] {
             if number != ANY {
@@ -193,7 +234,14 @@ fn attach(cgroup: BorrowedFd, program: &[Instruction]) -> Result<()> {
         place: PLACE_CGROUP_DEVICE,
         flags: ALLOW_MULTI,
     };
-    let code = unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const tie, std::mem::size_of::<Attach>()) };
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_ATTACH,
+            &raw const tie,
+            std::mem::size_of::<Attach>(),
+        )
+    };
     if code < 0 {
         return Err(Errno::last()).context("attach the BPF program");
     }
@@ -231,8 +279,17 @@ mod tests {
     }
 
     fn spec(devices: Vec<LinuxDeviceCgroup>) -> Spec {
-        let resources = Some(LinuxResources { devices, ..LinuxResources::default() });
-        Spec { linux: Some(Linux { resources, ..Linux::default() }), ..Spec::default() }
+        let resources = Some(LinuxResources {
+            devices,
+            ..LinuxResources::default()
+        });
+        Spec {
+            linux: Some(Linux {
+                resources,
+                ..Linux::default()
+            }),
+            ..Spec::default()
+        }
     }
 
     #[test]
@@ -254,7 +311,11 @@ mod tests {
             minor: ANY,
             access: access.into(),
         };
-        let given = vec![rule(false, "a", ANY, "rwm"), rule(true, "b", 8, "rwm"), rule(false, "b", 8, "w")];
+        let given = vec![
+            rule(false, "a", ANY, "rwm"),
+            rule(true, "b", 8, "rwm"),
+            rule(false, "b", 8, "w"),
+        ];
         let program = program(&rules(&spec(given)).unwrap());
         assert!(decide(&program, BLOCK, READ, 8, 0));
         assert!(!decide(&program, BLOCK, READ | WRITE, 8, 0));
@@ -263,7 +324,12 @@ mod tests {
 
     #[test]
     fn a_privileged_container_is_not_limited() {
-        let all = LinuxDeviceCgroup { allow: true, r#type: "a".into(), access: "rwm".into(), ..LinuxDeviceCgroup::default() };
+        let all = LinuxDeviceCgroup {
+            allow: true,
+            r#type: "a".into(),
+            access: "rwm".into(),
+            ..LinuxDeviceCgroup::default()
+        };
         assert_eq!(rules(&spec(vec![all])), None);
     }
 }

@@ -33,7 +33,11 @@ fn limit(value: i64) -> String {
 fn memory_files(memory: &LinuxMemory, out: &mut Vec<(String, String)>) {
     // `swap` counts memory and swap together; version 2 counts swap alone.
     if memory.swap != 0 {
-        let alone = if memory.swap < 0 || memory.limit < 0 { -1 } else { (memory.swap - memory.limit).max(0) };
+        let alone = if memory.swap < 0 || memory.limit < 0 {
+            -1
+        } else {
+            (memory.swap - memory.limit).max(0)
+        };
         out.push(("memory.swap.max".into(), limit(alone)));
     }
     if memory.limit != 0 {
@@ -49,7 +53,11 @@ fn cpu_files(cpu: &LinuxCpu, out: &mut Vec<(String, String)>) {
         out.push(("cpu.weight".into(), weight(cpu.shares).to_string()));
     }
     if cpu.quota != 0 || cpu.period != 0 {
-        let quota = if cpu.quota <= 0 { "max".into() } else { cpu.quota.to_string() };
+        let quota = if cpu.quota <= 0 {
+            "max".into()
+        } else {
+            cpu.quota.to_string()
+        };
         let period = if cpu.period == 0 { 100_000 } else { cpu.period };
         out.push(("cpu.max".into(), format!("{quota} {period}")));
     }
@@ -78,7 +86,10 @@ fn io_files(io: &LinuxBlockIo, out: &mut Vec<(String, String)>) {
     ];
     for (key, devices) in throttles {
         for device in devices {
-            out.push(("io.max".into(), format!("{}:{} {key}={}", device.major, device.minor, device.rate)));
+            out.push((
+                "io.max".into(),
+                format!("{}:{} {key}={}", device.major, device.minor, device.rate),
+            ));
         }
     }
 }
@@ -91,8 +102,17 @@ mod tests {
     #[test]
     fn limits_of_version_1_become_files_of_version_2() {
         let resources = LinuxResources {
-            memory: Some(LinuxMemory { limit: 1 << 20, swap: 3 << 20, ..LinuxMemory::default() }),
-            cpu: Some(LinuxCpu { shares: 1024, quota: 50_000, period: 100_000, ..LinuxCpu::default() }),
+            memory: Some(LinuxMemory {
+                limit: 1 << 20,
+                swap: 3 << 20,
+                ..LinuxMemory::default()
+            }),
+            cpu: Some(LinuxCpu {
+                shares: 1024,
+                quota: 50_000,
+                period: 100_000,
+                ..LinuxCpu::default()
+            }),
             pids: Some(LinuxPids { limit: -1 }),
             ..LinuxResources::default()
         };
@@ -104,7 +124,10 @@ mod tests {
             ("pids.max", "max"),
         ];
         let got = files(&resources);
-        let got: Vec<(&str, &str)> = got.iter().map(|(file, value)| (file.as_str(), value.as_str())).collect();
+        let got: Vec<(&str, &str)> = got
+            .iter()
+            .map(|(file, value)| (file.as_str(), value.as_str()))
+            .collect();
         assert_eq!(got, expected);
     }
 

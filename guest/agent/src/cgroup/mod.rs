@@ -34,7 +34,12 @@ impl Cgroups {
         fs::create_dir_all(&folder).with_context(|| format!("make the cgroup {}", folder.display()))?;
         enable_controllers(root)?;
         enable_controllers(&folder)?;
-        Ok(Self { root: root.to_path_buf(), folder, strict, inotify })
+        Ok(Self {
+            root: root.to_path_buf(),
+            folder,
+            strict,
+            inotify,
+        })
     }
 
     /// Makes a container's cgroup with its limits and its devices.
@@ -42,7 +47,12 @@ impl Cgroups {
         let path = self.folder.join(id);
         fs::create_dir(&path).with_context(|| format!("make the cgroup {}", path.display()))?;
         let root = self.root.clone();
-        let cgroup = Cgroup { path, root, strict: self.strict, inotify: self.inotify.clone() };
+        let cgroup = Cgroup {
+            path,
+            root,
+            strict: self.strict,
+            inotify: self.inotify.clone(),
+        };
         let resources = spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
         let limit = || -> Result<()> {
             devices::limit(cgroup.open()?.as_fd(), spec)?;
@@ -60,10 +70,17 @@ impl Cgroups {
 
 fn enable_controllers(folder: &Path) -> Result<()> {
     let available = read(&folder.join("cgroup.controllers"))?;
-    for name in available.split_ascii_whitespace() {
-        // One at a time: a controller that can't be handed down (realtime processes and the like) doesn't keep the others.
-        if let Err(error) = write(&folder.join("cgroup.subtree_control"), &format!("+{name}")) {
-            crate::debug!("{error}");
+    let words: Vec<String> = available
+        .split_ascii_whitespace()
+        .map(|name| format!("+{name}"))
+        .collect();
+    let file = folder.join("cgroup.subtree_control");
+    // All at once is quick. One that can't be handed down (realtime processes and the like) doesn't keep the others.
+    if write(&file, &words.join(" ")).is_err() {
+        for word in words {
+            if let Err(error) = write(&file, &word) {
+                crate::warn!("{error}");
+            }
         }
     }
     Ok(())
@@ -80,7 +97,9 @@ pub struct Cgroup {
 impl Cgroup {
     /// The folder, for clone3.
     pub fn open(&self) -> Result<OwnedFd> {
-        Ok(File::open(&self.path).with_context(|| format!("open the cgroup {}", self.path.display()))?.into())
+        Ok(File::open(&self.path)
+            .with_context(|| format!("open the cgroup {}", self.path.display()))?
+            .into())
     }
 
     /// The folder that process `pid` of this container is in now: one that runs a service manager moves itself further down,
@@ -88,9 +107,13 @@ impl Cgroup {
     pub fn open_of(&self, pid: i32) -> Result<OwnedFd> {
         let table = read(Path::new(&format!("/proc/{pid}/cgroup"))).unwrap_or_default();
         let place = table.lines().find_map(|line| line.strip_prefix("0::/"));
-        let path = place.map(|place| self.root.join(place)).filter(|path| path.starts_with(&self.path));
+        let path = place
+            .map(|place| self.root.join(place))
+            .filter(|path| path.starts_with(&self.path));
         match path {
-            Some(path) => Ok(File::open(&path).with_context(|| format!("open the cgroup {}", path.display()))?.into()),
+            Some(path) => Ok(File::open(&path)
+                .with_context(|| format!("open the cgroup {}", path.display()))?
+                .into()),
             None => self.open(),
         }
     }
@@ -136,8 +159,15 @@ impl Cgroup {
             }
             Ok(())
         };
-        let late = || Error::internal(format!("{} did not reach \"{key} {value}\" in {SETTLE_MAX:?}", path.display()));
-        tokio::time::timeout(SETTLE_MAX, wait).await.unwrap_or_else(|_| Err(late()))
+        let late = || {
+            Error::internal(format!(
+                "{} did not reach \"{key} {value}\" in {SETTLE_MAX:?}",
+                path.display()
+            ))
+        };
+        tokio::time::timeout(SETTLE_MAX, wait)
+            .await
+            .unwrap_or_else(|_| Err(late()))
     }
 
     /// Calls `oom` for each kill that the kernel reports for want of memory, until dropped. Returns at once without the controller.
@@ -157,7 +187,10 @@ impl Cgroup {
 
     /// How many processes were killed for want of memory.
     pub fn oom_kills(&self) -> u64 {
-        read(&self.path.join("memory.events")).ok().and_then(|text| keyed(&text, "oom_kill")).unwrap_or(0)
+        read(&self.path.join("memory.events"))
+            .ok()
+            .and_then(|text| keyed(&text, "oom_kill"))
+            .unwrap_or(0)
     }
 
     /// Present usage.

@@ -60,7 +60,10 @@ fn memory(path: &Path, stat: &str, events: &str) -> MemoryStats {
         cache: keyed(stat, "file").unwrap_or(0),
         usage: Some(usage),
         swap_usage: Some(swap),
-        kernel_usage: Some(MemoryData { usage: keyed(stat, "kernel").unwrap_or(0), ..MemoryData::default() }),
+        kernel_usage: Some(MemoryData {
+            usage: keyed(stat, "kernel").unwrap_or(0),
+            ..MemoryData::default()
+        }),
         use_hierarchy: true,
         stats: pairs(stat).map(|(name, value)| (name.to_string(), value)).collect(),
     }
@@ -72,7 +75,9 @@ fn io(text: &str) -> BlkioStats {
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
         let device = words.next().and_then(|word| word.split_once(':'));
-        let Some((Ok(major), Ok(minor))) = device.map(|(major, minor)| (major.parse(), minor.parse())) else { continue };
+        let Some((Ok(major), Ok(minor))) = device.map(|(major, minor)| (major.parse(), minor.parse())) else {
+            continue;
+        };
         for (key, value) in words.filter_map(|word| word.split_once('=')) {
             let (list, op) = match key {
                 "rbytes" => (&mut stats.io_service_bytes_recursive, "Read"),
@@ -83,15 +88,24 @@ fn io(text: &str) -> BlkioStats {
                 "dios" => (&mut stats.io_serviced_recursive, "Discard"),
                 _ => continue,
             };
-            list.push(BlkioStatsEntry { major, minor, op: op.into(), value: parse(value).unwrap_or(0) });
+            list.push(BlkioStatsEntry {
+                major,
+                minor,
+                op: op.into(),
+                value: parse(value).unwrap_or(0),
+            });
         }
     }
     stats
 }
 
 fn hugetlb(path: &Path) -> BTreeMap<String, HugetlbStats> {
-    let Ok(entries) = std::fs::read_dir(path) else { return BTreeMap::new() };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return BTreeMap::new();
+    };
+    let names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
     let sizes = names.filter_map(|name| {
         let size = name.strip_prefix("hugetlb.")?.strip_suffix(".current")?;
         (!size.contains('.')).then(|| size.to_string())
@@ -102,7 +116,10 @@ fn hugetlb(path: &Path) -> BTreeMap<String, HugetlbStats> {
             let stats = HugetlbStats {
                 usage: number(&file("current")).unwrap_or(0),
                 max_usage: 0,
-                failcnt: read(&file("events")).ok().and_then(|text| keyed(&text, "max")).unwrap_or(0),
+                failcnt: read(&file("events"))
+                    .ok()
+                    .and_then(|text| keyed(&text, "max"))
+                    .unwrap_or(0),
             };
             (size, stats)
         })
@@ -117,7 +134,10 @@ mod tests {
     fn cpu_times_are_nanoseconds() {
         let stats = cpu("usage_usec 5\nuser_usec 3\nsystem_usec 2\nnr_throttled 7\nthrottled_usec 9\n");
         let usage = stats.cpu_usage.unwrap();
-        assert_eq!((usage.total_usage, usage.usage_in_usermode, usage.usage_in_kernelmode), (5000, 3000, 2000));
+        assert_eq!(
+            (usage.total_usage, usage.usage_in_usermode, usage.usage_in_kernelmode),
+            (5000, 3000, 2000)
+        );
         assert_eq!(stats.throttling_data.unwrap().throttled_time, 9000);
     }
 
@@ -125,7 +145,10 @@ mod tests {
     fn io_lines_become_entries() {
         let stats = io("254:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\n");
         let read = &stats.io_service_bytes_recursive[0];
-        assert_eq!((read.major, read.minor, read.op.as_str(), read.value), (254, 0, "Read", 4096));
+        assert_eq!(
+            (read.major, read.minor, read.op.as_str(), read.value),
+            (254, 0, "Read", 4096)
+        );
         assert_eq!(stats.io_serviced_recursive.len(), 3);
     }
 }

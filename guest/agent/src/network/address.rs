@@ -39,7 +39,11 @@ impl Ip {
 
     /// The address family's number.
     pub fn family(&self) -> u8 {
-        if self.is_v6() { libc::AF_INET6 as u8 } else { libc::AF_INET as u8 }
+        if self.is_v6() {
+            libc::AF_INET6 as u8
+        } else {
+            libc::AF_INET as u8
+        }
     }
 }
 
@@ -51,7 +55,9 @@ impl fmt::Display for Ip {
 
 /// Reads an address; one with a prefix length is not one.
 pub fn parse_ip(text: &str) -> Result<Ip> {
-    text.parse().map(Ip::new).map_err(|_| Error::invalid(format!("{text:?} is no IP address")))
+    text.parse()
+        .map(Ip::new)
+        .map_err(|_| Error::invalid(format!("{text:?} is no IP address")))
 }
 
 /// Reads a prefix length ("24") or a mask ("255.255.255.0"); nothing means all bits.
@@ -64,7 +70,11 @@ pub fn prefix_length(text: &str, ip: &Ip) -> Result<u8> {
     if let Ok(mask) = text.parse::<IpAddr>() {
         let mask = Ip::new(mask);
         let ones: u32 = mask.bytes().iter().map(|byte| byte.count_ones()).sum();
-        return if mask.bytes().len() == ip.bytes().len() { Ok(ones as u8) } else { Err(refuse()) };
+        return if mask.bytes().len() == ip.bytes().len() {
+            Ok(ones as u8)
+        } else {
+            Err(refuse())
+        };
     }
     text.parse().ok().filter(|length| *length <= bits).ok_or_else(refuse)
 }
@@ -78,7 +88,11 @@ pub fn parse_mac(text: &str) -> Result<Vec<u8>> {
 
 /// Writes a hardware address.
 pub fn mac_text(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+    bytes
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(":")
 }
 
 #[cfg(test)]

@@ -36,7 +36,9 @@ fn links(netlink: &mut Netlink) -> Result<Vec<Link>> {
         mac: mac_text(message.attribute(LINK_BYTES, libc::IFLA_ADDRESS).unwrap_or_default()),
         mtu: message.attribute(LINK_BYTES, libc::IFLA_MTU).map_or(0, number),
     };
-    let messages = netlink.dump(libc::RTM_GETLINK, Body::new(&[0; LINK_BYTES])).context("list interfaces")?;
+    let messages = netlink
+        .dump(libc::RTM_GETLINK, Body::new(&[0; LINK_BYTES]))
+        .context("list interfaces")?;
     Ok(messages.iter().map(parse).collect())
 }
 
@@ -56,8 +58,14 @@ async fn find_by_mac(netlink: &mut Netlink, mac: &str) -> Result<Link> {
             uevents.added("net").await?;
         }
     };
-    let late = || Error::not_found(format!("no interface with the hardware address {mac} appeared in {APPEAR_MAX:?}"));
-    tokio::time::timeout(APPEAR_MAX, wait).await.unwrap_or_else(|_| Err(late()))
+    let late = || {
+        Error::not_found(format!(
+            "no interface with the hardware address {mac} appeared in {APPEAR_MAX:?}"
+        ))
+    };
+    tokio::time::timeout(APPEAR_MAX, wait)
+        .await
+        .unwrap_or_else(|_| Err(late()))
 }
 
 /// Gives the interface with the request's hardware address its name, MTU and addresses (those alone), and brings it up.
@@ -90,9 +98,12 @@ fn apply(netlink: &mut Netlink, link: &Link, wanted: &Interface) -> Result<()> {
         let mtu = u32::try_from(wanted.mtu).map_err(|_| Error::invalid(format!("{} is no MTU", wanted.mtu)))?;
         body = body.attribute(libc::IFLA_MTU, &mtu.to_ne_bytes());
     }
-    netlink.change(libc::RTM_NEWLINK, 0, body).context("set MTU and flags")?;
+    netlink
+        .change(libc::RTM_NEWLINK, 0, body)
+        .context("set MTU and flags")?;
     for address in &wanted.ip_addresses {
-        add_address(netlink, link.index, address).with_context(|| format!("add {}/{}", address.address, address.mask))?;
+        add_address(netlink, link.index, address)
+            .with_context(|| format!("add {}/{}", address.address, address.mask))?;
     }
     Ok(())
 }
@@ -112,7 +123,9 @@ fn rename(netlink: &mut Netlink, index: u32, name: &str) -> Result<()> {
     let mut bytes = name.as_bytes().to_vec();
     bytes.push(0);
     let body = Body::new(&link_header(index, 0, 0)).attribute(libc::IFLA_IFNAME, &bytes);
-    netlink.change(libc::RTM_NEWLINK, 0, body).with_context(|| format!("name it {name}"))
+    netlink
+        .change(libc::RTM_NEWLINK, 0, body)
+        .with_context(|| format!("name it {name}"))
 }
 
 fn delete_address(netlink: &mut Netlink, message: &Message) -> Result<()> {
@@ -130,21 +143,29 @@ fn add_address(netlink: &mut Netlink, index: u32, address: &IpAddress) -> Result
     let ip = parse_ip(&address.address)?;
     let mut header = vec![ip.family(), prefix_length(&address.mask, &ip)?, IFA_F_NODAD, 0];
     header.extend(index.to_ne_bytes());
-    let body = Body::new(&header).attribute(libc::IFA_LOCAL, ip.bytes()).attribute(libc::IFA_ADDRESS, ip.bytes());
+    let body = Body::new(&header)
+        .attribute(libc::IFA_LOCAL, ip.bytes())
+        .attribute(libc::IFA_ADDRESS, ip.bytes());
     netlink.change(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_REPLACE, body)
 }
 
 /// All interfaces with their addresses.
 pub fn list_interfaces() -> Result<Vec<Interface>> {
     let mut netlink = Netlink::open()?;
-    let addresses = netlink.dump(libc::RTM_GETADDR, Body::new(&[0; ADDRESS_BYTES])).context("list addresses")?;
+    let addresses = netlink
+        .dump(libc::RTM_GETADDR, Body::new(&[0; ADDRESS_BYTES]))
+        .context("list addresses")?;
     let of = |index: u32| {
         let own = addresses.iter().filter(move |message| message.word(4) == index);
         own.filter_map(|message| {
             let local = message.attribute(ADDRESS_BYTES, libc::IFA_LOCAL);
             let ip = Ip::from_bytes(local.or_else(|| message.attribute(ADDRESS_BYTES, libc::IFA_ADDRESS))?)?;
             let family = if ip.is_v6() { IpFamily::V6 } else { IpFamily::V4 } as i32;
-            Some(IpAddress { family, address: ip.to_string(), mask: message.byte(1).to_string() })
+            Some(IpAddress {
+                family,
+                address: ip.to_string(),
+                mask: message.byte(1).to_string(),
+            })
         })
         .collect()
     };
@@ -173,14 +194,20 @@ pub fn update_routes(wanted: &[Route]) -> Result<Vec<Route>> {
     // A gateway must be reachable when its route is made.
     let (direct, through): (Vec<&Route>, Vec<&Route>) = wanted.iter().partition(|route| route.gateway.is_empty());
     for route in direct.into_iter().chain(through) {
-        add_route(&mut netlink, &links, route)
-            .with_context(|| format!("add the route to {:?} by {:?} on {:?}", route.dest, route.gateway, route.device))?;
+        add_route(&mut netlink, &links, route).with_context(|| {
+            format!(
+                "add the route to {:?} by {:?} on {:?}",
+                route.dest, route.gateway, route.device
+            )
+        })?;
     }
     list_routes()
 }
 
 fn dump_routes(netlink: &mut Netlink) -> Result<Vec<Message>> {
-    let messages = netlink.dump(libc::RTM_GETROUTE, Body::new(&[0; ROUTE_BYTES])).context("list routes")?;
+    let messages = netlink
+        .dump(libc::RTM_GETROUTE, Body::new(&[0; ROUTE_BYTES]))
+        .context("list routes")?;
     let ours = |message: &Message| {
         message.byte(4) == libc::RT_TABLE_MAIN && message.byte(7) == libc::RTN_UNICAST && message.byte(0) != 0
     };
@@ -210,15 +237,33 @@ fn add_route(netlink: &mut Netlink, links: &[Link], route: &Route) -> Result<()>
             (Some(ip), length)
         }
     };
-    let parse = |text: &str| if text.is_empty() { Ok(None) } else { parse_ip(text).map(Some) };
+    let parse = |text: &str| {
+        if text.is_empty() {
+            Ok(None)
+        } else {
+            parse_ip(text).map(Some)
+        }
+    };
     let (gateway, source) = (parse(&route.gateway)?, parse(&route.source)?);
     let any_v6 = [&target, &gateway, &source].into_iter().flatten().any(Ip::is_v6);
     let family = if v6 || any_v6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
-    let mut header =
-        vec![family, length, 0, 0, libc::RT_TABLE_MAIN, PROTOCOL_BOOT, route.scope as u8, libc::RTN_UNICAST];
+    let mut header = vec![
+        family,
+        length,
+        0,
+        0,
+        libc::RT_TABLE_MAIN,
+        PROTOCOL_BOOT,
+        route.scope as u8,
+        libc::RTN_UNICAST,
+    ];
     header.extend(route.flags.to_ne_bytes());
     let mut body = Body::new(&header).attribute(libc::RTA_OIF, &link.index.to_ne_bytes());
-    for (kind, ip) in [(libc::RTA_DST, &target), (libc::RTA_GATEWAY, &gateway), (libc::RTA_PREFSRC, &source)] {
+    for (kind, ip) in [
+        (libc::RTA_DST, &target),
+        (libc::RTA_GATEWAY, &gateway),
+        (libc::RTA_PREFSRC, &source),
+    ] {
         body = body.maybe(kind, ip.as_ref().map(Ip::bytes));
     }
     if route.mtu > 0 {
@@ -241,9 +286,15 @@ pub fn list_routes() -> Result<Vec<Route>> {
         let v6 = i32::from(message.byte(0)) == libc::AF_INET6;
         let metrics = message.attribute(ROUTE_BYTES, libc::RTA_METRICS).unwrap_or_default();
         Route {
-            dest: ip(libc::RTA_DST).map(|ip| format!("{ip}/{}", message.byte(1))).unwrap_or_default(),
+            dest: ip(libc::RTA_DST)
+                .map(|ip| format!("{ip}/{}", message.byte(1)))
+                .unwrap_or_default(),
             gateway: shown(libc::RTA_GATEWAY),
-            device: links.iter().find(|link| link.index == index).map(|link| link.name.clone()).unwrap_or_default(),
+            device: links
+                .iter()
+                .find(|link| link.index == index)
+                .map(|link| link.name.clone())
+                .unwrap_or_default(),
             source: shown(libc::RTA_PREFSRC),
             scope: message.byte(6).into(),
             family: if v6 { IpFamily::V6 } else { IpFamily::V4 } as i32,
@@ -271,9 +322,16 @@ fn add_neighbour(netlink: &mut Netlink, links: &[Link], neighbour: &ArpNeighbor)
     const NDA_LLADDR: u16 = 2;
     let link = links.iter().find(|link| link.name == neighbour.device);
     let link = link.ok_or_else(|| Error::not_found(format!("there is no interface {:?}", neighbour.device)))?;
-    let address = neighbour.to_ip_address.as_ref().ok_or_else(|| Error::invalid("it has no address"))?;
+    let address = neighbour
+        .to_ip_address
+        .as_ref()
+        .ok_or_else(|| Error::invalid("it has no address"))?;
     let ip = parse_ip(&address.address)?;
-    let state = if neighbour.state == 0 { NUD_PERMANENT } else { neighbour.state as u16 };
+    let state = if neighbour.state == 0 {
+        NUD_PERMANENT
+    } else {
+        neighbour.state as u16
+    };
     let mut header = vec![ip.family(), 0, 0, 0];
     header.extend(link.index.to_ne_bytes());
     header.extend(state.to_ne_bytes());

@@ -85,17 +85,29 @@ pub fn find(mut list: &[u8], kind: u16) -> Option<&[u8]> {
 
 /// A 32-bit number in the machine's order; 0 when bytes are missing.
 pub fn number(bytes: &[u8]) -> u32 {
-    bytes.get(..4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
+    bytes
+        .get(..4)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, u32::from_ne_bytes)
 }
 
 impl Netlink {
     /// Opens the socket.
     pub fn open() -> Result<Self> {
-        let raw = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+        let raw = unsafe {
+            libc::socket(
+                libc::AF_NETLINK,
+                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+                libc::NETLINK_ROUTE,
+            )
+        };
         if raw < 0 {
             return Err(Errno::last()).context("open a netlink socket");
         }
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(raw) }, sequence: 0 })
+        Ok(Self {
+            fd: unsafe { OwnedFd::from_raw_fd(raw) },
+            sequence: 0,
+        })
     }
 
     /// Makes a change and waits for the kernel's word.
@@ -141,7 +153,9 @@ fn take(mut part: &[u8], sequence: u32, messages: &mut Vec<Message>) -> Result<b
     while part.len() >= HEADER_BYTES {
         let length = number(part) as usize;
         let kind = i32::from(u16::from_ne_bytes([part[4], part[5]]));
-        let Some(payload) = part.get(HEADER_BYTES..length) else { break };
+        let Some(payload) = part.get(HEADER_BYTES..length) else {
+            break;
+        };
         if number(&part[8..]) == sequence {
             match kind {
                 libc::NLMSG_DONE => return Ok(true),
@@ -163,7 +177,9 @@ mod tests {
 
     #[test]
     fn attributes_are_padded_and_found() {
-        let body = Body::new(&[1, 2]).attribute(3, b"abc").attribute(4, &7u32.to_ne_bytes());
+        let body = Body::new(&[1, 2])
+            .attribute(3, b"abc")
+            .attribute(4, &7u32.to_ne_bytes());
         let message = Message(body.0);
         assert_eq!(message.attribute(2, 3), Some(&b"abc"[..]));
         assert_eq!(message.attribute(2, 4).map(number), Some(7));
@@ -172,7 +188,12 @@ mod tests {
 
     #[test]
     fn the_kernel_lists_loopback() {
-        let links = Netlink::open().unwrap().dump(libc::RTM_GETLINK, Body::new(&[0; 16])).unwrap();
-        assert!(links.iter().any(|link| link.attribute(16, libc::IFLA_IFNAME) == Some(b"lo\0")));
+        let links = Netlink::open()
+            .unwrap()
+            .dump(libc::RTM_GETLINK, Body::new(&[0; 16]))
+            .unwrap();
+        assert!(links
+            .iter()
+            .any(|link| link.attribute(16, libc::IFLA_IFNAME) == Some(b"lo\0")));
     }
 }

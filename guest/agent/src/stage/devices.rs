@@ -4,9 +4,9 @@ use super::root::{split, Root};
 use crate::error::{Context, Error, Result};
 use crate::proto::grpc::{LinuxDevice, Spec};
 use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::sys::stat::{makedev, mknodat, Mode, SFlag};
 use nix::unistd::{fchownat, symlinkat, Gid, Uid};
-use nix::fcntl::AtFlags;
 use std::path::Path;
 
 /// Devices that every container has: path, major, minor.
@@ -33,7 +33,11 @@ pub fn make(root: &Root, spec: &Spec) -> Result<()> {
     if spec.mounts.iter().any(bound) {
         return Ok(());
     }
-    let asked = spec.linux.as_ref().map(|linux| linux.devices.as_slice()).unwrap_or_default();
+    let asked = spec
+        .linux
+        .as_ref()
+        .map(|linux| linux.devices.as_slice())
+        .unwrap_or_default();
     for (path, major, minor) in DEFAULT {
         if !asked.iter().any(|device| device.path == path) {
             let device = LinuxDevice {
@@ -65,12 +69,21 @@ fn node(root: &Root, device: &LinuxDevice) -> Result<()> {
         "c" | "u" => SFlag::S_IFCHR,
         "b" => SFlag::S_IFBLK,
         "p" => SFlag::S_IFIFO,
-        other => return Err(Error::invalid(format!("the device {} has the unknown type {other:?}", device.path))),
+        other => {
+            return Err(Error::invalid(format!(
+                "the device {} has the unknown type {other:?}",
+                device.path
+            )))
+        }
     };
     let attempt = || -> Result<()> {
         let (parent, name) = split(Path::new(&device.path))?;
         let folder = root.open_folder(parent)?;
-        let mode = if device.file_mode == 0 { 0o666 } else { device.file_mode & 0o7777 };
+        let mode = if device.file_mode == 0 {
+            0o666
+        } else {
+            device.file_mode & 0o7777
+        };
         let number = makedev(device.major as u64, device.minor as u64);
         // The node's mode is exact, whatever the mask.
         let mask = nix::sys::stat::umask(Mode::empty());

@@ -23,7 +23,12 @@ pub struct User {
 /// Finds the process's user in the container's own files: numbers of the OCI spec, or the names of `names` where a host sent some.
 pub fn resolve(process: &Process, names: Option<&StringUser>) -> Result<User> {
     let given = process.user.clone().unwrap_or_default();
-    let mut user = User { uid: given.uid, gid: given.gid, groups: given.additional_gids, home: "/".into() };
+    let mut user = User {
+        uid: given.uid,
+        gid: given.gid,
+        groups: given.additional_gids,
+        home: "/".into(),
+    };
     if let Some(names) = names {
         if !names.uid.is_empty() {
             let entry = find("/etc/passwd", &names.uid, 7);
@@ -50,7 +55,9 @@ fn group(name: &str) -> Result<u32> {
 }
 
 fn id(name: &str, entry: Option<&Vec<String>>) -> Result<u32> {
-    let number = entry.and_then(|entry| entry[2].parse().ok()).or_else(|| name.parse().ok());
+    let number = entry
+        .and_then(|entry| entry[2].parse().ok())
+        .or_else(|| name.parse().ok());
     number.ok_or_else(|| Error::invalid("the container has no such entry"))
 }
 
@@ -83,14 +90,18 @@ pub fn assume(process: &Process, user: &User) -> Result<()> {
     drop_bounding(mask(&capabilities.bounding)?);
     check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, || "keep capabilities")?;
     unsafe {
-        check(libc::setgroups(user.groups.len(), user.groups.as_ptr()), || "set the groups")?;
+        check(libc::setgroups(user.groups.len(), user.groups.as_ptr()), || {
+            "set the groups"
+        })?;
         check(libc::setresgid(user.gid, user.gid, user.gid), || "set the group")?;
         check(libc::setresuid(user.uid, user.uid, user.uid), || "set the user")?;
         check(libc::prctl(libc::PR_SET_KEEPCAPS, 0), || "drop capabilities")?;
     }
     set_capabilities(capabilities)?;
     if process.no_new_privileges {
-        check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, || "set no_new_privs")?;
+        check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, || {
+            "set no_new_privs"
+        })?;
     }
     Ok(())
 }
@@ -116,13 +127,30 @@ fn default_limits() {
 
 fn set_limit(name: &str, soft: u64, hard: u64) -> Result<()> {
     const NAMES: [&str; 16] = [
-        "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING",
-        "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
+        "CPU",
+        "FSIZE",
+        "DATA",
+        "STACK",
+        "CORE",
+        "RSS",
+        "NPROC",
+        "NOFILE",
+        "MEMLOCK",
+        "AS",
+        "LOCKS",
+        "SIGPENDING",
+        "MSGQUEUE",
+        "NICE",
+        "RTPRIO",
+        "RTTIME",
     ];
     let short = name.strip_prefix("RLIMIT_").unwrap_or(name);
     let number = NAMES.iter().position(|known| *known == short);
     let number = number.ok_or_else(|| Error::invalid(format!("there is no resource limit {name:?}")))?;
-    let value = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    let value = libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
     if unsafe { libc::setrlimit(number as _, &value) } < 0 {
         return Err(Errno::last()).with_context(|| format!("set {name} to {soft}:{hard}"));
     }
@@ -131,11 +159,46 @@ fn set_limit(name: &str, soft: u64, hard: u64) -> Result<()> {
 
 /// Capability names in the order of their numbers.
 const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 
@@ -171,14 +234,20 @@ fn set_capabilities(wanted: &LinuxCapabilities) -> Result<()> {
         inheritable: u32,
     }
     const VERSION_3: u32 = 0x2008_0522;
-    let (effective, permitted, inheritable) =
-        (mask(&wanted.effective)?, mask(&wanted.permitted)?, mask(&wanted.inheritable)?);
+    let (effective, permitted, inheritable) = (
+        mask(&wanted.effective)?,
+        mask(&wanted.permitted)?,
+        mask(&wanted.inheritable)?,
+    );
     let half = |shift: u32| Data {
         effective: (effective >> shift) as u32,
         permitted: (permitted >> shift) as u32,
         inheritable: (inheritable >> shift) as u32,
     };
-    let header = Header { version: VERSION_3, pid: 0 };
+    let header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
     let data = [half(0), half(32)];
     if unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) } < 0 {
         return Err(Errno::last()).context("set the capabilities");
@@ -206,7 +275,11 @@ mod tests {
 
     #[test]
     fn passwd_entries_are_found_by_name_and_number() {
-        let lines = || ["root:x:0:0:r:/root:/bin/sh", "broken", "www:x:33:34:w:/srv:/bin/sh"].map(String::from).into_iter();
+        let lines = || {
+            ["root:x:0:0:r:/root:/bin/sh", "broken", "www:x:33:34:w:/srv:/bin/sh"]
+                .map(String::from)
+                .into_iter()
+        };
         assert_eq!(find_in(lines(), "www", 7).unwrap()[5], "/srv");
         assert_eq!(find_in(lines(), "0", 7).unwrap()[0], "root");
         assert_eq!(find_in(lines(), "nobody", 7), None);

@@ -22,10 +22,18 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// Runs the stage with the descriptors named by `arguments` (control socket, plan); never returns.
 pub fn main(arguments: &[String]) -> ! {
     let number = |at: usize| arguments.get(at).and_then(|word| word.parse::<RawFd>().ok());
-    let (Some(control), Some(plan)) = (number(0), number(1)) else { std::process::exit(126) };
+    let (Some(control), Some(plan)) = (number(0), number(1)) else {
+        std::process::exit(126)
+    };
     let control = Control(unsafe { OwnedFd::from_raw_fd(control) });
     let Err(error) = run(&control, plan);
-    control.send(&Report { error: error.text, ready: false }, None);
+    control.send(
+        &Report {
+            error: error.text,
+            ready: false,
+        },
+        None,
+    );
     std::process::exit(126)
 }
 
@@ -63,7 +71,10 @@ fn run(control: &Control, plan: RawFd) -> Result<std::convert::Infallible> {
     }
     unistd::setsid().context("start a session")?;
     unsafe { libc::umask(0o022) };
-    let process = plan.process.as_ref().ok_or_else(|| Error::invalid("the request has no process"))?;
+    let process = plan
+        .process
+        .as_ref()
+        .ok_or_else(|| Error::invalid("the request has no process"))?;
     identity::set_oom_score(process)?;
     let spec = plan.spec.clone().unwrap_or_default();
     if plan.init {
@@ -90,7 +101,13 @@ fn run(control: &Control, plan: RawFd) -> Result<std::convert::Infallible> {
     identity::assume(process, &user)?;
     program::enter_cwd(process, true)?;
     let program = program::find(process, &environment)?;
-    control.send(&Report { error: String::new(), ready: true }, master.as_ref().map(std::os::fd::AsFd::as_fd));
+    control.send(
+        &Report {
+            error: String::new(),
+            ready: true,
+        },
+        master.as_ref().map(std::os::fd::AsFd::as_fd),
+    );
     drop(master);
     control.wait()?;
     if let (false, Some(filter)) = (early, &filter) {
@@ -122,9 +139,10 @@ fn reset_signals() {
 /// An init's namespaces and root file system, up to the point where its own paths are the container's.
 fn build(plan: &Plan, spec: &Spec) -> Result<()> {
     let linux = spec.linux.clone().unwrap_or_default();
-    for (fd, flag, name) in
-        [(plan.ipc_ns, CloneFlags::CLONE_NEWIPC, "ipc"), (plan.uts_ns, CloneFlags::CLONE_NEWUTS, "uts")]
-    {
+    for (fd, flag, name) in [
+        (plan.ipc_ns, CloneFlags::CLONE_NEWIPC, "ipc"),
+        (plan.uts_ns, CloneFlags::CLONE_NEWUTS, "uts"),
+    ] {
         if fd >= 0 {
             setns(unsafe { BorrowedFd::borrow_raw(fd) }, flag).with_context(|| format!("join the {name} namespace"))?;
         } else if linux.namespaces.iter().any(|namespace| namespace.r#type == name) {
@@ -182,7 +200,11 @@ fn stdio(plan: &Plan, process: &Process) -> Result<Option<OwnedFd>> {
             }
             continue;
         }
-        let null = File::options().read(true).write(true).open("/dev/null").context("open /dev/null")?;
+        let null = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .context("open /dev/null")?;
         unsafe { libc::dup2(null.as_raw_fd(), at) };
     }
     Ok(None)

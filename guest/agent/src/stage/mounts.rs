@@ -18,12 +18,21 @@ pub fn mount_all(root: &Root, spec: &Spec, resolv_conf: &str) -> Result<()> {
         mount_one(root, entry)
             .with_context(|| format!("mount {:?} ({}) at {}", entry.source, entry.r#type, entry.destination))?;
     }
-    let taken = spec.mounts.iter().any(|entry| entry.destination == "/etc/resolv.conf" || entry.destination == "/etc");
+    let taken = spec
+        .mounts
+        .iter()
+        .any(|entry| entry.destination == "/etc/resolv.conf" || entry.destination == "/etc");
     if !resolv_conf.is_empty() && !taken {
         // A read-only image without the file stays without it.
         if let Ok(target) = root.open_file(Path::new("/etc/resolv.conf")) {
-            mount(Some(resolv_conf), fd_path(&target).as_str(), NONE, MsFlags::MS_BIND, NONE)
-                .context("mount /etc/resolv.conf")?;
+            mount(
+                Some(resolv_conf),
+                fd_path(&target).as_str(),
+                NONE,
+                MsFlags::MS_BIND,
+                NONE,
+            )
+            .context("mount /etc/resolv.conf")?;
         }
     }
     Ok(())
@@ -40,11 +49,25 @@ fn mount_one(root: &Root, entry: &Mount) -> Result<()> {
         bind_mount(root, entry, destination, &parsed)?;
     } else {
         let target = root.open_folder(destination)?;
-        let kind = if entry.r#type == "cgroup" { "cgroup2" } else { entry.r#type.as_str() };
+        let kind = if entry.r#type == "cgroup" {
+            "cgroup2"
+        } else {
+            entry.r#type.as_str()
+        };
         // Options of cgroup1 hosts mean nothing to cgroup2.
         let data = if kind == "cgroup2" { "" } else { parsed.data.as_str() };
-        let source = if entry.source.is_empty() { kind } else { entry.source.as_str() };
-        mount(Some(source), fd_path(&target).as_str(), Some(kind), parsed.flags, Some(data))?;
+        let source = if entry.source.is_empty() {
+            kind
+        } else {
+            entry.source.as_str()
+        };
+        mount(
+            Some(source),
+            fd_path(&target).as_str(),
+            Some(kind),
+            parsed.flags,
+            Some(data),
+        )?;
     }
     for flag in &parsed.propagation {
         let target = root.open(destination)?;
@@ -55,7 +78,11 @@ fn mount_one(root: &Root, entry: &Mount) -> Result<()> {
 
 fn bind_mount(root: &Root, entry: &Mount, destination: &Path, parsed: &Parsed) -> Result<()> {
     let source = std::fs::metadata(&entry.source).with_context(|| format!("find {}", entry.source))?;
-    let target = if source.is_dir() { root.open_folder(destination)? } else { root.open_file(destination)? };
+    let target = if source.is_dir() {
+        root.open_folder(destination)?
+    } else {
+        root.open_file(destination)?
+    };
     let how = MsFlags::MS_BIND | (parsed.flags & MsFlags::MS_REC);
     mount(Some(entry.source.as_str()), fd_path(&target).as_str(), NONE, how, NONE)?;
     let rest = parsed.flags.difference(MsFlags::MS_BIND | MsFlags::MS_REC);
@@ -82,10 +109,22 @@ fn readonly_below(path: &str) -> Result<()> {
     }
     const MOUNT_ATTR_RDONLY: u64 = 1;
     let path = CString::new(path).map_err(|_| Error::invalid("a path with a NUL byte"))?;
-    let attr = MountAttr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
+    let attr = MountAttr {
+        set: MOUNT_ATTR_RDONLY,
+        clear: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
     let size = std::mem::size_of::<MountAttr>();
     let code = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, path.as_ptr(), libc::AT_RECURSIVE, &raw const attr, size)
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_RECURSIVE,
+            &raw const attr,
+            size,
+        )
     };
     if code < 0 {
         return Err(Errno::last().into());
@@ -112,9 +151,17 @@ pub fn make_readonly(path: &str) -> Result<()> {
 
 /// Hides `path`: a file behind /dev/null, a folder behind an empty read-only tmpfs; nothing to do when it does not exist.
 pub fn mask(path: &str) -> Result<()> {
-    let Ok(status) = std::fs::metadata(path) else { return Ok(()) };
+    let Ok(status) = std::fs::metadata(path) else {
+        return Ok(());
+    };
     if status.is_dir() {
-        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_RDONLY, Some("nr_blocks=1,nr_inodes=1"))?;
+        mount(
+            Some("tmpfs"),
+            path,
+            Some("tmpfs"),
+            MsFlags::MS_RDONLY,
+            Some("nr_blocks=1,nr_inodes=1"),
+        )?;
     } else {
         mount(Some("/dev/null"), path, NONE, MsFlags::MS_BIND, NONE)?;
     }

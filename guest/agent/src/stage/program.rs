@@ -19,7 +19,11 @@ pub fn environment(process: &Process, user: &User) -> Vec<String> {
 
 /// Changes to the working folder, as the user when `must`; before that, as root, without complaint (only root may be able to reach it).
 pub fn enter_cwd(process: &Process, must: bool) -> Result<()> {
-    let cwd = if process.cwd.is_empty() { "/" } else { process.cwd.as_str() };
+    let cwd = if process.cwd.is_empty() {
+        "/"
+    } else {
+        process.cwd.as_str()
+    };
     match nix::unistd::chdir(cwd) {
         Err(Errno::EACCES) if must => {
             // Root was there before: the folder stands, and the process may stay in it.
@@ -52,10 +56,16 @@ pub fn find(process: &Process, environment: &[String]) -> Result<Program> {
             Ok(()) => Ok(Program { path }),
             Err(Errno::EACCES) => Err(Error::internal(format!("exec: {name:?}: permission denied"))),
             Err(Errno::EISDIR) => Err(Error::internal(format!("exec: {name:?}: is a directory"))),
-            Err(errno) => Err(Error::internal(format!("exec: {name:?}: stat {name}: {}", errno_text(errno)))),
+            Err(errno) => Err(Error::internal(format!(
+                "exec: {name:?}: stat {name}: {}",
+                errno_text(errno)
+            ))),
         };
     }
-    let search = environment.iter().find_map(|word| word.strip_prefix("PATH=")).unwrap_or_default();
+    let search = environment
+        .iter()
+        .find_map(|word| word.strip_prefix("PATH="))
+        .unwrap_or_default();
     let mut denied = false;
     for folder in search.split(':') {
         let path = Path::new(if folder.is_empty() { "." } else { folder }).join(name);
@@ -65,7 +75,11 @@ pub fn find(process: &Process, environment: &[String]) -> Result<Program> {
             Err(_) => {}
         }
     }
-    let why = if denied { "permission denied" } else { "executable file not found in $PATH" };
+    let why = if denied {
+        "permission denied"
+    } else {
+        "executable file not found in $PATH"
+    };
     Err(Error::internal(format!("exec: {name:?}: {why}")))
 }
 
@@ -100,7 +114,10 @@ impl Program {
 }
 
 fn words(words: &[String]) -> Result<Vec<CString>> {
-    words.iter().map(|word| CString::new(word.as_str()).map_err(|_| nul())).collect()
+    words
+        .iter()
+        .map(|word| CString::new(word.as_str()).map_err(|_| nul()))
+        .collect()
 }
 
 fn nul() -> Error {

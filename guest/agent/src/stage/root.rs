@@ -37,8 +37,12 @@ impl Root {
         let path = std::fs::canonicalize(given).with_context(|| format!("open the root folder {given}"))?;
         mount(Some(&path), &path, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
             .with_context(|| format!("make the root folder {given} a mount"))?;
-        let fd = nix::fcntl::open(&path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .with_context(|| format!("open the root folder {given}"))?;
+        let fd = nix::fcntl::open(
+            &path,
+            OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .with_context(|| format!("open the root folder {given}"))?;
         Ok(Self { fd, path })
     }
 
@@ -57,7 +61,8 @@ impl Root {
 
     /// Opens the folder at `path`, making it and its parents where they are missing.
     pub fn open_folder(&self, path: &Path) -> Result<OwnedFd> {
-        self.make_folder(path, &mut 0).with_context(|| format!("make the folder {}", path.display()))
+        self.make_folder(path, &mut 0)
+            .with_context(|| format!("make the folder {}", path.display()))
     }
 
     fn make_folder(&self, path: &Path, links: &mut usize) -> Result<OwnedFd> {

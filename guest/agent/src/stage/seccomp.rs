@@ -88,7 +88,9 @@ impl Filter {
     }
 
     fn attribute(&self, attribute: c_int, value: u32, name: &str) -> Result<()> {
-        done(unsafe { seccomp_attr_set(self.0, attribute, value) }, || format!("seccomp: set {name}"))
+        done(unsafe { seccomp_attr_set(self.0, attribute, value) }, || {
+            format!("seccomp: set {name}")
+        })
     }
 
     fn add_architecture(&self, name: &str) -> Result<()> {
@@ -131,10 +133,16 @@ impl Filter {
 /// Conditions that libseccomp takes in one rule. It knows one comparison per argument: a rule with two on the same argument
 /// means "either", and becomes one rule for each.
 fn groups(arguments: &[LinuxSeccompArg]) -> Result<Vec<Vec<ArgCompare>>> {
-    let repeated =
-        arguments.iter().enumerate().any(|(at, arg)| arguments[..at].iter().any(|other| other.index == arg.index));
+    let repeated = arguments
+        .iter()
+        .enumerate()
+        .any(|(at, arg)| arguments[..at].iter().any(|other| other.index == arg.index));
     let compares = arguments.iter().map(compare).collect::<Result<Vec<_>>>()?;
-    Ok(if repeated { compares.into_iter().map(|one| vec![one]).collect() } else { vec![compares] })
+    Ok(if repeated {
+        compares.into_iter().map(|one| vec![one]).collect()
+    } else {
+        vec![compares]
+    })
 }
 
 fn compare(argument: &LinuxSeccompArg) -> Result<ArgCompare> {
@@ -143,7 +151,10 @@ fn compare(argument: &LinuxSeccompArg) -> Result<ArgCompare> {
     let op = OPERATORS.iter().position(|known| *known == short);
     let op = op.ok_or_else(|| Error::invalid(format!("seccomp: there is no operator {:?}", argument.op)))?;
     if argument.index > 5 {
-        return Err(Error::invalid(format!("seccomp: a system call has no argument {}", argument.index)));
+        return Err(Error::invalid(format!(
+            "seccomp: a system call has no argument {}",
+            argument.index
+        )));
     }
     Ok(ArgCompare {
         arg: argument.index as c_uint,
@@ -172,7 +183,11 @@ fn done(code: c_int, what: impl FnOnce() -> String) -> Result<()> {
     if code == 0 {
         return Ok(());
     }
-    Err(Error::internal(format!("{}: {}", what(), errno_text(Errno::from_raw(-code)))))
+    Err(Error::internal(format!(
+        "{}: {}",
+        what(),
+        errno_text(Errno::from_raw(-code))
+    )))
 }
 
 #[cfg(test)]
@@ -184,7 +199,12 @@ mod tests {
         let rule = LinuxSyscall {
             names: vec!["personality".into(), "no_such_call".into()],
             action: "SCMP_ACT_ERRNO".into(),
-            args: vec![LinuxSeccompArg { index: 0, value: 8, value_two: 0, op: "SCMP_CMP_EQ".into() }],
+            args: vec![LinuxSeccompArg {
+                index: 0,
+                value: 8,
+                value_two: 0,
+                op: "SCMP_CMP_EQ".into(),
+            }],
             errno_ret: Some(ErrnoRet::Errnoret(38)),
         };
         let profile = LinuxSeccomp {
@@ -198,7 +218,10 @@ mod tests {
 
     #[test]
     fn an_unknown_action_is_named() {
-        let profile = LinuxSeccomp { default_action: "SCMP_ACT_DANCE".into(), ..LinuxSeccomp::default() };
+        let profile = LinuxSeccomp {
+            default_action: "SCMP_ACT_DANCE".into(),
+            ..LinuxSeccomp::default()
+        };
         let error = Filter::compile(&profile).err().unwrap();
         assert!(error.text.contains("SCMP_ACT_DANCE"));
     }

@@ -30,9 +30,20 @@ fn open_pair() -> Result<(OwnedFd, OwnedFd)> {
 fn mount_console(slave: &OwnedFd) -> Result<()> {
     let path = std::fs::read_link(format!("/proc/self/fd/{}", slave.as_raw_fd()));
     let Ok(path) = path else { return Ok(()) };
-    let made = fcntl::open("/dev/console", OFlag::O_CREAT | OFlag::O_CLOEXEC, Mode::from_bits_truncate(0o666));
+    let made = fcntl::open(
+        "/dev/console",
+        OFlag::O_CREAT | OFlag::O_CLOEXEC,
+        Mode::from_bits_truncate(0o666),
+    );
     if made.is_ok() {
-        mount(Some(&path), "/dev/console", None::<&str>, MsFlags::MS_BIND, None::<&str>).context("mount /dev/console")?;
+        mount(
+            Some(&path),
+            "/dev/console",
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .context("mount /dev/console")?;
     }
     Ok(())
 }
@@ -41,7 +52,11 @@ fn mount_console(slave: &OwnedFd) -> Result<()> {
 /// /dev/console. Returns the master, which is the agent's.
 pub fn open(process: &Process, console: bool) -> Result<OwnedFd> {
     let (master, slave) = open_pair()?;
-    if let Some(size) = process.console_size.as_ref().filter(|size| size.width > 0 && size.height > 0) {
+    if let Some(size) = process
+        .console_size
+        .as_ref()
+        .filter(|size| size.width > 0 && size.height > 0)
+    {
         resize(master.as_raw_fd(), size.height, size.width)?;
     }
     if console {

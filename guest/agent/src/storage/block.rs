@@ -29,8 +29,15 @@ pub async fn find(source: &str) -> Result<PathBuf> {
             uevents.added("block").await?;
         }
     };
-    let late = || Error::new(Code::DeadlineExceeded, format!("the block device {source:?} did not appear in {APPEAR_MAX:?}"));
-    tokio::time::timeout(APPEAR_MAX, wait).await.unwrap_or_else(|_| Err(late()))
+    let late = || {
+        Error::new(
+            Code::DeadlineExceeded,
+            format!("the block device {source:?} did not appear in {APPEAR_MAX:?}"),
+        )
+    };
+    tokio::time::timeout(APPEAR_MAX, wait)
+        .await
+        .unwrap_or_else(|_| Err(late()))
 }
 
 /// What a source names.
@@ -48,9 +55,15 @@ impl Wanted {
             }
         }
         let digits = source.len() == 2 && source.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let slot = if digits { u8::from_str_radix(source, 16).ok() } else { None };
+        let slot = if digits {
+            u8::from_str_radix(source, 16).ok()
+        } else {
+            None
+        };
         slot.filter(|slot| *slot < 32).map(Self::Slot).ok_or_else(|| {
-            Error::invalid(format!("{source:?} is no block device (two hexadecimal digits of a PCI slot, or /dev/NAME)"))
+            Error::invalid(format!(
+                "{source:?} is no block device (two hexadecimal digits of a PCI slot, or /dev/NAME)"
+            ))
         })
     }
 
@@ -69,7 +82,10 @@ impl Wanted {
 
 /// The name of the disk of a PCI function's virtio device.
 fn block_below(function: &Path) -> Option<String> {
-    let virtio = fs::read_dir(function).ok()?.flatten().find(|entry| entry.file_name().as_encoded_bytes().starts_with(b"virtio"))?;
+    let virtio = fs::read_dir(function)
+        .ok()?
+        .flatten()
+        .find(|entry| entry.file_name().as_encoded_bytes().starts_with(b"virtio"))?;
     let disk = fs::read_dir(virtio.path().join("block")).ok()?.flatten().next()?;
     disk.file_name().into_string().ok()
 }
@@ -77,13 +93,19 @@ fn block_below(function: &Path) -> Option<String> {
 /// A disk's partition: `vda` and 2 give `vda2`; a name that ends in a digit gets a `p` in between.
 pub fn partition(disk: &Path, number: u32) -> PathBuf {
     let name = disk.to_string_lossy();
-    let between = if name.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
+    let between = if name.ends_with(|c: char| c.is_ascii_digit()) {
+        "p"
+    } else {
+        ""
+    };
     format!("{name}{between}{number}").into()
 }
 
 /// Major and minor number of a device file.
 pub fn numbers(path: &Path) -> Result<(i64, i64)> {
-    let device = fs::metadata(path).with_context(|| format!("look at {}", path.display()))?.rdev();
+    let device = fs::metadata(path)
+        .with_context(|| format!("look at {}", path.display()))?
+        .rdev();
     Ok((libc::major(device).into(), libc::minor(device).into()))
 }
 

@@ -28,15 +28,24 @@ pub fn is_layer(storage: &Storage) -> bool {
 /// Mounts all layers of `storages` that belong to `point` and joins them there. The first lower layer is the topmost. Without an upper one
 /// the container writes to the guest's memory.
 pub async fn mount_all(owner: &str, point: &str, storages: &[Storage], run_dir: &Path) -> Result<Entry> {
-    let layers = storages.iter().filter(|storage| storage.mount_point == point && is_layer(storage));
+    let layers = storages
+        .iter()
+        .filter(|storage| storage.mount_point == point && is_layer(storage));
     let (uppers, mut lowers): (Vec<_>, Vec<_>) = layers.partition(|storage| has(storage, UPPER));
     if lowers.is_empty() || lowers.len() > LOWERS_MAX || uppers.len() > 1 {
-        let text = format!("{} lower and {} upper layers (1 to {LOWERS_MAX} and at most 1)", lowers.len(), uppers.len());
+        let text = format!(
+            "{} lower and {} upper layers (1 to {LOWERS_MAX} and at most 1)",
+            lowers.len(),
+            uppers.len()
+        );
         return Err(Error::invalid(text));
     }
     lowers.sort_by_key(|storage| partition_number(storage).unwrap_or(0));
     let base = run_dir.join("layers").join(owner).join(folder_name(point));
-    let mut entry = Entry { folders: vec![base.clone()], ..Entry::default() };
+    let mut entry = Entry {
+        folders: vec![base.clone()],
+        ..Entry::default()
+    };
     let made = join(&mut entry, &base, point, &lowers, uppers.first().copied()).await;
     if let Err(error) = made {
         let _ = undo(&entry);
@@ -57,7 +66,14 @@ async fn join(entry: &mut Entry, base: &Path, point: &str, lowers: &[&Storage], 
         Some(storage) => mount_layer(entry, storage, &writable).await?,
         None => {
             fs::create_dir_all(&writable).context("make the writable layer")?;
-            mount(Some("tmpfs"), &writable, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).context("mount the writable layer")?;
+            mount(
+                Some("tmpfs"),
+                &writable,
+                Some("tmpfs"),
+                MsFlags::empty(),
+                Some("mode=755"),
+            )
+            .context("mount the writable layer")?;
             entry.mounts.push(writable.clone());
         }
     }
@@ -67,15 +83,30 @@ async fn join(entry: &mut Entry, base: &Path, point: &str, lowers: &[&Storage], 
     }
     let point = PathBuf::from(point);
     fs::create_dir_all(&point).with_context(|| format!("make {}", point.display()))?;
-    let data = format!("lowerdir={},upperdir={},workdir={}", names.join(":"), upper.display(), work.display());
-    mount(Some("overlay"), &point, Some("overlay"), MsFlags::empty(), Some(data.as_str())).context("join the layers")?;
+    let data = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        names.join(":"),
+        upper.display(),
+        work.display()
+    );
+    mount(
+        Some("overlay"),
+        &point,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(data.as_str()),
+    )
+    .context("join the layers")?;
     entry.mounts.push(point);
     Ok(())
 }
 
 async fn mount_layer(entry: &mut Entry, storage: &Storage, folder: &Path) -> Result<()> {
     if has(storage, VERITY) {
-        return Err(Error::new(Code::Unimplemented, "dm-verity layers are not supported by this agent"));
+        return Err(Error::new(
+            Code::Unimplemented,
+            "dm-verity layers are not supported by this agent",
+        ));
     }
     let mut device = block::find(&storage.source).await?;
     if let Some(number) = partition_number(storage) {
@@ -89,12 +120,18 @@ async fn mount_layer(entry: &mut Entry, storage: &Storage, folder: &Path) -> Res
 }
 
 fn partition_number(storage: &Storage) -> Option<u32> {
-    storage.options.iter().find_map(|option| option.strip_prefix(PARTITION)?.parse().ok())
+    storage
+        .options
+        .iter()
+        .find_map(|option| option.strip_prefix(PARTITION)?.parse().ok())
 }
 
 /// A file name for a mount point: overlayfs's options split at colons and commas, so only plain characters stay.
 fn folder_name(point: &str) -> String {
-    point.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+    point
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect()
 }
 
 #[cfg(test)]
@@ -108,8 +145,14 @@ mod tests {
 
     #[test]
     fn layers_are_known_by_their_options() {
-        let plain = Storage { driver: "blk".into(), ..Storage::default() };
+        let plain = Storage {
+            driver: "blk".into(),
+            ..Storage::default()
+        };
         assert!(!is_layer(&plain));
-        assert!(is_layer(&Storage { options: vec![LOWER.into(), MULTI_LAYER.into()], ..plain }));
+        assert!(is_layer(&Storage {
+            options: vec![LOWER.into(), MULTI_LAYER.into()],
+            ..plain
+        }));
     }
 }

@@ -17,15 +17,30 @@ const SETGID: u32 = 0o2000;
 pub fn ephemeral(storage: &Storage) -> Result<Entry> {
     let point = PathBuf::from(&storage.mount_point);
     fs::create_dir_all(&point).with_context(|| format!("make {}", point.display()))?;
-    let (ours, theirs): (Vec<_>, Vec<_>) =
-        storage.options.iter().cloned().partition(|option| option.starts_with("fsgid="));
+    let (ours, theirs): (Vec<_>, Vec<_>) = storage
+        .options
+        .iter()
+        .cloned()
+        .partition(|option| option.starts_with("fsgid="));
     if storage.fstype == "hugetlbfs" {
         reserve_pages(&theirs)?;
     }
-    let fstype = if storage.fstype.is_empty() { "tmpfs" } else { storage.fstype.as_str() };
-    let source = if storage.source.is_empty() { fstype } else { storage.source.as_str() };
+    let fstype = if storage.fstype.is_empty() {
+        "tmpfs"
+    } else {
+        storage.fstype.as_str()
+    };
+    let source = if storage.source.is_empty() {
+        fstype
+    } else {
+        storage.source.as_str()
+    };
     mount_at(source, &point, fstype, &Parsed::from_options(&theirs)?)?;
-    let entry = Entry { users: 0, mounts: vec![point.clone()], folders: Vec::new() };
+    let entry = Entry {
+        users: 0,
+        mounts: vec![point.clone()],
+        folders: Vec::new(),
+    };
     if let Some(group) = ours.first() {
         own(&point, parse_group(group)?)?;
     }
@@ -46,13 +61,21 @@ pub fn folder(storage: &Storage) -> Result<Entry> {
         }
     }
     set_group(storage, &point)?;
-    Ok(Entry { users: 0, mounts: Vec::new(), folders: vec![point] })
+    Ok(Entry {
+        users: 0,
+        mounts: Vec::new(),
+        folders: vec![point],
+    })
 }
 
 /// Folders that an overlay's host wants made first.
 pub fn make_overlay_folders(storage: &Storage) -> Result<()> {
     const KEY: &str = "io.katacontainers.volume.overlayfs.create_directory=";
-    for path in storage.driver_options.iter().filter_map(|option| option.strip_prefix(KEY)) {
+    for path in storage
+        .driver_options
+        .iter()
+        .filter_map(|option| option.strip_prefix(KEY))
+    {
         fs::create_dir_all(path).with_context(|| format!("make {path}"))?;
     }
     Ok(())
@@ -82,7 +105,10 @@ fn regroup(path: &Path, group: u32, depth: usize) -> Result<()> {
     chown(path, None, Some(Gid::from_raw(group))).with_context(|| format!("set the group of {}", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).context("set the mode")?;
     if status.is_dir() && depth < DEPTH_MAX {
-        for entry in fs::read_dir(path).with_context(|| format!("read {}", path.display()))?.flatten() {
+        for entry in fs::read_dir(path)
+            .with_context(|| format!("read {}", path.display()))?
+            .flatten()
+        {
             regroup(&entry.path(), group, depth + 1)?;
         }
     }
@@ -103,15 +129,25 @@ fn parse_group(option: &str) -> Result<u32> {
 /// Reserves as many huge pages as the options `pagesize=` and `size=` (bytes, or with K, M, G) call for, on top of the present ones.
 fn reserve_pages(options: &[String]) -> Result<()> {
     let value = |key: &str| options.iter().find_map(|option| parse_size(option.strip_prefix(key)?));
-    let (Some(page), Some(size)) = (value("pagesize="), value("size=")) else { return Ok(()) };
+    let (Some(page), Some(size)) = (value("pagesize="), value("size=")) else {
+        return Ok(());
+    };
     let file = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages", page >> 10);
     let text = fs::read_to_string(&file).with_context(|| format!("find pages of {page} bytes ({file})"))?;
     let present: u64 = text.trim().parse().unwrap_or(0);
     let wanted = present + size.div_ceil(page.max(1));
     fs::write(&file, wanted.to_string()).context("reserve huge pages")?;
-    let got: u64 = fs::read_to_string(&file).context("reserve huge pages")?.trim().parse().unwrap_or(0);
+    let got: u64 = fs::read_to_string(&file)
+        .context("reserve huge pages")?
+        .trim()
+        .parse()
+        .unwrap_or(0);
     if got < wanted {
-        return Err(Error::internal(format!("only {} of {} huge pages could be had", got - present, wanted - present)));
+        return Err(Error::internal(format!(
+            "only {} of {} huge pages could be had",
+            got - present,
+            wanted - present
+        )));
     }
     Ok(())
 }

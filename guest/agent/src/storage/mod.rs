@@ -17,7 +17,15 @@ use std::path::{Path, PathBuf};
 use tokio::sync::Mutex;
 
 /// Storage drivers, as GetGuestDetails tells them.
-pub const DRIVERS: [&str; 7] = ["blk", "mmioblk", "ephemeral", "local", "overlayfs", "virtio-fs", "erofs.multi-layer"];
+pub const DRIVERS: [&str; 7] = [
+    "blk",
+    "mmioblk",
+    "ephemeral",
+    "local",
+    "overlayfs",
+    "virtio-fs",
+    "erofs.multi-layer",
+];
 /// Device kinds, as GetGuestDetails tells them.
 pub const DEVICES: [&str; 2] = ["blk", "mmioblk"];
 /// Storages of one request.
@@ -43,7 +51,11 @@ pub struct Storages {
 impl Storages {
     /// None in use.
     pub fn new(options: &Options) -> Self {
-        Self { table: RefCell::default(), lock: Mutex::default(), run_dir: options.run_dir.clone() }
+        Self {
+            table: RefCell::default(),
+            lock: Mutex::default(),
+            run_dir: options.run_dir.clone(),
+        }
     }
 
     /// Mounts what is not mounted yet, for one more user; gives the mount points for `release`. A failed call leaves nothing behind.
@@ -59,7 +71,11 @@ impl Storages {
                 continue;
             }
             let known = self.table.borrow().contains_key(point);
-            let made = if known { Ok(Entry::default()) } else { self.make(owner, storage, storages).await };
+            let made = if known {
+                Ok(Entry::default())
+            } else {
+                self.make(owner, storage, storages).await
+            };
             match made.with_context(|| format!("storage {} {:?} at {point:?}", storage.driver, storage.source)) {
                 Ok(entry) => {
                     self.table.borrow_mut().entry(point.clone()).or_insert(entry).users += 1;
@@ -96,7 +112,10 @@ impl Storages {
             "local" => local::folder(storage),
             other => Err(Error::new(
                 Code::Unimplemented,
-                format!("there is no storage driver {other:?} (there are {})", DRIVERS.join(", ")),
+                format!(
+                    "there is no storage driver {other:?} (there are {})",
+                    DRIVERS.join(", ")
+                ),
             )),
         }
     }
@@ -137,10 +156,18 @@ impl Storages {
     pub async fn add_devices(&self, devices: &[Device], spec: &mut Spec) -> Result<()> {
         for device in devices {
             if !DEVICES.contains(&device.r#type.as_str()) {
-                let text = format!("there is no device handler {:?} (there are {})", device.r#type, DEVICES.join(", "));
+                let text = format!(
+                    "there is no device handler {:?} (there are {})",
+                    device.r#type,
+                    DEVICES.join(", ")
+                );
                 return Err(Error::new(Code::Unimplemented, text));
             }
-            let source = if device.id.is_empty() { &device.vm_path } else { &device.id };
+            let source = if device.id.is_empty() {
+                &device.vm_path
+            } else {
+                &device.id
+            };
             let path = block::find(source).await?;
             let (major, minor) = block::numbers(&path)?;
             let listed = spec.linux.iter_mut().flat_map(|linux| &mut linux.devices);
@@ -174,11 +201,17 @@ fn mount_storage(storage: &Storage, source: &str) -> Result<Entry> {
     let parsed = Parsed::from_options(&storage.options)?;
     let source_is_file = parsed.flags.contains(MsFlags::MS_BIND) && Path::new(source).is_file();
     if source_is_file {
-        fs::remove_dir(&point).and_then(|()| fs::write(&point, "")).context("make the mount point")?;
+        fs::remove_dir(&point)
+            .and_then(|()| fs::write(&point, ""))
+            .context("make the mount point")?;
     }
     mount_at(source, &point, &storage.fstype, &parsed)?;
     local::set_group(storage, &point)?;
-    Ok(Entry { users: 0, mounts: vec![point], folders: Vec::new() })
+    Ok(Entry {
+        users: 0,
+        mounts: vec![point],
+        folders: Vec::new(),
+    })
 }
 
 /// mount(2) with parsed options.

@@ -50,13 +50,19 @@ impl Agent {
         command.args(arguments.split(' '));
         let namespace = fs::File::open(format!("/proc/{}/ns/net", self.child.id())).unwrap();
         unsafe {
-            command.pre_exec(move || match libc::setns(std::os::fd::AsRawFd::as_raw_fd(&namespace), libc::CLONE_NEWNET) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
+            command.pre_exec(move || {
+                match libc::setns(std::os::fd::AsRawFd::as_raw_fd(&namespace), libc::CLONE_NEWNET) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
             });
         }
         let output = command.output().unwrap();
-        assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "ip {arguments}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -67,7 +73,14 @@ impl Agent {
         let socket = |name: &str| format!("unix://{}", folder.join(name).display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_snp-agent"));
         command
-            .args(["--listen", &socket("agent"), "--streams", &socket("streams"), "--log-socket", &socket("log")])
+            .args([
+                "--listen",
+                &socket("agent"),
+                "--streams",
+                &socket("streams"),
+                "--log-socket",
+                &socket("log"),
+            ])
             .arg("--run-dir")
             .arg(folder.join("run"))
             .arg("--cgroup-root")
@@ -99,7 +112,11 @@ impl Agent {
     pub fn try_call<R: Message + Default>(&self, method: &str, message: &impl Message) -> Result<R, Status> {
         let mut stream = UnixStream::connect(self.folder.join("agent")).unwrap();
         stream.set_read_timeout(Some(ANSWER_MAX)).unwrap();
-        let service = if matches!(method, "Check" | "Version") { "grpc.Health" } else { "grpc.AgentService" };
+        let service = if matches!(method, "Check" | "Version") {
+            "grpc.Health"
+        } else {
+            "grpc.AgentService"
+        };
         let request = Request {
             service: service.into(),
             method: method.into(),
@@ -120,7 +137,8 @@ impl Agent {
 
     /// A call that must succeed.
     pub fn call<R: Message + Default>(&self, method: &str, message: &impl Message) -> R {
-        self.try_call(method, message).unwrap_or_else(|status| panic!("{method}: {}", status.message))
+        self.try_call(method, message)
+            .unwrap_or_else(|status| panic!("{method}: {}", status.message))
     }
 
     /// A call that must fail; gives code and text.
@@ -163,20 +181,29 @@ impl Agent {
     /// How many mounts of this process's namespace lie below the agent's folder.
     pub fn mounts_left(&self) -> usize {
         let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.child.id())).unwrap();
-        table.lines().filter(|line| line.contains(&*self.folder.to_string_lossy())).count()
+        table
+            .lines()
+            .filter(|line| line.contains(&*self.folder.to_string_lossy()))
+            .count()
     }
 
     /// Folders of containers in the agent's cgroup.
     pub fn cgroups_left(&self) -> usize {
         let folder = cgroup2().join(format!("snp-agent-{}", self.child.id()));
-        fs::read_dir(folder).unwrap().flatten().filter(|entry| entry.file_type().unwrap().is_dir()).count()
+        fs::read_dir(folder)
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.file_type().unwrap().is_dir())
+            .count()
     }
 
     /// Open descriptors of the agent, without sockets: connections of earlier calls may still be closing.
     pub fn descriptors(&self) -> usize {
         let entries = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().flatten();
         let targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
-        targets.filter(|target| !target.to_string_lossy().starts_with("socket:")).count()
+        targets
+            .filter(|target| !target.to_string_lossy().starts_with("socket:"))
+            .count()
     }
 }
 
@@ -191,7 +218,10 @@ impl Drop for Agent {
 /// Where this host has cgroup2.
 fn cgroup2() -> PathBuf {
     let table = fs::read_to_string("/proc/self/mounts").unwrap();
-    let line = table.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("cgroup2 is mounted");
+    let line = table
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some("cgroup2"))
+        .expect("cgroup2 is mounted");
     line.split(' ').nth(1).unwrap().into()
 }
 
@@ -200,17 +230,25 @@ fn busybox_root(root: &Path) {
         fs::create_dir_all(root.join(name)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    for name in ["sh", "cat", "echo", "sleep", "head", "dd", "tty", "stty", "hostname", "id", "pwd", "mount", "ls", "kill", "true", "yes", "head", "env", "touch", "md5sum", "wc"] {
+    for name in [
+        "sh", "cat", "echo", "sleep", "head", "dd", "tty", "stty", "hostname", "id", "pwd", "mount", "ls", "kill",
+        "true", "yes", "head", "env", "touch", "md5sum", "wc",
+    ] {
         let _ = symlink("busybox", root.join("bin").join(name));
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/sh\n").unwrap();
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/sh\n",
+    )
+    .unwrap();
     fs::write(root.join("etc/group"), "root:x:0:\nweb:x:34:\naudio:x:29:web\n").unwrap();
 }
 
 /// A process as containerd describes one.
 pub fn process(args: &[&str]) -> Process {
-    let capabilities: Vec<String> =
-        ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_MKNOD"].map(String::from).to_vec();
+    let capabilities: Vec<String> = ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_MKNOD"]
+        .map(String::from)
+        .to_vec();
     Process {
         args: args.iter().map(|word| word.to_string()).collect(),
         env: vec!["PATH=/bin".into()],
@@ -228,7 +266,11 @@ pub fn process(args: &[&str]) -> Process {
 
 /// A process with a terminal of 80 by 24.
 pub fn terminal(args: &[&str]) -> Process {
-    Process { terminal: true, console_size: Some(ConsoleBox { height: 24, width: 80 }), ..process(args) }
+    Process {
+        terminal: true,
+        console_size: Some(ConsoleBox { height: 24, width: 80 }),
+        ..process(args)
+    }
 }
 
 fn spec(root: &Path, args: &[&str]) -> Spec {
@@ -238,15 +280,25 @@ fn spec(root: &Path, args: &[&str]) -> Spec {
         r#type: kind.into(),
         options: options.iter().map(|option| option.to_string()).collect(),
     };
-    let namespace = |kind: &str| LinuxNamespace { r#type: kind.into(), path: String::new() };
+    let namespace = |kind: &str| LinuxNamespace {
+        r#type: kind.into(),
+        path: String::new(),
+    };
     Spec {
         version: "1.1.0".into(),
         process: Some(process(args)),
-        root: Some(Root { path: root.to_string_lossy().into_owned(), readonly: false }),
+        root: Some(Root {
+            path: root.to_string_lossy().into_owned(),
+            readonly: false,
+        }),
         mounts: vec![
             mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
             mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-            mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+            mount(
+                "/dev/pts",
+                "devpts",
+                &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            ),
             mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
             mount("/run", "tmpfs", &["nosuid", "strictatime", "mode=755"]),
         ],
