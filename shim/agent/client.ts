@@ -20,6 +20,9 @@ export interface CallOptions {
 	readonly timeoutMs?: number;
 }
 
+/** A container's resource use, as the agent tells it. */
+export type ContainerStats = grpc.StatsContainerResponse;
+
 /** What the agent says of itself. */
 export interface AgentDetails {
 	readonly version: string;
@@ -118,7 +121,10 @@ export class AgentClient {
 	 */
 	async waitProcess(process: ProcessAddress, options?: CallOptions): Promise<number> {
 		const request = { container_id: process.containerId, exec_id: process.execId };
-		const answer = await this.#call(AGENT_SERVICE, "WaitProcess", grpc.WaitProcessRequest, request, grpc.WaitProcessResponse, { timeoutMs: 0, ...options });
+		const answer = await this.#call(AGENT_SERVICE, "WaitProcess", grpc.WaitProcessRequest, request, grpc.WaitProcessResponse, {
+			timeoutMs: 0,
+			...options,
+		});
 		return answer.status & 0xff;
 	}
 
@@ -131,7 +137,10 @@ export class AgentClient {
 	/** Writes to a process's standard input by RPC; gives the number of bytes taken. */
 	async writeStdin(process: ProcessAddress, data: Uint8Array, options?: CallOptions): Promise<number> {
 		const request = { container_id: process.containerId, exec_id: process.execId, data };
-		const answer = await this.#call(AGENT_SERVICE, "WriteStdin", grpc.WriteStreamRequest, request, grpc.WriteStreamResponse, { timeoutMs: 0, ...options });
+		const answer = await this.#call(AGENT_SERVICE, "WriteStdin", grpc.WriteStreamRequest, request, grpc.WriteStreamResponse, {
+			timeoutMs: 0,
+			...options,
+		});
 		return answer.len;
 	}
 
@@ -144,13 +153,23 @@ export class AgentClient {
 	async readOutput(process: ProcessAddress, stream: "stdout" | "stderr", length: number, options?: CallOptions): Promise<Uint8Array> {
 		const request = { container_id: process.containerId, exec_id: process.execId, len: length };
 		const method = stream === "stdout" ? "ReadStdout" : "ReadStderr";
-		const answer = await this.#call(AGENT_SERVICE, method, grpc.ReadStreamRequest, request, grpc.ReadStreamResponse, { timeoutMs: 0, ...options });
+		const answer = await this.#call(AGENT_SERVICE, method, grpc.ReadStreamRequest, request, grpc.ReadStreamResponse, {
+			timeoutMs: 0,
+			...options,
+		});
 		return answer.data;
 	}
 
 	/** Reads a container's resource use. */
 	stats(containerId: string, options?: CallOptions): Promise<grpc.StatsContainerResponse> {
-		return this.#call(AGENT_SERVICE, "StatsContainer", grpc.StatsContainerRequest, { container_id: containerId }, grpc.StatsContainerResponse, options);
+		return this.#call(
+			AGENT_SERVICE,
+			"StatsContainer",
+			grpc.StatsContainerRequest,
+			{ container_id: containerId },
+			grpc.StatsContainerResponse,
+			options,
+		);
 	}
 
 	/** Changes a container's limits. */
@@ -188,7 +207,9 @@ export class AgentClient {
 		try {
 			return answer.decode(bytes);
 		} catch (error) {
-			throw new ShimError("guest.protocol", `the guest agent's answer to ${method} is not of its form: ${messageOf(error)}`, { cause: error });
+			throw new ShimError("guest.protocol", `the guest agent's answer to ${method} is not of its form: ${messageOf(error)}`, {
+				cause: error,
+			});
 		}
 	}
 

@@ -81,7 +81,9 @@ export function guestResources(resources: OciResources): grpc.LinuxResources.$Pr
 					},
 				}
 			: {}),
-		...(cpu ? { CPU: { Shares: unsigned64(cpu.shares ?? 0), Quota: cpu.quota ?? 0, Period: unsigned64(cpu.period ?? 0), Cpus: "", Mems: "" } } : {}),
+		...(cpu
+			? { CPU: { Shares: unsigned64(cpu.shares ?? 0), Quota: cpu.quota ?? 0, Period: unsigned64(cpu.period ?? 0), Cpus: "", Mems: "" } }
+			: {}),
 		...(resources.pids?.limit != null ? { Pids: { Limit: resources.pids.limit } } : {}),
 		HugepageLimits: (resources.hugepageLimits ?? []).map((limit) => ({ Pagesize: limit.pageSize, Limit: unsigned64(limit.limit) })),
 	};
@@ -90,7 +92,12 @@ export function guestResources(resources: OciResources): grpc.LinuxResources.$Pr
 /** Namespaces that exist inside the VM; the rest is the VM's own. */
 const GUEST_NAMESPACES = new Set(["ipc", "uts", "mount"]);
 /** Namespaces that a specification must have: without one, the container asks for the host's. */
-const REQUIRED_NAMESPACES = { network: "host network", pid: "host PID namespace", ipc: "host IPC namespace", mount: "host mount namespace" } as const;
+const REQUIRED_NAMESPACES = {
+	network: "host network",
+	pid: "host PID namespace",
+	ipc: "host IPC namespace",
+	mount: "host mount namespace",
+} as const;
 
 function guestNamespaces(spec: OciSpec): grpc.LinuxNamespace.$Properties[] {
 	const namespaces = spec.linux?.namespaces ?? [];
@@ -107,7 +114,8 @@ function guestNamespaces(spec: OciSpec): grpc.LinuxNamespace.$Properties[] {
 	return namespaces.filter((namespace) => GUEST_NAMESPACES.has(namespace.type)).map((namespace) => ({ Type: namespace.type, Path: "" }));
 }
 
-const isBind = (mount: OciMount): boolean => mount.type === "bind" || (mount.options ?? []).some((option) => option === "bind" || option === "rbind");
+const isBind = (mount: OciMount): boolean =>
+	mount.type === "bind" || (mount.options ?? []).some((option) => option === "bind" || option === "rbind");
 
 /** The bind mounts whose source lies on the host and must be brought into the VM first. */
 export function hostBindMounts(spec: OciSpec): OciMount[] {
@@ -120,7 +128,10 @@ function guestMount(mount: OciMount, context: GuestSpecContext): grpc.Mount.$Pro
 	if (mount.destination === "/dev/shm") return { ...base, type: "bind", source: GUEST_SHM, options: ["rbind"] };
 	const source = context.guestSources.get(mount.destination);
 	if (source === undefined) {
-		throw new ShimError("spec.unsupported", `mount ${mount.destination}: its source ${mount.source ?? ""} on the host is not shared with the VM`);
+		throw new ShimError(
+			"spec.unsupported",
+			`mount ${mount.destination}: its source ${mount.source ?? ""} on the host is not shared with the VM`,
+		);
 	}
 	return { ...base, type: "bind", source };
 }

@@ -30,7 +30,14 @@ const capabilities = v.object({
 export const processSchema = v.object({
 	terminal: maybe(v.boolean()),
 	consoleSize: maybe(v.object({ height: uint32, width: uint32 })),
-	user: maybe(v.object({ uid: v.optional(uint32, 0), gid: v.optional(uint32, 0), additionalGids: maybe(v.array(uint32)), username: maybe(v.string()) })),
+	user: maybe(
+		v.object({
+			uid: v.optional(uint32, 0),
+			gid: v.optional(uint32, 0),
+			additionalGids: maybe(v.array(uint32)),
+			username: maybe(v.string()),
+		}),
+	),
 	args: v.pipe(strings, v.minLength(1, "has no command: give the image or the pod one")),
 	env: maybe(strings),
 	cwd: v.string(),

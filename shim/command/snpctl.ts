@@ -21,7 +21,9 @@ options:
   --state-dir DIR    the folder of snpd's socket (default: the configuration's state_dir)
   --json             machine-readable output`;
 
-const spansSchema = v.object({ spans: v.array(v.object({ step: v.string(), startMs: v.number(), durationMs: v.optional(v.number()), failed: v.boolean() })) });
+const spansSchema = v.object({
+	spans: v.array(v.object({ step: v.string(), startMs: v.number(), durationMs: v.optional(v.number()), failed: v.boolean() })),
+});
 const podsSchema = v.object({
 	pods: v.array(
 		v.object({
@@ -47,7 +49,9 @@ async function main(): Promise<void> {
 	if (command === "ps" && argument === undefined) return ps(options);
 	if (command === "timeline" && argument !== undefined && rest.length === 0) return timeline(argument, options);
 	if (command === "config" && argument === "check" && rest.length === 0) return checkConfig(options);
-	throw new ShimError("call.invalid", command === undefined ? "no command is given" : `unknown command: ${positionals.join(" ")}`, { remedy: USAGE });
+	throw new ShimError("call.invalid", command === undefined ? "no command is given" : `unknown command: ${positionals.join(" ")}`, {
+		remedy: USAGE,
+	});
 }
 
 function readArguments() {
@@ -73,7 +77,13 @@ function readConfig() {
 async function ps(options: Options): Promise<void> {
 	const { pods } = await ask(options, podsSchema, { op: "list" });
 	if (options.json) return print(JSON.stringify(pods));
-	const rows = pods.map((pod) => [pod.namespace, pod.podId, pod.state, String(pod.vmmPid), pod.containers.map(({ id, state }) => `${id} (${state})`).join(", ")]);
+	const rows = pods.map((pod) => [
+		pod.namespace,
+		pod.podId,
+		pod.state,
+		String(pod.vmmPid),
+		pod.containers.map(({ id, state }) => `${id} (${state})`).join(", "),
+	]);
 	print(table([["NAMESPACE", "POD", "STATE", "VMM PID", "CONTAINERS"], ...rows]));
 }
 
@@ -89,7 +99,14 @@ async function checkConfig(options: Options): Promise<void> {
 
 function table(rows: readonly (readonly string[])[]): string {
 	const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => (row[column] ?? "").length)));
-	return rows.map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd()).join("\n");
+	return rows
+		.map((row) =>
+			row
+				.map((cell, column) => cell.padEnd(widths[column] ?? 0))
+				.join("  ")
+				.trimEnd(),
+		)
+		.join("\n");
 }
 
 function print(text: string): void {

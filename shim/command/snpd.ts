@@ -7,7 +7,8 @@ import { env, exit, pid } from "node:process";
 import { writeSync } from "node:fs";
 
 import { explain, ShimError } from "../base/errors.ts";
-import { Log, LOG_LEVELS } from "../base/log.ts";
+import { Log } from "../base/log.ts";
+import type { LogLevel } from "../base/log.ts";
 import { CONFIG_FILE_VARIABLE, daemonSocket, DEFAULT_CONFIG_FILE } from "../base/names.ts";
 import { loadConfig } from "../config/load.ts";
 import { PodNode } from "../pod/node.ts";
@@ -63,7 +64,7 @@ async function main(): Promise<void> {
 	process.on("unhandledRejection", (error) => log.error("a failure that nobody waited for", error));
 }
 
-async function settings(log: Log): Promise<{ stateDir: string; level: (typeof LOG_LEVELS)[number] }> {
+async function settings(log: Log): Promise<{ stateDir: string; level: LogLevel }> {
 	const given = stateDirArgument(process.argv.slice(2));
 	const file = env[CONFIG_FILE_VARIABLE];
 	try {

@@ -102,7 +102,9 @@ export async function bootMachine(context: BootContext): Promise<Booted> {
 	const what = `booting the VM of pod ${context.podId}`;
 	const timeoutMs = context.config.timeouts.boot_ms;
 	try {
-		return await withDeadline({ what, timeoutMs, signal: context.signal, reason: "vmm.boot-timeout" }, (signal) => bootSteps(context, signal));
+		return await withDeadline({ what, timeoutMs, signal: context.signal, reason: "vmm.boot-timeout" }, (signal) =>
+			bootSteps(context, signal),
+		);
 	} catch (error) {
 		if (!(error instanceof ShimError)) throw error;
 		if (error.reason !== "vmm.boot-timeout") throw await withKvmRemedy(error, KVM_DEVICE);
@@ -173,7 +175,10 @@ async function rootCause(error: unknown, died: Promise<ShimError>): Promise<unkn
 async function guestDeath(context: BootContext, how: string): Promise<ShimError> {
 	const words = await lastWords(context);
 	return new ShimError("vmm.exited", `the guest of pod ${context.podId} ended before its agent answered: ${how}${words}`, {
-		remedy: words === "" ? "check guest.kernel and guest.image; debug.console = true shows the guest's last words here" : "check guest.kernel and guest.image",
+		remedy:
+			words === ""
+				? "check guest.kernel and guest.image; debug.console = true shows the guest's last words here"
+				: "check guest.kernel and guest.image",
 	});
 }
 
@@ -200,7 +205,10 @@ async function startGuest(context: BootContext, vmm: Vmm, disk: BootDisk, guestE
 	slot.catch(() => undefined);
 	const agent = await timeline.step("agent-connect", async () => {
 		const { socket } = await dialGuest(plan.vsock, AGENT_PORT, { signal, timeoutMs: config.timeouts.boot_ms });
-		const client = new AgentClient(new TtrpcClient(socket, { name: `the guest agent of pod ${podId}`, log: context.log }), config.timeouts.agent_call_ms);
+		const client = new AgentClient(
+			new TtrpcClient(socket, { name: `the guest agent of pod ${podId}`, log: context.log }),
+			config.timeouts.agent_call_ms,
+		);
 		scope.defer("agent connection", () => client.close());
 		await client.check({ signal });
 		return client;

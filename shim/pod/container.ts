@@ -1,8 +1,9 @@
 /** A container of a pod: its processes, their starts and their ends. */
 
-import type { grpc } from "../../proto/gen/agent.js";
-import { guestProcess, guestResources, guestRootfs, guestSpec } from "../agent/guest-spec.ts";
+import type { ContainerStats } from "../agent/client.ts";
+import { guestProcess, guestResources, guestSpec } from "../agent/guest-spec.ts";
 import type { OciProcess, OciResources, OciSpec } from "../agent/oci-spec.ts";
+import { rootfsStorage } from "../agent/storages.ts";
 import { explain, ShimError } from "../base/errors.ts";
 import { withDeadline } from "../base/deadline.ts";
 import type { Log } from "../base/log.ts";
@@ -101,13 +102,16 @@ export class Container {
 			seccomp: machine.details.seccomp,
 			guestSources: new Map(),
 		});
-		const storages: grpc.Storage.$Properties[] = [rootfsStorage(this.id, slot)];
+		const storages = [rootfsStorage(this.id, slot)];
 		this.init.streams = numberStreams(this.init, () => this.#host.nextNumber());
 		this.#host.save();
 		const ports = machine.details.streams ? streamPorts(this.init) : {};
 		await timeline.step("container-create", () =>
 			this.#withStdio(this.init, () =>
-				machine.agent.createContainer({ container_id: this.id, exec_id: this.id, storages, OCI: spec, sandbox_pidns: false, ...ports }, { signal }),
+				machine.agent.createContainer(
+					{ container_id: this.id, exec_id: this.id, storages, OCI: spec, sandbox_pidns: false, ...ports },
+					{ signal },
+				),
 			),
 		);
 		this.complete = true;
@@ -260,7 +264,7 @@ export class Container {
 		this.#host.publish({ kind: "resumed", containerId: this.id });
 	}
 
-	stats(): Promise<grpc.StatsContainerResponse> {
+	stats(): Promise<ContainerStats> {
 		return this.#host.machine().agent.stats(this.id);
 	}
 
@@ -322,8 +326,8 @@ export class Container {
 	async #execsEnd(): Promise<void> {
 		const running = [...this.execs.values()].filter((exec) => exec.state.kind === "running").map((exec) => exec.exited);
 		if (running.length === 0) return;
-		await withDeadline({ what: `the execs of container ${this.id}`, timeoutMs: EXEC_EXITS_MS }, () => Promise.all(running)).catch((error: unknown) =>
-			this.#host.log.warn("an exec outlives its container", { container: this.id, error: explain(error) }),
+		await withDeadline({ what: `the execs of container ${this.id}`, timeoutMs: EXEC_EXITS_MS }, () => Promise.all(running)).catch(
+			(error: unknown) => this.#host.log.warn("an exec outlives its container", { container: this.id, error: explain(error) }),
 		);
 	}
 
@@ -338,24 +342,20 @@ export class Container {
 			// The end is a fact whether it can be written or not.
 			this.#host.log.error("a process's end is not in the journal", error, { process: process.name });
 		}
-		this.#host.publish({ kind: "exit", containerId: this.id, execId: process.execId, pid: this.#host.pid, status: exit.status, atMs: exit.atMs });
+		this.#host.publish({
+			kind: "exit",
+			containerId: this.id,
+			execId: process.execId,
+			pid: this.#host.pid,
+			status: exit.status,
+			atMs: exit.atMs,
+		});
 	}
 }
 
 /** The numbers of a process's streams as the agent's request carries them. */
 function streamPorts(process: GuestProcess): { stdin_port: number; stdout_port: number; stderr_port: number } {
 	return { stdin_port: process.streams.stdin, stdout_port: process.streams.stdout, stderr_port: process.streams.stderr };
-}
-
-/** A read-only EROFS disk with a writable layer in the guest's memory on top (Kata agent protocol, multi-layer storage). */
-function rootfsStorage(containerId: string, slot: string): grpc.Storage.$Properties {
-	return {
-		driver: "blk",
-		source: slot,
-		fstype: "erofs",
-		mount_point: guestRootfs(containerId),
-		options: ["X-kata.overlay-lower", "X-kata.multi-layer=true"],
-	};
 }
 
 /** On a replay, "it is so already" is success. */

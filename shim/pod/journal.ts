@@ -36,7 +36,13 @@ const containerRecord = v.object({
 	processes: v.array(processRecord),
 });
 
-const tombstone = v.object({ containerId: v.string(), execId: v.string(), pid: v.number(), exitStatus: v.number(), exitedAtMs: v.number() });
+const tombstone = v.object({
+	containerId: v.string(),
+	execId: v.string(),
+	pid: v.number(),
+	exitStatus: v.number(),
+	exitedAtMs: v.number(),
+});
 
 const podRecord = v.object({
 	version: v.literal(1),
@@ -109,7 +115,11 @@ export class Journal {
 
 function writeFailure(path: string, error: unknown): ShimError {
 	const full = errnoOf(error) === "ENOSPC";
-	return new ShimError("journal.write", `the pod's journal ${path} can't be written: ${full ? "no space left on its file system" : messageOf(error)}`, { cause: error });
+	return new ShimError(
+		"journal.write",
+		`the pod's journal ${path} can't be written: ${full ? "no space left on its file system" : messageOf(error)}`,
+		{ cause: error },
+	);
 }
 
 /** What a new snpd finds in a pod's folder. */

@@ -45,7 +45,10 @@ export class PodNode {
 	readonly #pods = new Map<string, Pod>();
 	readonly #starting = new Map<string, Promise<Pod>>();
 	readonly #images = new Map<string, RootfsImages>();
-	readonly #timelines = new Map<string, { readonly podId: string; readonly containers: readonly string[]; readonly spans: readonly Span[] }>();
+	readonly #timelines = new Map<
+		string,
+		{ readonly podId: string; readonly containers: readonly string[]; readonly spans: readonly Span[] }
+	>();
 
 	constructor(options: NodeOptions) {
 		this.#options = options;
@@ -63,8 +66,18 @@ export class PodNode {
 				if (!restored) await clearAway(entry.folder, this.#options.log);
 			}),
 		);
+		await this.#knowDefaultImages();
 		const live = new Set(this.#pods.keys());
 		for (const images of this.#images.values()) await images.sweep(live);
+	}
+
+	/** The default configuration's images are swept too when no pod came back to name them. */
+	async #knowDefaultImages(): Promise<void> {
+		try {
+			this.#imagesOf(await loadConfig(this.#options.defaultConfigFile, { required: false }));
+		} catch (error) {
+			this.#options.log.error("images of pods that are gone stay until the configuration is mended", error);
+		}
 	}
 
 	async #restore(record: PodRecord): Promise<boolean> {
@@ -151,6 +164,7 @@ export class PodNode {
 		const known = this.#images.get(cache_dir);
 		if (known !== undefined) return known;
 		const images = new RootfsImages({
+			instance: this.#options.stateDir,
 			cacheDir: cache_dir,
 			maxBytes: cache_max_mib * MIB,
 			buildTimeoutMs: image_build_ms,
@@ -197,7 +211,10 @@ export class PodNode {
 			podId: pod.identity.podId,
 			state: pod.state.kind,
 			vmmPid: pod.pid,
-			containers: [...pod.containers.values()].map((container) => ({ id: container.id, state: container.paused ? "paused" : container.init.state.kind })),
+			containers: [...pod.containers.values()].map((container) => ({
+				id: container.id,
+				state: container.paused ? "paused" : container.init.state.kind,
+			})),
 		}));
 	}
 
@@ -216,7 +233,11 @@ export class PodNode {
 		const { key, podId } = pod.identity;
 		if (pod.timeline.spans.length === 0) return;
 		this.#timelines.delete(key);
-		this.#timelines.set(key, { podId, containers: [...pod.containers.keys(), ...pod.tombstones.map((stone) => stone.containerId)], spans: pod.timeline.spans });
+		this.#timelines.set(key, {
+			podId,
+			containers: [...pod.containers.keys(), ...pod.tombstones.map((stone) => stone.containerId)],
+			spans: pod.timeline.spans,
+		});
 		const oldest = this.#timelines.keys().next().value;
 		if (this.#timelines.size > MAX_TIMELINES && oldest !== undefined) this.#timelines.delete(oldest);
 	}

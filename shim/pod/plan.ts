@@ -29,7 +29,15 @@ const DEFAULT_HOSTNAME = 12;
 const GUEST_CID = 3;
 
 /** Parameters that every guest gets: end at once on a panic, so that a dead guest is a dead VM; no emulated probing. */
-const BASE_PARAMETERS = ["reboot=t", "panic=-1", "tsc=reliable", "no_timer_check", "cryptomgr.notests", "random.trust_cpu=on", "8250.nr_uarts=1"];
+const BASE_PARAMETERS = [
+	"reboot=t",
+	"panic=-1",
+	"tsc=reliable",
+	"no_timer_check",
+	"cryptomgr.notests",
+	"random.trust_cpu=on",
+	"8250.nr_uarts=1",
+];
 
 /** Names of a container's part in the pod (containerd's CRI annotations). */
 export const CONTAINER_TYPE_ANNOTATION = "io.kubernetes.cri.container-type";
@@ -42,7 +50,12 @@ export function isSandboxContainer(spec: OciSpec): boolean {
 /** Decides what the pod's VM will be. */
 export function planPod(podId: string, spec: OciSpec, config: Config, folder: string): PodPlan {
 	const console = config.debug.console;
-	const parameters = [...BASE_PARAMETERS, console ? "console=ttyS0" : "quiet", `agent.log=${config.log.level}`, ...splitParameters(config.guest.kernel_parameters)];
+	const parameters = [
+		...BASE_PARAMETERS,
+		console ? "console=ttyS0" : "quiet",
+		`agent.log=${config.log.level}`,
+		...splitParameters(config.guest.kernel_parameters),
+	];
 	return {
 		hypervisorPath: config.hypervisor.path,
 		kernel: config.guest.kernel,

@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 
 import { readSpec } from "../agent/oci-spec.ts";
 import type { OciSpec } from "../agent/oci-spec.ts";
+import { shmStorage } from "../agent/storages.ts";
 import { asShimError, explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { Mailbox } from "../base/mailbox.ts";
@@ -229,7 +230,8 @@ export class Pod implements ContainerHost {
 				scope.defer(`disk ${id}`, () => this.#removeDisk(id));
 				if (device === undefined) throw new ShimError("vmm.api", `the hypervisor does not say where disk ${id} is`);
 				const slot = slotOfBdf(device.bdf);
-				if (slot === undefined) throw new ShimError("vmm.api", `the hypervisor put disk ${id} at ${device.bdf}, where the guest agent can't find it`);
+				if (slot === undefined)
+					throw new ShimError("vmm.api", `the hypervisor put disk ${id} at ${device.bdf}, where the guest agent can't find it`);
 				return slot;
 			});
 			await this.#prepare(made, slot, abort.signal);
@@ -243,7 +245,12 @@ export class Pod implements ContainerHost {
 	}
 
 	/** Registers a container and begins to make its image; both are owned by `scope`. */
-	#newContainer(request: CreateRequest, spec: OciSpec, scope: Scope, signal: AbortSignal): { container: Promise<Container>; disk: Promise<ContainerDisk> } {
+	#newContainer(
+		request: CreateRequest,
+		spec: OciSpec,
+		scope: Scope,
+		signal: AbortSignal,
+	): { container: Promise<Container>; disk: Promise<ContainerDisk> } {
 		const images = this.#services.images(this.config);
 		const disk = this.timeline.step("rootfs-image", async () => {
 			const image = await images.prepare({
@@ -274,14 +281,10 @@ export class Pod implements ContainerHost {
 	}
 
 	#createSandbox(hostname: string, signal: AbortSignal): Promise<void> {
-		const shm = {
-			driver: "ephemeral",
-			source: "shm",
-			fstype: "tmpfs",
-			mount_point: "/run/kata-containers/sandbox/shm",
-			options: ["noexec", "nosuid", "nodev", "mode=1777", "size=67108864"],
-		};
-		return this.machine().agent.createSandbox({ hostname, dns: [], storages: [shm], sandbox_pidns: false, sandbox_id: this.identity.podId }, { signal });
+		return this.machine().agent.createSandbox(
+			{ hostname, dns: [], storages: [shmStorage()], sandbox_pidns: false, sandbox_id: this.identity.podId },
+			{ signal },
+		);
 	}
 
 	/** Gives back the disk of a container that an earlier snpd made. */
@@ -380,7 +383,8 @@ export class Pod implements ContainerHost {
 		try {
 			await machine.agent.removeContainer(containerId);
 		} catch (error) {
-			if (!(error instanceof ShimError && error.code === "not-found")) this.log.error("the guest keeps a container", error, { container: containerId });
+			if (!(error instanceof ShimError && error.code === "not-found"))
+				this.log.error("the guest keeps a container", error, { container: containerId });
 		}
 	}
 
@@ -400,7 +404,8 @@ export class Pod implements ContainerHost {
 
 	/** Removes the pod with all that it has, whatever its state, and ends its keeper. */
 	async destroy(): Promise<void> {
-		if (this.#state.kind === "booting") this.#state.abort.abort(new ShimError("wait.canceled", `pod ${this.identity.podId} is being removed`));
+		if (this.#state.kind === "booting")
+			this.#state.abort.abort(new ShimError("wait.canceled", `pod ${this.identity.podId} is being removed`));
 		await this.#mailbox.run(async () => {
 			await this.#release();
 			this.containers.clear();
@@ -418,8 +423,10 @@ export class Pod implements ContainerHost {
 			await this.destroy();
 			return result;
 		}
-		return this.#mailbox.run(() => this.#deleteContainer(container)).catch((error: unknown) => {
-			throw asShimError(error, "internal", `removing container ${containerId}`);
-		});
+		return this.#mailbox
+			.run(() => this.#deleteContainer(container))
+			.catch((error: unknown) => {
+				throw asShimError(error, "internal", `removing container ${containerId}`);
+			});
 	}
 }

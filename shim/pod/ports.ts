@@ -79,12 +79,33 @@ export interface DeleteResult {
 
 /** What happened, in the order in which containerd's clients rely on. */
 export type PodEvent =
-	| { readonly kind: "create"; readonly containerId: string; readonly bundle: string; readonly rootfs: readonly RootfsMount[]; readonly stdio: Stdio; readonly pid: number }
+	| {
+			readonly kind: "create";
+			readonly containerId: string;
+			readonly bundle: string;
+			readonly rootfs: readonly RootfsMount[];
+			readonly stdio: Stdio;
+			readonly pid: number;
+	  }
 	| { readonly kind: "start"; readonly containerId: string; readonly pid: number }
 	| { readonly kind: "exec-added"; readonly containerId: string; readonly execId: string }
 	| { readonly kind: "exec-started"; readonly containerId: string; readonly execId: string; readonly pid: number }
-	| { readonly kind: "exit"; readonly containerId: string; readonly execId: string; readonly pid: number; readonly status: number; readonly atMs: number }
-	| { readonly kind: "delete"; readonly containerId: string; readonly execId: string; readonly pid: number; readonly status: number; readonly atMs: number }
+	| {
+			readonly kind: "exit";
+			readonly containerId: string;
+			readonly execId: string;
+			readonly pid: number;
+			readonly status: number;
+			readonly atMs: number;
+	  }
+	| {
+			readonly kind: "delete";
+			readonly containerId: string;
+			readonly execId: string;
+			readonly pid: number;
+			readonly status: number;
+			readonly atMs: number;
+	  }
 	| { readonly kind: "oom"; readonly containerId: string }
 	| { readonly kind: "paused"; readonly containerId: string }
 	| { readonly kind: "resumed"; readonly containerId: string };

@@ -35,7 +35,9 @@ export async function clearAway(folder: string, log: Log): Promise<void> {
 		if (handle === undefined) continue;
 		log.warn("killing a process that an earlier snpd left", { pid: found.pid, folder });
 		handle.kill("SIGKILL");
-		await handle.waitExit({ timeoutMs: KILL_WAIT_MS }).catch((error: unknown) => log.error("a process does not end", error, { pid: found.pid }));
+		await handle
+			.waitExit({ timeoutMs: KILL_WAIT_MS })
+			.catch((error: unknown) => log.error("a process does not end", error, { pid: found.pid }));
 		handle.close();
 	}
 	await unmountUnder(folder);
@@ -69,9 +71,14 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		await machine.vmm.kill();
 	});
 	for (const container of dropped) {
-		await machine.agent.removeContainer(container.id).catch((error: unknown) => pod.log.debug("nothing in the guest of a container that is gone", { reason: explain(error) }));
+		await machine.agent
+			.removeContainer(container.id)
+			.catch((error: unknown) => pod.log.debug("nothing in the guest of a container that is gone", { reason: explain(error) }));
 		const disk = container.disk;
-		if (disk !== null) await machine.vmm.client.removeDevice(disk.id).catch((error: unknown) => pod.log.debug("no disk of a container that is gone", { reason: explain(error) }));
+		if (disk !== null)
+			await machine.vmm.client
+				.removeDevice(disk.id)
+				.catch((error: unknown) => pod.log.debug("no disk of a container that is gone", { reason: explain(error) }));
 	}
 	pod.log.info("pod taken up again", { vmm: machine.vmm.pid, containers: pod.containers.size });
 }
@@ -80,7 +87,7 @@ async function adoptMachine(pod: Pod, record: PodRecord): Promise<Machine | unde
 	if (record.vmm === null || record.agent === null) return undefined;
 	const guestEnd = new GuestEnd();
 	const { pid, startTime } = record.vmm;
-	const vmm = await adoptVmm({ pid, startTime: BigInt(startTime), folder: pod.folder, onEvent: (event) => guestEnd.accept(event) });
+	const vmm = adoptVmm({ pid, startTime: BigInt(startTime), folder: pod.folder, onEvent: (event) => guestEnd.accept(event) });
 	if (vmm === undefined) return undefined;
 	const vsock = `${pod.folder}/vsock.sock`;
 	const agent = await greet(pod, vmm, vsock);
@@ -93,7 +100,10 @@ async function greet(pod: Pod, vmm: Vmm, vsock: string): Promise<AgentClient | u
 	const { agent_call_ms } = pod.config.timeouts;
 	try {
 		const { socket } = await dialGuest(vsock, AGENT_PORT, { timeoutMs: agent_call_ms });
-		const agent = new AgentClient(new TtrpcClient(socket, { name: `the guest agent of pod ${pod.identity.podId}`, log: pod.log }), agent_call_ms);
+		const agent = new AgentClient(
+			new TtrpcClient(socket, { name: `the guest agent of pod ${pod.identity.podId}`, log: pod.log }),
+			agent_call_ms,
+		);
 		await agent.check();
 		return agent;
 	} catch (error) {
@@ -106,7 +116,8 @@ async function greet(pod: Pod, vmm: Vmm, vsock: string): Promise<AgentClient | u
 async function restoreContainer(pod: Pod, record: ContainerRecord): Promise<void> {
 	const spec = await readSpec(record.bundle);
 	const init = record.processes.find((process) => process.execId === "");
-	if (init === undefined) throw new ShimError("journal.invalid", `container ${record.id} in the journal of pod ${basename(pod.folder)} has no first process`);
+	if (init === undefined)
+		throw new ShimError("journal.invalid", `container ${record.id} in the journal of pod ${basename(pod.folder)} has no first process`);
 	const scope = pod.adoptScope(`container ${record.id}`);
 	const disk = record.disk;
 	if (disk !== null) scope.defer(`disk ${disk.id}`, () => pod.releaseDisk(record.id, disk.id));
@@ -120,7 +131,8 @@ async function restoreContainer(pod: Pod, record: ContainerRecord): Promise<void
 		const process = new GuestProcess(record.id, exec.execId, exec.stdio);
 		fill(process, exec);
 		container.execs.set(exec.execId, process);
-		if (exec.spec !== null) container.execSpecs.set(exec.execId, parseSpec(processSchema, parseJson(exec.spec, "the journal"), "the journal"));
+		if (exec.spec !== null)
+			container.execSpecs.set(exec.execId, parseSpec(processSchema, parseJson(exec.spec, "the journal"), "the journal"));
 	}
 	pod.containers.set(record.id, container);
 }
@@ -148,4 +160,3 @@ function endAll(pod: Pod): void {
 		}
 	}
 }
-

@@ -68,7 +68,13 @@ function openOutput(path: string): Socket {
 	return new Socket({ fd: openSync(file ?? path, flags, 0o600), readable: false, writable: true });
 }
 
-async function pumpOutput(process: GuestProcess, agent: AgentClient, stream: "stdout" | "stderr", fifo: Socket, signal: AbortSignal): Promise<void> {
+async function pumpOutput(
+	process: GuestProcess,
+	agent: AgentClient,
+	stream: "stdout" | "stderr",
+	fifo: Socket,
+	signal: AbortSignal,
+): Promise<void> {
 	for (;;) {
 		const data = await agent.readOutput(process, stream, READ_BYTES, { signal });
 		if (data.length === 0) return;

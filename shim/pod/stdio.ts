@@ -69,7 +69,9 @@ export function adoptStdio(process: GuestProcess, context: StdioContext): Proces
 function checkAddress(process: GuestProcess, address: string): void {
 	const scheme = /^([a-z][a-z0-9+.-]*):\/\//u.exec(address)?.[1];
 	if (scheme === undefined || scheme === "file") return;
-	throw new ShimError("spec.unsupported", `${process.name}: stdio by ${scheme}:// is not offered`, { remedy: "use FIFOs (the default) or file://" });
+	throw new ShimError("spec.unsupported", `${process.name}: stdio by ${scheme}:// is not offered`, {
+		remedy: "use FIFOs (the default) or file://",
+	});
 }
 
 class MovedStdio implements ProcessStdio {
@@ -96,7 +98,9 @@ class MovedStdio implements ProcessStdio {
 	async drain(timeoutMs: number): Promise<void> {
 		this.#input?.close("abort");
 		try {
-			await withDeadline({ what: `the output of ${this.#process.name}`, timeoutMs }, () => Promise.all(this.#outputs.map((stream) => stream.done)));
+			await withDeadline({ what: `the output of ${this.#process.name}`, timeoutMs }, () =>
+				Promise.all(this.#outputs.map((stream) => stream.done)),
+			);
 		} catch (error) {
 			this.abort();
 			throw error;

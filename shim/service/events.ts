@@ -29,7 +29,11 @@ export function encodeEvent(event: PodEvent): EncodedEvent {
 		case "start":
 			return make("/tasks/start", "TaskStart", events.TaskStart.encode({ container_id: event.containerId, pid: event.pid }));
 		case "exec-added":
-			return make("/tasks/exec-added", "TaskExecAdded", events.TaskExecAdded.encode({ container_id: event.containerId, exec_id: event.execId }));
+			return make(
+				"/tasks/exec-added",
+				"TaskExecAdded",
+				events.TaskExecAdded.encode({ container_id: event.containerId, exec_id: event.execId }),
+			);
 		case "exec-started": {
 			const message = { container_id: event.containerId, exec_id: event.execId, pid: event.pid };
 			return make("/tasks/exec-started", "TaskExecStarted", events.TaskExecStarted.encode(message));
@@ -40,7 +44,13 @@ export function encodeEvent(event: PodEvent): EncodedEvent {
 			return make("/tasks/exit", "TaskExit", events.TaskExit.encode(message));
 		}
 		case "delete": {
-			const message = { container_id: event.containerId, id: event.execId, pid: event.pid, exit_status: event.status, exited_at: timestamp(event.atMs) };
+			const message = {
+				container_id: event.containerId,
+				id: event.execId,
+				pid: event.pid,
+				exit_status: event.status,
+				exited_at: timestamp(event.atMs),
+			};
 			return make("/tasks/delete", "TaskDelete", events.TaskDelete.encode(message));
 		}
 		case "oom":

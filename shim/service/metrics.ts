@@ -16,7 +16,9 @@ type Count = number | Long | null | undefined;
 
 /** The agent counts CPU time in nanoseconds, cgroup v2 in microseconds. */
 function micros(nanos: Count): Long {
-	return Long.fromValue(nanos ?? 0).toUnsigned().divide(NANOS_PER_MICRO);
+	return Long.fromValue(nanos ?? 0)
+		.toUnsigned()
+		.divide(NANOS_PER_MICRO);
 }
 
 /** Names of memory.stat that have a field of the same name in MemoryStat. */

@@ -80,7 +80,8 @@ export class TaskService {
 	}
 
 	async #create(request: containerd.task.v2.CreateTaskRequest, caller: Caller): Promise<Uint8Array> {
-		if (request.checkpoint !== "") throw new ShimError("call.unimplemented", "Create from a checkpoint: a confidential VM's memory can't be restored");
+		if (request.checkpoint !== "")
+			throw new ShimError("call.unimplemented", "Create from a checkpoint: a confidential VM's memory can't be restored");
 		const configFile = optionsConfigFile(request.options);
 		const identity = configFile === undefined ? caller.identity : { ...caller.identity, configFile };
 		const pod = await this.#node.obtain(identity, caller.mover);
@@ -104,7 +105,11 @@ export class TaskService {
 
 	async #delete(request: containerd.task.v2.DeleteRequest, caller: Caller): Promise<Uint8Array> {
 		const result = await this.#pod(caller).delete(request.id, request.exec_id, caller.replay);
-		return task.DeleteResponse.encode({ pid: result.pid, exit_status: result.exitStatus, exited_at: timestamp(result.exitedAtMs) }).finish();
+		return task.DeleteResponse.encode({
+			pid: result.pid,
+			exit_status: result.exitStatus,
+			exited_at: timestamp(result.exitedAtMs),
+		}).finish();
 	}
 
 	async #state(request: containerd.task.v2.StateRequest, caller: Caller): Promise<Uint8Array> {
@@ -146,7 +151,8 @@ export class TaskService {
 	async #exec(request: containerd.task.v2.ExecProcessRequest, caller: Caller): Promise<Uint8Array> {
 		const what = `the specification of exec ${request.exec_id}`;
 		const value = request.spec?.value;
-		if (value == null || request.exec_id === "") throw new ShimError("call.invalid", `Exec on ${request.id} lacks ${request.exec_id === "" ? "an exec id" : what}`);
+		if (value == null || request.exec_id === "")
+			throw new ShimError("call.invalid", `Exec on ${request.id} lacks ${request.exec_id === "" ? "an exec id" : what}`);
 		const spec = parseSpec(processSchema, parseJson(Buffer.from(value).toString("utf8"), what), what);
 		const stdio = { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
 		this.#pod(caller).container(request.id).addExec(request.exec_id, spec, stdio, caller.replay);
@@ -166,7 +172,9 @@ export class TaskService {
 	async #update(request: containerd.task.v2.UpdateTaskRequest, caller: Caller): Promise<Uint8Array> {
 		const what = `the resources of container ${request.id}`;
 		const text = Buffer.from(request.resources?.value ?? EMPTY).toString("utf8");
-		await this.#pod(caller).container(request.id).update(parseSpec(resourcesSchema, parseJson(text, what), what));
+		await this.#pod(caller)
+			.container(request.id)
+			.update(parseSpec(resourcesSchema, parseJson(text, what), what));
 		return EMPTY;
 	}
 
@@ -217,4 +225,3 @@ function decode<T>(codec: { decode(bytes: Uint8Array): T }, payload: Uint8Array)
 		throw new ShimError("call.invalid", `containerd's request can't be decoded: ${messageOf(error)}`, { cause: error });
 	}
 }
-

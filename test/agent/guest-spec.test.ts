@@ -111,7 +111,9 @@ t.test("guestSpec passes seccomp only to an agent that takes it, with errno and 
 	const seccomp = {
 		defaultAction: "SCMP_ACT_ERRNO",
 		architectures: ["SCMP_ARCH_X86_64"],
-		syscalls: [{ names: ["clone"], action: "SCMP_ACT_ALLOW", errnoRet: 38, args: [{ index: 0, value: 2114060288, op: "SCMP_CMP_MASKED_EQ" }] }],
+		syscalls: [
+			{ names: ["clone"], action: "SCMP_ACT_ALLOW", errnoRet: 38, args: [{ index: 0, value: 2114060288, op: "SCMP_CMP_MASKED_EQ" }] },
+		],
 	};
 	const guest = guestSpec(spec({}, { seccomp }), context);
 	t.equal(guest.Linux?.Seccomp?.Syscalls?.[0]?.errnoret, 38);
@@ -121,7 +123,11 @@ t.test("guestSpec passes seccomp only to an agent that takes it, with errno and 
 });
 
 t.test("guestResources keep memory, CPU and process limits and drop the host's CPU and node lists", (t) => {
-	const guest = guestResources({ memory: { limit: 64 << 20 }, cpu: { shares: 512, quota: 50_000, period: 100_000, cpus: "0-3", mems: "0" }, pids: { limit: 9 } });
+	const guest = guestResources({
+		memory: { limit: 64 << 20 },
+		cpu: { shares: 512, quota: 50_000, period: 100_000, cpus: "0-3", mems: "0" },
+		pids: { limit: 9 },
+	});
 	t.equal(guest.Memory?.Limit, 64 << 20);
 	t.equal(guest.CPU?.Cpus, "");
 	t.equal(guest.CPU?.Mems, "");

@@ -34,7 +34,8 @@ t.test("readSpec names the field that is wrong", async (t) => {
 		[{ ...SOUND, root: undefined }, /root/],
 		[[], /the whole document|ociVersion/],
 	];
-	for (const [document, message] of cases) await t.rejects(readText(t, JSON.stringify(document)), failing({ reason: "spec.invalid", message }));
+	for (const [document, message] of cases)
+		await t.rejects(readText(t, JSON.stringify(document)), failing({ reason: "spec.invalid", message }));
 });
 
 t.test("readSpec refuses a file of more than 4 MiB", async (t) => {

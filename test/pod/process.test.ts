@@ -6,7 +6,14 @@ import { failing } from "../base/failing.ts";
 const stdio = { stdin: "", stdout: "", stderr: "", terminal: false };
 const exit = { status: 42, atMs: 1000 };
 const STATES: readonly ProcessState[] = [{ kind: "created" }, { kind: "starting" }, { kind: "running" }, { kind: "stopped", exit }];
-const ALLOWED = new Set(["created>starting", "created>stopped", "starting>running", "starting>created", "starting>stopped", "running>stopped"]);
+const ALLOWED = new Set([
+	"created>starting",
+	"created>stopped",
+	"starting>running",
+	"starting>created",
+	"starting>stopped",
+	"running>stopped",
+]);
 
 t.test("a process changes only as its states allow, and names both states otherwise", (t) => {
 	for (const from of STATES) {
@@ -17,7 +24,10 @@ t.test("a process changes only as its states allow, and names both states otherw
 				process.transition(to);
 				t.equal(process.state.kind, to.kind);
 			} else {
-				t.throws(() => process.transition(to), failing({ reason: "process.state", message: new RegExp(`${from.kind}: it can't become ${to.kind}`) }));
+				t.throws(
+					() => process.transition(to),
+					failing({ reason: "process.state", message: new RegExp(`${from.kind}: it can't become ${to.kind}`) }),
+				);
 			}
 		}
 	}

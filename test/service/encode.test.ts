@@ -22,7 +22,10 @@ t.test("an exit event names the container for its first process, the exec for an
 	t.equal(first.topic, "/tasks/exit");
 	t.equal(first.typeUrl, "containerd.events.TaskExit");
 	const decoded = containerd.events.TaskExit.decode(first.value);
-	t.match({ id: decoded.id, container_id: decoded.container_id, pid: decoded.pid, exit_status: decoded.exit_status }, { id: "c", container_id: "c", pid: 7, exit_status: 137 });
+	t.match(
+		{ id: decoded.id, container_id: decoded.container_id, pid: decoded.pid, exit_status: decoded.exit_status },
+		{ id: "c", container_id: "c", pid: 7, exit_status: 137 },
+	);
 	t.equal(containerd.events.TaskExit.decode(encodeEvent({ ...base, execId: "e" }).value).id, "e");
 	t.end();
 });
@@ -77,6 +80,9 @@ t.test("runtime options name a configuration file under both type URLs; others a
 	t.equal(optionsConfigFile({ type_url: "types.containerd.io/runtimeoptions.v1.Options", value }), "/etc/x.toml");
 	t.equal(optionsConfigFile({ type_url: "containerd.runc.v1.Options", value }), undefined);
 	t.equal(optionsConfigFile(undefined), undefined);
-	t.throws(() => optionsConfigFile({ type_url: "runtimeoptions.v1.Options", value: Uint8Array.of(0x12, 0xff) }), failing({ reason: "call.invalid" }));
+	t.throws(
+		() => optionsConfigFile({ type_url: "runtimeoptions.v1.Options", value: Uint8Array.of(0x12, 0xff) }),
+		failing({ reason: "call.invalid" }),
+	);
 	t.end();
 });

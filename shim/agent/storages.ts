@@ -1,0 +1,35 @@
+/** The storages that the agent is asked for, in the Kata agent protocol's form. */
+
+import type { grpc } from "../../proto/gen/agent.js";
+import { guestRootfs } from "./guest-spec.ts";
+
+/** A storage of a CreateSandbox or CreateContainer request. */
+export type StorageRequest = grpc.Storage.$Properties;
+
+/** containerd's default size of /dev/shm (64 MiB). */
+const SHM_BYTES = 64 * 1024 * 1024;
+
+/**
+ * A container's root file system: a read-only EROFS disk with a writable layer in the guest's memory on top (multi-layer storage).
+ * @param slot the disk's PCI slot on bus 0, two hexadecimal digits
+ */
+export function rootfsStorage(containerId: string, slot: string): StorageRequest {
+	return {
+		driver: "blk",
+		source: slot,
+		fstype: "erofs",
+		mount_point: guestRootfs(containerId),
+		options: ["X-kata.overlay-lower", "X-kata.multi-layer=true"],
+	};
+}
+
+/** The shared memory of a pod's containers. */
+export function shmStorage(): StorageRequest {
+	return {
+		driver: "ephemeral",
+		source: "shm",
+		fstype: "tmpfs",
+		mount_point: "/run/kata-containers/sandbox/shm",
+		options: ["noexec", "nosuid", "nodev", "mode=1777", `size=${SHM_BYTES}`],
+	};
+}
