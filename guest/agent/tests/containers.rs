@@ -106,9 +106,9 @@ fn what_can_not_run_is_named_and_leaves_nothing() {
     let (_, error) = agent.refused("CreateContainer", &agent.container("c1", &["/etc/passwd"]));
     assert_eq!(error, "exec: \"/etc/passwd\": permission denied");
     let mut request = agent.container("c1", &["true"]);
-    request.oci.as_mut().unwrap().process.as_mut().unwrap().cwd = "/nowhere".into();
+    request.oci.as_mut().unwrap().process.as_mut().unwrap().cwd = "/etc/passwd".into();
     let (_, error) = agent.refused("CreateContainer", &request);
-    assert_eq!(error, "chdir to cwd (\"/nowhere\"): no such file or directory");
+    assert_eq!(error, "chdir to cwd (\"/etc/passwd\"): not a directory");
     assert_eq!(
         (agent.mounts_left(), agent.cgroups_left(), agent.descriptors()),
         (0, 0, before)
@@ -151,6 +151,10 @@ fn execs_have_their_own_exit_output_and_errors() {
     assert_eq!(wait(&agent, "c1", "e1"), 7);
     let (_, error) = agent.refused("ExecProcess", &exec("e2", &["nope"]));
     assert_eq!(error, "exec: \"nope\": executable file not found in $PATH");
+    let mut lost = exec("e2", &["true"]);
+    lost.process.as_mut().unwrap().cwd = "/nowhere".into();
+    let (_, error) = agent.refused("ExecProcess", &lost);
+    assert_eq!(error, "chdir to cwd (\"/nowhere\"): no such file or directory");
     agent.call::<()>("ExecProcess", &exec("e3", &["sleep", "1000"]));
     assert_eq!(agent.refused("ExecProcess", &exec("e3", &["true"])).0, 6);
     kill(&agent, "c1", "e3", libc::SIGTERM);

@@ -82,14 +82,15 @@ fn run(control: &Control, plan: RawFd) -> Result<std::convert::Infallible> {
     } else {
         join(plan.init_pidfd)?;
     }
-    let master = stdio(&plan, process)?;
+    let user = identity::resolve(process, plan.string_user.as_ref())?;
+    let master = stdio(&plan, process, user.uid)?;
     let filter = match &plan.seccomp {
         Some(profile) => seccomp::Filter::compile(profile)?,
         None => None,
     };
-    let user = identity::resolve(process, plan.string_user.as_ref())?;
     let environment = program::environment(process, &user);
     if plan.init {
+        program::make_cwd(process)?;
         finish_root(&spec)?;
     }
     // Without no_new_privs a filter needs CAP_SYS_ADMIN, which the process may lose with its capabilities.
@@ -189,15 +190,17 @@ fn join(pidfd: RawFd) -> Result<()> {
 }
 
 /// Puts the standard descriptors in place; gives the terminal's master when there is a terminal.
-fn stdio(plan: &Plan, process: &Process) -> Result<Option<OwnedFd>> {
+fn stdio(plan: &Plan, process: &Process, uid: u32) -> Result<Option<OwnedFd>> {
     if process.terminal {
-        return terminal::open(process, plan.init).map(Some);
+        return terminal::open(process, plan.init, uid).map(Some);
     }
     for (fd, at) in [(plan.stdin, 0), (plan.stdout, 1), (plan.stderr, 2)] {
         if fd >= 0 {
             if unsafe { libc::dup2(fd, at) } < 0 {
                 return Err(nix::errno::Errno::last()).context("set up standard input and output");
             }
+            // Programs that log to /dev/stdout open the pipe anew, as the user.
+            unsafe { libc::fchown(at, uid, u32::MAX) };
             continue;
         }
         let null = File::options()

@@ -17,6 +17,18 @@ pub fn environment(process: &Process, user: &User) -> Vec<String> {
     words
 }
 
+/// Makes the working folder of a container's first process where it is missing, as runtimes do. What can't be made is named by `enter_cwd`.
+pub fn make_cwd(process: &Process) -> Result<()> {
+    if process.cwd.is_empty() {
+        return Ok(());
+    }
+    match std::fs::create_dir_all(&process.cwd) {
+        Err(error) if error.raw_os_error() == Some(libc::EROFS) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.with_context(|| format!("make the working folder {:?}", process.cwd)),
+    }
+}
+
 /// Changes to the working folder, as the user when `must`; before that, as root, without complaint (only root may be able to reach it).
 pub fn enter_cwd(process: &Process, must: bool) -> Result<()> {
     let cwd = if process.cwd.is_empty() {

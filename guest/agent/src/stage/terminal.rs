@@ -50,7 +50,7 @@ fn mount_console(slave: &OwnedFd) -> Result<()> {
 
 /// Gives the process a terminal: the session's, its standard descriptors and, for a container's first process (`console`),
 /// /dev/console. Returns the master, which is the agent's.
-pub fn open(process: &Process, console: bool) -> Result<OwnedFd> {
+pub fn open(process: &Process, console: bool, uid: u32) -> Result<OwnedFd> {
     let (master, slave) = open_pair()?;
     if let Some(size) = process
         .console_size
@@ -62,11 +62,9 @@ pub fn open(process: &Process, console: bool) -> Result<OwnedFd> {
     if console {
         mount_console(&slave)?;
     }
-    // The user that the process becomes may reopen its terminal; a numeric user is all that is needed here.
-    if let Some(user) = &process.user {
-        let _ = nix::unistd::fchown(&slave, Some(user.uid.into()), None);
-        let _ = fchmod(&slave, Mode::from_bits_truncate(0o620));
-    }
+    // The user that the process becomes may open its terminal anew.
+    let _ = nix::unistd::fchown(&slave, Some(uid.into()), None);
+    let _ = fchmod(&slave, Mode::from_bits_truncate(0o620));
     unsafe {
         if libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) < 0 {
             return Err(Errno::last()).context("make the terminal the session's");

@@ -77,7 +77,9 @@ impl Storages {
                 self.make(owner, storage, storages).await
             };
             match made.with_context(|| format!("storage {} {:?} at {point:?}", storage.driver, storage.source)) {
-                Ok(entry) => {
+                Ok(mut entry) => {
+                    // Volumes of the pod outlive a container that is started anew: the sandbox uses them, too.
+                    entry.users = matches!(storage.driver.as_str(), "ephemeral" | "local").into();
                     self.table.borrow_mut().entry(point.clone()).or_insert(entry).users += 1;
                     done.push(point.clone());
                 }
@@ -183,15 +185,32 @@ impl Storages {
 fn undo(entry: &Entry) -> Result<()> {
     let mut first = Ok(());
     for path in entry.mounts.iter().rev() {
+        // What the host reads from the disk after this must be there, whoever still holds the file system.
+        sync(path);
         // Still used by a process that is dying: detached, it goes away with the last user.
         let unmounted = umount2(path, MntFlags::UMOUNT_NOFOLLOW)
             .or_else(|_| umount2(path, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH));
         first = first.and(unmounted.with_context(|| format!("unmount {}", path.display())));
+        remove_empty(path);
     }
     for path in &entry.folders {
         let _ = fs::remove_dir_all(path);
+        path.parent().map(remove_empty);
     }
     first
+}
+
+fn sync(path: &Path) {
+    if let Ok(folder) = fs::File::open(path) {
+        unsafe { libc::syncfs(std::os::fd::AsRawFd::as_raw_fd(&folder)) };
+    }
+}
+
+/// Removes a mount point and the folder that was made for it, where nothing is in them.
+fn remove_empty(path: &Path) {
+    if fs::remove_dir(path).is_ok() {
+        let _ = path.parent().map(fs::remove_dir);
+    }
 }
 
 /// A plain mount of `source` as the storage says.

@@ -232,7 +232,7 @@ fn busybox_root(root: &Path) {
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
     for name in [
         "sh", "cat", "echo", "sleep", "head", "dd", "tty", "stty", "hostname", "id", "pwd", "mount", "ls", "kill",
-        "true", "yes", "head", "env", "touch", "md5sum", "wc",
+        "mkdir", "mknod", "tr", "cut", "true", "yes", "head", "env", "touch", "md5sum", "wc",
     ] {
         let _ = symlink("busybox", root.join("bin").join(name));
     }

@@ -1,0 +1,196 @@
+//! What a container may not do, and what it gets from the host. Needs root and a mounted cgroup2.
+
+mod support;
+
+use snp_agent::proto::grpc::*;
+use support::Agent;
+
+fn run(agent: &Agent, request: &CreateContainerRequest) -> (i32, String) {
+    let id = request.container_id.clone();
+    agent.call::<()>("CreateContainer", request);
+    agent.call::<()>(
+        "StartContainer",
+        &StartContainerRequest {
+            container_id: id.clone(),
+        },
+    );
+    let read = ReadStreamRequest {
+        container_id: id.clone(),
+        exec_id: String::new(),
+        len: 64 << 10,
+    };
+    let mut out = Vec::new();
+    while let Ok(part) = agent.try_call::<ReadStreamResponse>("ReadStdout", &read) {
+        out.extend(part.data);
+    }
+    let wait = WaitProcessRequest {
+        container_id: id.clone(),
+        exec_id: String::new(),
+    };
+    let status = agent.call::<WaitProcessResponse>("WaitProcess", &wait).status;
+    agent.call::<()>(
+        "RemoveContainer",
+        &RemoveContainerRequest {
+            container_id: id,
+            timeout: 0,
+        },
+    );
+    (status, String::from_utf8(out).unwrap())
+}
+
+fn linux(request: &mut CreateContainerRequest) -> &mut Linux {
+    request.oci.as_mut().unwrap().linux.as_mut().unwrap()
+}
+
+#[test]
+fn a_system_call_filter_is_in_force() {
+    let agent = Agent::start();
+    agent.sandbox();
+    for no_new_privileges in [true, false] {
+        let mut request = agent.container("c1", &["sh", "-c", "mkdir /tmp/x 2>&1; echo $?"]);
+        request
+            .oci
+            .as_mut()
+            .unwrap()
+            .process
+            .as_mut()
+            .unwrap()
+            .no_new_privileges = no_new_privileges;
+        let refuse = LinuxSyscall {
+            names: vec!["mkdir".into(), "mkdirat".into()],
+            action: "SCMP_ACT_ERRNO".into(),
+            args: Vec::new(),
+            errno_ret: Some(linux_syscall::ErrnoRet::Errnoret(libc::ENOSPC as u32)),
+        };
+        linux(&mut request).seccomp = Some(LinuxSeccomp {
+            default_action: "SCMP_ACT_ALLOW".into(),
+            architectures: vec!["SCMP_ARCH_X86_64".into()],
+            flags: Vec::new(),
+            syscalls: vec![refuse],
+        });
+        let (_, out) = run(&agent, &request);
+        assert_eq!(
+            out,
+            "mkdir: can't create directory '/tmp/x': No space left on device\n1\n"
+        );
+    }
+}
+
+#[test]
+fn masked_and_read_only_paths_and_devices_hold() {
+    let agent = Agent::start();
+    agent.sandbox();
+    let script = "wc -c < /proc/cmdline; echo 1 > /proc/sys/kernel/panic || echo readonly; \
+        mknod /tmp/mem c 1 1 && head -c 1 /tmp/mem || echo forbidden; head -c 4 /dev/zero | wc -c";
+    let mut request = agent.container("c1", &["sh", "-c", script]);
+    linux(&mut request).masked_paths.push("/proc/cmdline".into());
+    let (_, out) = run(&agent, &request);
+    assert_eq!(out, "0\nreadonly\nforbidden\n4\n");
+}
+
+#[test]
+fn a_read_only_root_is_read_only() {
+    let agent = Agent::start();
+    agent.sandbox();
+    let mut request = agent.container(
+        "c1",
+        &["sh", "-c", "touch /x && echo written; touch /run/x && echo run"],
+    );
+    request.oci.as_mut().unwrap().root.as_mut().unwrap().readonly = true;
+    assert_eq!(run(&agent, &request).1, "run\n");
+}
+
+#[test]
+fn links_in_an_image_do_not_lead_out() {
+    let agent = Agent::start();
+    agent.sandbox();
+    let mut request = agent.container("c1", &["cat", "/data/deep/file"]);
+    let spec = request.oci.as_mut().unwrap();
+    let root = std::path::PathBuf::from(&spec.root.as_ref().unwrap().path);
+    let outside = agent.folder.join("outside");
+    std::fs::create_dir_all(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, root.join("data")).unwrap();
+    let source = agent.folder.join("file");
+    std::fs::write(&source, "bound\n").unwrap();
+    spec.mounts.push(Mount {
+        destination: "/data/deep/file".into(),
+        source: source.to_string_lossy().into_owned(),
+        r#type: "bind".into(),
+        options: vec!["rbind".into(), "ro".into()],
+    });
+    assert_eq!(run(&agent, &request), (0, "bound\n".into()));
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn a_copied_file_and_a_pod_s_volume_are_bound_and_the_volume_outlives_a_container() {
+    let agent = Agent::start();
+    agent.sandbox();
+    let shared = agent.folder.join("run/shared/containers");
+    let copy = CopyFileRequest {
+        path: shared.join("hosts").to_string_lossy().into_owned(),
+        file_size: 6,
+        file_mode: 0o100644,
+        dir_mode: 0o755,
+        data: b"hosts\n".to_vec(),
+        ..CopyFileRequest::default()
+    };
+    agent.call::<()>("CopyFile", &copy);
+    let volume = agent
+        .folder
+        .join("run/sandbox/ephemeral/v")
+        .to_string_lossy()
+        .into_owned();
+    let make = |id: &str, script: &str| {
+        let mut request = agent.container(id, &["sh", "-c", script]);
+        request.storages.push(Storage {
+            driver: "ephemeral".into(),
+            source: "tmpfs".into(),
+            fstype: "tmpfs".into(),
+            options: vec!["fsgid=34".into(), "size=1m".into()],
+            mount_point: volume.clone(),
+            ..Storage::default()
+        });
+        let bind = |source: &str, destination: &str| Mount {
+            destination: destination.into(),
+            source: source.into(),
+            r#type: "bind".into(),
+            options: vec!["rbind".into()],
+        };
+        let mounts = &mut request.oci.as_mut().unwrap().mounts;
+        mounts.extend([bind(&volume, "/cache"), bind(&copy.path, "/etc/hosts")]);
+        request
+    };
+    let (_, out) = run(
+        &agent,
+        &make(
+            "c1",
+            "cat /etc/hosts; ls -ldn /cache | tr -s ' ' | cut -d' ' -f1,4; echo kept > /cache/x",
+        ),
+    );
+    assert_eq!(out, "hosts\ndrwxrwsrwt 34\n");
+    let (_, out) = run(&agent, &make("c2", "cat /cache/x"));
+    assert_eq!(out, "kept\n");
+    assert_eq!(agent.mounts_left(), 1);
+}
+
+#[test]
+fn a_storage_that_fails_leaves_nothing() {
+    let agent = Agent::start();
+    agent.sandbox();
+    let mut request = agent.container("c1", &["true"]);
+    let point = agent.folder.join("run/c1/rootfs");
+    request.storages.push(Storage {
+        driver: "blk".into(),
+        source: "/dev/null".into(),
+        fstype: "ext4".into(),
+        mount_point: point.to_string_lossy().into_owned(),
+        ..Storage::default()
+    });
+    let (_, text) = agent.refused("CreateContainer", &request);
+    assert!(
+        text.contains("/dev/null") && text.contains("block device required"),
+        "{text}"
+    );
+    assert_eq!((agent.mounts_left(), agent.cgroups_left()), (0, 0));
+}
