@@ -5,7 +5,7 @@
  * that failed and ends with status 1.
  */
 import { spawnSync } from "node:child_process";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -13,6 +13,7 @@ import { build as bundle } from "esbuild";
 
 const repository = dirname(dirname(fileURLToPath(import.meta.url)));
 const dist = join(repository, "dist");
+const { version } = JSON.parse(readFileSync(join(repository, "package.json"), "utf8"));
 
 /** Programs written in TypeScript: name in dist/bin, entry file. */
 const programs = [
@@ -81,6 +82,7 @@ async function bundleProgram({ name, entry }) {
     format: "esm",
     target: "node20",
     charset: "utf8",
+    define: { BUILD_VERSION: JSON.stringify(version) },
     // Modules in CommonJS ask for Node's own modules by require, which ES modules don't have.
     banner: { js: 'import { createRequire as snpCreateRequire } from "node:module";\nconst require = snpCreateRequire(import.meta.url);' },
     logLevel: "warning",
