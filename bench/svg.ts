@@ -5,7 +5,7 @@ import { measureLabel } from "./table.ts";
 
 const WIDTH = 960;
 const LABEL_WIDTH = 220;
-const VALUE_WIDTH = 150;
+const VALUE_WIDTH = 180;
 const BAR_HEIGHT = 16;
 const ROW_HEIGHT = 24;
 const TITLE_HEIGHT = 44;
