@@ -63,6 +63,11 @@ impl Storages {
         if storages.len() > COUNT_MAX {
             return Err(Error::invalid(format!("a request has at most {COUNT_MAX} storages")));
         }
+        // Disks that are still being plugged in are awaited before the lock: others go on meanwhile.
+        for storage in storages.iter().filter(|storage| on_block_device(storage)) {
+            let found = block::find(&storage.source).await;
+            found.with_context(|| describe(storage))?;
+        }
         let _guard = self.lock.lock().await;
         let mut done: Vec<String> = Vec::new();
         for storage in storages {
@@ -76,7 +81,7 @@ impl Storages {
             } else {
                 self.make(owner, storage, storages).await
             };
-            match made.with_context(|| format!("storage {} {:?} at {point:?}", storage.driver, storage.source)) {
+            match made.with_context(|| describe(storage)) {
                 Ok(mut entry) => {
                     // Volumes of the pod outlive a container that is started anew: the sandbox uses them, too.
                     entry.users = matches!(storage.driver.as_str(), "ephemeral" | "local").into();
@@ -179,6 +184,18 @@ impl Storages {
         }
         Ok(())
     }
+}
+
+/// How errors name a storage.
+fn describe(storage: &Storage) -> String {
+    format!(
+        "storage {} {:?} at {:?}",
+        storage.driver, storage.source, storage.mount_point
+    )
+}
+
+fn on_block_device(storage: &Storage) -> bool {
+    matches!(storage.driver.as_str(), "blk" | "mmioblk" | "erofs.multi-layer")
 }
 
 /// Unmounts and removes what a storage made; goes on after a failure and reports the first.

@@ -108,6 +108,11 @@ impl Agent {
         }
     }
 
+    /// Waits for the agent's end; whether it ended well.
+    pub fn ended(&mut self) -> bool {
+        self.child.wait().unwrap().success()
+    }
+
     /// One call on a connection of its own.
     pub fn try_call<R: Message + Default>(&self, method: &str, message: &impl Message) -> Result<R, Status> {
         let mut stream = UnixStream::connect(self.folder.join("agent")).unwrap();
@@ -209,8 +214,10 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
-        let _ = self.child.wait();
+        if let Ok(None) = self.child.try_wait() {
+            unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+            let _ = self.child.wait();
+        }
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
