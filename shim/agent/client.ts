@@ -153,11 +153,13 @@ export class AgentClient {
 	async readOutput(process: ProcessAddress, stream: "stdout" | "stderr", length: number, options?: CallOptions): Promise<Uint8Array> {
 		const request = { container_id: process.containerId, exec_id: process.execId, len: length };
 		const method = stream === "stdout" ? "ReadStdout" : "ReadStderr";
-		const answer = await this.#call(AGENT_SERVICE, method, grpc.ReadStreamRequest, request, grpc.ReadStreamResponse, {
-			timeoutMs: 0,
-			...options,
-		});
-		return answer.data;
+		const bounds = { timeoutMs: 0, ...options };
+		try {
+			return (await this.#call(AGENT_SERVICE, method, grpc.ReadStreamRequest, request, grpc.ReadStreamResponse, bounds)).data;
+		} catch (error) {
+			if (isEndOfStream(error)) return END_OF_STREAM;
+			throw error;
+		}
 	}
 
 	/** Reads a container's resource use. */
@@ -222,6 +224,18 @@ export class AgentClient {
 			throw error;
 		}
 	}
+}
+
+const END_OF_STREAM = new Uint8Array(0);
+
+/** Some agents answer a read at the end with nothing, others with this status and text (kata-agent: "read meet eof"). */
+function isEndOfStream(error: unknown): boolean {
+	return (
+		error instanceof ShimError &&
+		error.cause instanceof RemoteError &&
+		error.cause.code === GrpcCode.INVALID_ARGUMENT &&
+		/\beof\b/iu.test(error.cause.message)
+	);
 }
 
 const REASONS: Readonly<Record<number, ErrorReason>> = {

@@ -1,0 +1,184 @@
+/**
+ * Stdio and life cycle by the agent's calls alone, as with an agent that takes no streams, against the real agent in its host mode
+ * (guest/agent/README.md): no VM, but real processes, pipes and FIFOs.
+ */
+
+import { execFileSync, spawn } from "node:child_process";
+import { createHash, randomBytes } from "node:crypto";
+import {
+	copyFileSync,
+	createReadStream,
+	createWriteStream,
+	existsSync,
+	mkdirSync,
+	mkdtempSync,
+	readFileSync,
+	realpathSync,
+	rmSync,
+	symlinkSync,
+} from "node:fs";
+import { createConnection } from "node:net";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { pipeline } from "node:stream/promises";
+import t from "tap";
+import { AgentClient } from "../../shim/agent/client.ts";
+import { guestSpec } from "../../shim/agent/guest-spec.ts";
+import { parseSpec, specSchema } from "../../shim/agent/oci-spec.ts";
+import { Log } from "../../shim/base/log.ts";
+import { GuestProcess } from "../../shim/pod/process.ts";
+import { relayByCalls } from "../../shim/pod/stdio-calls.ts";
+import { TtrpcClient } from "../../shim/wire/client.ts";
+import { busyboxPath } from "../support/image.ts";
+import { distShareDir } from "../support/paths.ts";
+import { eventually } from "../support/retry.ts";
+
+const log = new Log(() => undefined);
+const agentProgram = join(dirname(realpathSync(join(distShareDir, "initramfs"))), "snp-agent");
+const NAMESPACES = ["pid", "ipc", "uts", "mount", "network"].map((type) => ({ type }));
+
+interface Bed {
+	readonly agent: AgentClient;
+	readonly folder: string;
+}
+
+async function startAgent(t: Tap): Promise<Bed> {
+	const folder = mkdtempSync(join(tmpdir(), "snp-calls-"));
+	const address = join(folder, "agent.sock");
+	const cgroups = cgroup2();
+	const args = [
+		"--cgroup-root",
+		cgroups,
+		"--listen",
+		`unix://${address}`,
+		"--streams",
+		`unix://${join(folder, "streams.sock")}`,
+		"--run-dir",
+		join(folder, "run"),
+	];
+	const child = spawn(agentProgram, args, { stdio: "ignore" });
+	const ended = new Promise((resolve) => child.once("exit", resolve));
+	await eventually("the agent's socket", 10_000, () => (existsSync(address) ? true : undefined));
+	const agent = new AgentClient(new TtrpcClient(createConnection(address), { name: "the agent", log }), 30_000);
+	t.teardown(async () => {
+		agent.close();
+		child.kill("SIGTERM");
+		await ended;
+		rmSync(folder, { recursive: true, force: true });
+	});
+	await agent.check();
+	return { agent, folder };
+}
+
+/** Where cgroup2 is mounted (proc(5), mountinfo: the fifth field is the place, the type follows the dash). */
+function cgroup2(): string {
+	const line = readFileSync("/proc/self/mountinfo", "utf8")
+		.split("\n")
+		.find((entry) => entry.split(" - ")[1]?.startsWith("cgroup2 ") === true);
+	const place = line?.split(" ")[4];
+	if (place === undefined) throw new Error("cgroup2 is not mounted on this machine: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified");
+	return place;
+}
+
+/** What this file needs of tap's test object. */
+interface Tap {
+	teardown(release: () => Promise<void>): void;
+}
+
+async function makeContainer({ agent, folder }: Bed, id: string, args: string[]): Promise<void> {
+	const root = join(folder, "root");
+	mkdirSync(join(root, "bin"), { recursive: true });
+	for (const name of ["proc", "dev", "tmp"]) mkdirSync(join(root, name), { recursive: true });
+	if (!existsSync(join(root, "bin/busybox"))) copyFileSync(busyboxPath(), join(root, "bin/busybox"));
+	for (const applet of ["sh", "cat", "echo", "sleep"])
+		if (!existsSync(join(root, "bin", applet))) symlinkSync("busybox", join(root, "bin", applet));
+	const spec = parseSpec(
+		specSchema,
+		{
+			ociVersion: "1.1.0",
+			process: { args, cwd: "/", env: ["PATH=/bin"], user: { uid: 0, gid: 0 } },
+			root: { path: root },
+			mounts: [{ destination: "/proc", type: "proc", source: "proc" }],
+			linux: { namespaces: NAMESPACES },
+		},
+		"a test",
+	);
+	const guest = guestSpec(spec, { containerId: id, sandbox: false, seccomp: false, guestSources: new Map() });
+	await agent.createContainer({
+		container_id: id,
+		exec_id: id,
+		OCI: { ...guest, Root: { Path: root, Readonly: false } },
+		sandbox_pidns: false,
+	});
+}
+
+function fifo(folder: string, name: string): string {
+	const path = join(folder, name);
+	execFileSync("mkfifo", [path]);
+	return path;
+}
+
+t.test("the agent tells what it can do", async (t) => {
+	const { agent } = await startAgent(t);
+	const details = await agent.details();
+	t.equal(details.streams, true);
+	t.equal(details.seccomp, true);
+});
+
+t.test("stdio by calls: 4 MiB go in and come back bit for bit, standard error apart, and the exit code is told", async (t) => {
+	const bed = await startAgent(t);
+	const { agent, folder } = bed;
+	const stdio = { stdin: fifo(folder, "in"), stdout: fifo(folder, "out"), stderr: fifo(folder, "err"), terminal: false };
+	const process = new GuestProcess("c1", "", stdio);
+	const input = randomBytes(4 * 1024 * 1024);
+	const hash = createHash("sha256");
+	const errors: Buffer[] = [];
+	// Readers first: what they open for reading is the FIFO that the relay then writes.
+	const readers = Promise.all([
+		pipeline(createReadStream(stdio.stdout), async (source: AsyncIterable<Buffer>) => {
+			let left = input.length;
+			for await (const chunk of source) {
+				hash.update(chunk);
+				left -= chunk.length;
+				if (left <= 0) return;
+			}
+		}),
+		pipeline(createReadStream(stdio.stderr), async (source: AsyncIterable<Buffer>) => {
+			for await (const chunk of source) {
+				errors.push(chunk);
+				if (Buffer.concat(errors).toString().endsWith("\n")) return;
+			}
+		}),
+	]);
+	await makeContainer(bed, "c1", ["sh", "-c", "echo apart >&2; cat; exit 42"]);
+	const relay = relayByCalls(process, agent, log);
+	process.transition({ kind: "starting" });
+	await agent.startContainer("c1");
+	process.transition({ kind: "running" });
+	const writer = createWriteStream(stdio.stdin);
+	await new Promise<void>((resolve, reject) => writer.end(input, () => resolve()).once("error", reject));
+	t.equal(await agent.waitProcess({ containerId: "c1", execId: "" }), 42);
+	await relay.drain(10_000);
+	await readers;
+	t.equal(hash.digest("hex"), createHash("sha256").update(input).digest("hex"));
+	t.equal(Buffer.concat(errors).toString(), "apart\n");
+	await agent.removeContainer("c1");
+});
+
+t.test("a missing command is refused by name when the container is made, and a container that is not there is told as such", async (t) => {
+	const bed = await startAgent(t);
+	await t.rejects(makeContainer(bed, "c1", ["no-such-command"]), { message: /no-such-command/ });
+	await t.rejects(bed.agent.startContainer("c9"), { code: "not-found" });
+	await t.rejects(bed.agent.removeContainer("c9"), { code: "not-found" });
+});
+
+t.test("a killed process has 137, and waiting for it again answers the same", async (t) => {
+	const bed = await startAgent(t);
+	await makeContainer(bed, "c1", ["sleep", "1000"]);
+	await bed.agent.startContainer("c1");
+	const waiting = bed.agent.waitProcess({ containerId: "c1", execId: "" });
+	await bed.agent.signalProcess({ containerId: "c1", execId: "" }, 9);
+	t.equal(await waiting, 137);
+	t.equal(await bed.agent.waitProcess({ containerId: "c1", execId: "" }), 137);
+	await bed.agent.removeContainer("c1");
+});
