@@ -9,15 +9,15 @@ import { cpioArchive } from "./cpio.mjs";
 
 const [agent, output] = process.argv.slice(2);
 if (agent === undefined || output === undefined) {
-  console.error("usage: make-initramfs.mjs AGENT OUTPUT");
-  process.exit(2);
+	console.error("usage: make-initramfs.mjs AGENT OUTPUT");
+	process.exit(2);
 }
 const folders = ["dev", "proc", "run", "sys", "tmp"];
 writeFileSync(
-  output,
-  cpioArchive([
-    ...folders.map((name) => /** @type {const} */ ({ kind: "dir", name, mode: name === "tmp" ? 0o1777 : 0o755 })),
-    { kind: "char", name: "dev/console", mode: 0o600, major: 5, minor: 1 },
-    { kind: "file", name: "init", mode: 0o755, data: readFileSync(agent) },
-  ]),
+	output,
+	cpioArchive([
+		...folders.map((name) => /** @type {const} */ ({ kind: "dir", name, mode: name === "tmp" ? 0o1777 : 0o755 })),
+		{ kind: "char", name: "dev/console", mode: 0o600, major: 5, minor: 1 },
+		{ kind: "file", name: "init", mode: 0o755, data: readFileSync(agent) },
+	]),
 );

@@ -17,9 +17,9 @@ const { version } = JSON.parse(readFileSync(join(repository, "package.json"), "u
 
 /** Programs written in TypeScript: name in dist/bin, entry file. */
 const programs = [
-  { name: "snpd", entry: "shim/command/snpd.ts" },
-  { name: "snpctl", entry: "shim/command/snpctl.ts" },
-  { name: "ch-qemu", entry: "ch-qemu/main.ts" },
+	{ name: "snpd", entry: "shim/command/snpd.ts" },
+	{ name: "snpctl", entry: "shim/command/snpctl.ts" },
+	{ name: "ch-qemu", entry: "ch-qemu/main.ts" },
 ];
 
 /** The longest that one step may take: cargo with an empty cache on a slow machine. */
@@ -30,14 +30,21 @@ const STEP_LIMIT_MS = 30 * 60 * 1000;
  * @param {string} script @param {readonly string[]} args
  */
 function run(script, ...args) {
-  const result = spawnSync(join(repository, script), args, { cwd: repository, stdio: ["ignore", "pipe", "inherit"], encoding: "utf8", timeout: STEP_LIMIT_MS });
-  if (result.error !== undefined) {
-    throw new Error(`${script} could not be run: ${result.error.message}`);
-  }
-  if (result.status !== 0) {
-    throw new Error(`${script} ended with ${result.status === null ? `signal ${result.signal}` : `status ${result.status}`}: see its message above`);
-  }
-  return result.stdout.trimEnd().split("\n").at(-1) ?? "";
+	const result = spawnSync(join(repository, script), args, {
+		cwd: repository,
+		stdio: ["ignore", "pipe", "inherit"],
+		encoding: "utf8",
+		timeout: STEP_LIMIT_MS,
+	});
+	if (result.error !== undefined) {
+		throw new Error(`${script} could not be run: ${result.error.message}`);
+	}
+	if (result.status !== 0) {
+		throw new Error(
+			`${script} ended with ${result.status === null ? `signal ${result.signal}` : `status ${result.status}`}: see its message above`,
+		);
+	}
+	return result.stdout.trimEnd().split("\n").at(-1) ?? "";
 }
 
 /**
@@ -45,11 +52,11 @@ function run(script, ...args) {
  * @param {string} target @param {(staged: string) => void} make
  */
 function replace(target, make) {
-  mkdirSync(dirname(target), { recursive: true });
-  const staged = join(dirname(target), `.${basename(target)}.${process.pid}`);
-  rmSync(staged, { force: true });
-  make(staged);
-  renameSync(staged, target);
+	mkdirSync(dirname(target), { recursive: true });
+	const staged = join(dirname(target), `.${basename(target)}.${process.pid}`);
+	rmSync(staged, { force: true });
+	make(staged);
+	renameSync(staged, target);
 }
 
 /**
@@ -57,10 +64,10 @@ function replace(target, make) {
  * @param {string} target @param {string} source @param {string} remedy
  */
 function link(target, source, remedy) {
-  if (!existsSync(source)) {
-    throw new Error(`${source} is missing: ${remedy}`);
-  }
-  replace(target, (staged) => symlinkSync(source, staged));
+	if (!existsSync(source)) {
+		throw new Error(`${source} is missing: ${remedy}`);
+	}
+	replace(target, (staged) => symlinkSync(source, staged));
 }
 
 /**
@@ -69,69 +76,83 @@ function link(target, source, remedy) {
  * @param {{name: string, entry: string}} program
  */
 async function bundleProgram({ name, entry }) {
-  const entryPath = join(repository, entry);
-  if (!existsSync(entryPath)) {
-    throw new Error(`${entry} is missing: it is the entry file of ${name}`);
-  }
-  const result = await bundle({
-    entryPoints: [entryPath],
-    absWorkingDir: repository,
-    bundle: true,
-    write: false,
-    platform: "node",
-    format: "esm",
-    target: "node20",
-    charset: "utf8",
-    define: { BUILD_VERSION: JSON.stringify(version) },
-    // Modules in CommonJS ask for Node's own modules by require, which ES modules don't have.
-    banner: { js: 'import { createRequire as snpCreateRequire } from "node:module";\nconst require = snpCreateRequire(import.meta.url);' },
-    logLevel: "warning",
-  });
-  const text = result.outputFiles[0]?.text ?? "";
-  const body = text.startsWith("#!") ? text.slice(text.indexOf("\n") + 1) : text;
-  replace(join(dist, "bin", name), (staged) => {
-    writeFileSync(staged, `#!/usr/bin/env -S ${process.execPath}\n${body}`);
-    chmodSync(staged, 0o755);
-  });
+	const entryPath = join(repository, entry);
+	if (!existsSync(entryPath)) {
+		throw new Error(`${entry} is missing: it is the entry file of ${name}`);
+	}
+	const result = await bundle({
+		entryPoints: [entryPath],
+		absWorkingDir: repository,
+		bundle: true,
+		write: false,
+		platform: "node",
+		format: "esm",
+		target: "node20",
+		charset: "utf8",
+		define: { BUILD_VERSION: JSON.stringify(version) },
+		// Modules in CommonJS ask for Node's own modules by require, which ES modules don't have.
+		banner: { js: 'import { createRequire as snpCreateRequire } from "node:module";\nconst require = snpCreateRequire(import.meta.url);' },
+		logLevel: "warning",
+	});
+	const text = result.outputFiles[0]?.text ?? "";
+	const body = text.startsWith("#!") ? text.slice(text.indexOf("\n") + 1) : text;
+	replace(join(dist, "bin", name), (staged) => {
+		writeFileSync(staged, `#!/usr/bin/env -S ${process.execPath}\n${body}`);
+		chmodSync(staged, 0o755);
+	});
 }
 
 /** @type {readonly {name: string, work: () => void | Promise<void>}[]} */
 const steps = [
-  { name: "protobuf codecs", work: () => void run("scripts/gen-proto.sh") },
-  {
-    name: "native addon",
-    work: () => {
-      run("scripts/build-native.sh");
-      replace(join(dist, "lib/snp_native.node"), (staged) => copyFileSync(join(repository, "build/Release/snp_native.node"), staged));
-    },
-  },
-  // Programs have no extension in their names: this says that they are ES modules.
-  { name: "module type", work: () => replace(join(dist, "package.json"), (staged) => writeFileSync(staged, '{"type":"module"}\n')) },
-  ...programs.map((program) => ({ name: program.name, work: () => bundleProgram(program) })),
-  {
-    name: "containerd-shim-snp-v2",
-    work: () => {
-      const folder = run("scripts/build-keeper.sh");
-      replace(join(dist, "bin/containerd-shim-snp-v2"), (staged) => copyFileSync(join(folder, "containerd-shim-snp-v2"), staged));
-    },
-  },
-  { name: "ch-qemu-vsock", work: () => link(join(dist, "bin/ch-qemu-vsock"), join(run("ch-qemu/build-vsock.sh"), "ch-qemu-vsock"), "run ch-qemu/build-vsock.sh") },
-  { name: "initramfs", work: () => link(join(dist, "share/initramfs"), join(run("guest/build-initramfs.sh"), "initramfs"), "run guest/build-initramfs.sh") },
-  // Minutes, not seconds: the kernel is linked when it is there, and built by the set-up.
-  { name: "vmlinux", work: () => link(join(dist, "share/vmlinux"), join(run("guest/build-kernel.sh", "--path"), "vmlinux"), "build it with guest/build-kernel.sh (or scripts/setup.sh)") },
+	{ name: "protobuf codecs", work: () => void run("scripts/gen-proto.sh") },
+	{
+		name: "native addon",
+		work: () => {
+			run("scripts/build-native.sh");
+			replace(join(dist, "lib/snp_native.node"), (staged) => copyFileSync(join(repository, "build/Release/snp_native.node"), staged));
+		},
+	},
+	// Programs have no extension in their names: this says that they are ES modules.
+	{ name: "module type", work: () => replace(join(dist, "package.json"), (staged) => writeFileSync(staged, '{"type":"module"}\n')) },
+	...programs.map((program) => ({ name: program.name, work: () => bundleProgram(program) })),
+	{
+		name: "containerd-shim-snp-v2",
+		work: () => {
+			const folder = run("scripts/build-keeper.sh");
+			replace(join(dist, "bin/containerd-shim-snp-v2"), (staged) => copyFileSync(join(folder, "containerd-shim-snp-v2"), staged));
+		},
+	},
+	{
+		name: "ch-qemu-vsock",
+		work: () => link(join(dist, "bin/ch-qemu-vsock"), join(run("ch-qemu/build-vsock.sh"), "ch-qemu-vsock"), "run ch-qemu/build-vsock.sh"),
+	},
+	{
+		name: "initramfs",
+		work: () => link(join(dist, "share/initramfs"), join(run("guest/build-initramfs.sh"), "initramfs"), "run guest/build-initramfs.sh"),
+	},
+	// Minutes, not seconds: the kernel is linked when it is there, and built by the set-up.
+	{
+		name: "vmlinux",
+		work: () =>
+			link(
+				join(dist, "share/vmlinux"),
+				join(run("guest/build-kernel.sh", "--path"), "vmlinux"),
+				"build it with guest/build-kernel.sh (or scripts/setup.sh)",
+			),
+	},
 ];
 
 const failures = [];
 for (const step of steps) {
-  const started = performance.now();
-  try {
-    await step.work();
-    console.log(`build: ${step.name} (${((performance.now() - started) / 1000).toFixed(1)} s)`);
-  } catch (error) {
-    failures.push(`${step.name}: ${error instanceof Error ? error.message : String(error)}`);
-  }
+	const started = performance.now();
+	try {
+		await step.work();
+		console.log(`build: ${step.name} (${((performance.now() - started) / 1000).toFixed(1)} s)`);
+	} catch (error) {
+		failures.push(`${step.name}: ${error instanceof Error ? error.message : String(error)}`);
+	}
 }
 for (const failure of failures) {
-  console.error(`build: FAILED ${failure}`);
+	console.error(`build: FAILED ${failure}`);
 }
 process.exitCode = failures.length === 0 ? 0 : 1;

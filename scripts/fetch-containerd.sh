@@ -46,6 +46,8 @@ apt_options=(-q -o APT::Sandbox::User=root)
 # Gives apt a state of its own that knows only the unstable suite: the machine's lists stay as they are.
 use_unstable() {
   local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+  # The names in the format are apt's, not the shell's.
+  # shellcheck disable=SC2016
   mirror="$(apt-get indextargets --format '$(REPO_URI) $(COMPONENT) $(SUITE) $(CODENAME) $(ORIGIN)' 'Created-By: Packages' |
     awk '$NF == "Debian" && $2 == "main" && $4 == "bookworm" { print $1; exit }')"
   [ -n "$mirror" ] ||

@@ -53,8 +53,10 @@ step() {
 never() { return 1; }
 
 check_tools() {
-  command -v node >/dev/null && command -v npm >/dev/null ||
-    fail "node or npm is missing: install Node.js 20 or newer with npm"
+  local tool
+  for tool in node npm; do
+    command -v "$tool" >/dev/null || fail "$tool is missing: install Node.js 20 or newer with npm"
+  done
   node -e 'const [major, minor] = process.versions.node.split(".").map(Number); process.exit(major > 20 || (major === 20 && minor >= 10) ? 0 : 1)' ||
     fail "Node.js $(node --version) is too old: install 20.10 or newer"
   command -v cargo >/dev/null || fail "cargo is missing: install a stable Rust toolchain, 1.$least_cargo_minor or newer"
@@ -76,7 +78,9 @@ install_packages() {
   mapfile -t missing < <(missing_packages)
   command="apt-get update && apt-get install --no-install-recommends -y ${missing[*]}"
   command -v apt-get >/dev/null || fail "this is no Debian: install the equivalents of ${missing[*]}"
-  [ "$may_install" = yes ] && [ "$(id -u)" = 0 ] || fail "missing Debian packages. Run as root: $command"
+  if [ "$may_install" = no ] || [ "$(id -u)" != 0 ]; then
+    fail "missing Debian packages. Run as root: $command"
+  fi
   export DEBIAN_FRONTEND=noninteractive
   apt-get -q update >&2 || fail "apt-get update failed (messages above): check the network and /etc/apt/sources.list.d"
   apt-get -q install --no-install-recommends -y "${missing[@]}" >&2 ||
