@@ -3,179 +3,191 @@
  *
  * A machine is booted once and ended once. A guest that resets ends its machine too: the VMM boots another one, as the real one does.
  */
-import type { StdioOptions } from 'node:child_process';
-import { EventEmitter } from 'node:events';
-import type { Duplex } from 'node:stream';
-import { existsSync } from 'node:fs';
-import { join, dirname } from 'node:path';
-import { deviceManagerError, messageOf, VmmError } from './api-error.ts';
-import { Child, within } from './child.ts';
-import { DeviceSet } from './device-set.ts';
-import type { Log } from './log.ts';
-import { type Accelerator, MONITOR_FD, qemuArguments } from './qemu-arguments.ts';
-import { Qmp, type QmpData } from './qmp.ts';
-import type { Tools } from './tools.ts';
-import type { VmConfig } from './vm-config.ts';
-import { VsockBackend } from './vsock-backend.ts';
+import type { StdioOptions } from "node:child_process";
+import { EventEmitter } from "node:events";
+import type { Duplex } from "node:stream";
+import { existsSync } from "node:fs";
+import { join, dirname } from "node:path";
+import { deviceManagerError, messageOf, VmmError } from "./api-error.ts";
+import type { AcceleratorChoice } from "./accelerator.ts";
+import { Child, within } from "./child.ts";
+import { DeviceSet } from "./device-set.ts";
+import type { Log } from "./log.ts";
+import { MONITOR_FD, qemuArguments } from "./qemu-arguments.ts";
+import { Qmp, type QmpData } from "./qmp.ts";
+import type { Tools } from "./tools.ts";
+import type { VmConfig } from "./vm-config.ts";
+import { VsockBackend } from "./vsock-backend.ts";
 
 /** What a machine is made with. */
-export type Host = { readonly tools: Tools; readonly accelerator: Accelerator; readonly log: Log };
+export type Host = { readonly tools: Tools; readonly accelerators: AcceleratorChoice; readonly log: Log };
 
 /** Why a machine ended by itself. */
-export type MachineEnd = 'power-off' | 'reset' | 'death';
+export type MachineEnd = "power-off" | "reset" | "death";
 
 const BOOT_LIMIT_MS = 60_000;
 const QUIT_LIMIT_MS = 5_000;
 
-export class Machine extends EventEmitter<{ ended: [MachineEnd]; 'device-removed': [id: string, slot: number]; panic: [] }> {
-  readonly devices: DeviceSet;
-  readonly qmp: Qmp;
-  readonly host: Host;
-  readonly config: VmConfig;
-  paused = false;
-  #vsock: VsockBackend | undefined;
-  readonly #qemu: Child;
-  #ending = false;
-  #reason: MachineEnd = 'death';
+export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed": [id: string, slot: number]; panic: [] }> {
+	readonly devices: DeviceSet;
+	readonly qmp: Qmp;
+	readonly host: Host;
+	readonly config: VmConfig;
+	paused = false;
+	#vsock: VsockBackend | undefined;
+	readonly #qemu: Child;
+	#ending = false;
+	#reason: MachineEnd = "death";
 
-  private constructor(host: Host, config: VmConfig, devices: DeviceSet, child: Child, qmp: Qmp, vsock: VsockBackend | undefined) {
-    super();
-    this.host = host;
-    this.config = config;
-    this.devices = devices;
-    this.#qemu = child;
-    this.qmp = qmp;
-    this.#vsock = vsock;
-    qmp.on('event', (name, data) => this.#onEvent(name, data));
-    void child.ended.then(() => this.#onEnd());
-  }
+	private constructor(host: Host, config: VmConfig, devices: DeviceSet, child: Child, qmp: Qmp, vsock: VsockBackend | undefined) {
+		super();
+		this.host = host;
+		this.config = config;
+		this.devices = devices;
+		this.#qemu = child;
+		this.qmp = qmp;
+		this.#vsock = vsock;
+		qmp.on("event", (name, data) => this.#onEvent(name, data));
+		void child.ended.then(() => this.#onEnd());
+	}
 
-  /**
-   * Starts a machine; the guest runs when this resolves. Devices without an id get one in `config`. Throws the VMM's errors; nothing is left behind then.
-   */
-  static async boot(host: Host, config: VmConfig): Promise<Machine> {
-    const devices = new DeviceSet();
-    const vsock = config.vsock === undefined ? undefined : VsockBackend.start(host.tools, config.vsock.socket, config.vsock.cid);
-    let child: Child | undefined;
-    try {
-      devices.addAll(config);
-      const firmware = smallFirmware(host.tools.qemu);
-      const args = qemuArguments({ config, devices: [...devices.all.values()], accelerator: host.accelerator, firmware });
-      host.log.debug(`${host.tools.qemu} ${args.join(' ')}`);
-      const stdio: StdioOptions = [config.serial.mode === 'Tty' ? 'inherit' : 'ignore', 'inherit', 'pipe', 'pipe', vsock?.peer ?? 'ignore'];
-      child = new Child(host.tools.leash, [host.tools.qemu, ...args], stdio);
-      vsock?.handedOver();
-      const qmp = await Qmp.open(child.process.stdio[MONITOR_FD] as Duplex, BOOT_LIMIT_MS);
-      const machine = new Machine(host, config, devices, child, qmp, vsock);
-      await machine.#settle();
-      return machine;
-    } catch (error) {
-      await child?.kill();
-      await vsock?.stop();
-      if (vsock !== undefined && vsock.complaints !== '') throw deviceManagerError('Cannot create virtio-vsock backend', vsock.complaints);
-      throw child === undefined ? error : bootError(child, error);
-    }
-  }
+	/**
+	 * Starts a machine; the guest runs when this resolves. Devices without an id get one in `config`. Throws the VMM's errors; nothing is left behind then.
+	 */
+	static async boot(host: Host, config: VmConfig): Promise<Machine> {
+		const devices = new DeviceSet();
+		const vsock = config.vsock === undefined ? undefined : VsockBackend.start(host.tools, config.vsock.socket, config.vsock.cid);
+		let child: Child | undefined;
+		try {
+			devices.addAll(config);
+			const firmware = smallFirmware(host.tools.qemu);
+			const accelerator = await host.accelerators.choose(config.payload?.kernel ?? "");
+			const args = qemuArguments({ config, devices: [...devices.all.values()], accelerator, firmware });
+			host.log.debug(`${host.tools.qemu} ${args.join(" ")}`);
+			const stdio: StdioOptions = [config.serial.mode === "Tty" ? "inherit" : "ignore", "inherit", "pipe", "pipe", vsock?.peer ?? "ignore"];
+			child = new Child(host.tools.leash, [host.tools.qemu, ...args], stdio);
+			vsock?.handedOver();
+			const qmp = await Qmp.open(child.process.stdio[MONITOR_FD] as Duplex, BOOT_LIMIT_MS);
+			const machine = new Machine(host, config, devices, child, qmp, vsock);
+			await machine.#settle();
+			return machine;
+		} catch (error) {
+			await child?.kill();
+			await vsock?.stop();
+			if (vsock !== undefined && vsock.complaints !== "") throw deviceManagerError("Cannot create virtio-vsock backend", vsock.complaints);
+			throw child === undefined ? error : bootError(child, error);
+		}
+	}
 
-  /** Stops the guest's processors. */
-  async pause(): Promise<void> {
-    await this.qmp.run('stop');
-    this.paused = true;
-  }
+	/** Stops the guest's processors. */
+	async pause(): Promise<void> {
+		await this.qmp.run("stop");
+		this.paused = true;
+	}
 
-  async resume(): Promise<void> {
-    await this.qmp.run('cont');
-    this.paused = false;
-  }
+	async resume(): Promise<void> {
+		await this.qmp.run("cont");
+		this.paused = false;
+	}
 
-  /** Starts a backend for a vsock device that is plugged later: it connects to QEMU at `vhostSocket`. The machine owns it. */
-  startVsock(path: string, cid: number, vhostSocket: string): void {
-    this.#vsock = VsockBackend.start(this.host.tools, path, cid, vhostSocket);
-  }
+	/** Starts a backend for a vsock device that is plugged later: it connects to QEMU at `vhostSocket`. The machine owns it. */
+	startVsock(path: string, cid: number, vhostSocket: string): void {
+		this.#vsock = VsockBackend.start(this.host.tools, path, cid, vhostSocket);
+	}
 
-  async stopVsock(): Promise<void> {
-    await this.#vsock?.stop();
-    this.#vsock = undefined;
-  }
+	async stopVsock(): Promise<void> {
+		await this.#vsock?.stop();
+		this.#vsock = undefined;
+	}
 
-  /** Ends the machine: QEMU closes its images, then it is killed in any case. `ended` is not emitted. */
-  async end(): Promise<void> {
-    this.#ending = true;
-    try {
-      await within(QUIT_LIMIT_MS, 'QEMU did not quit', Promise.race([this.qmp.run('quit').then(() => this.#qemu.ended), this.#qemu.ended]));
-    } catch (error) {
-      this.host.log.warn(`quit: ${messageOf(error)}`);
-    }
-    await this.#qemu.kill();
-    await this.stopVsock();
-  }
+	/** Ends the machine: QEMU closes its images, then it is killed in any case. `ended` is not emitted. */
+	async end(): Promise<void> {
+		this.#ending = true;
+		try {
+			await within(QUIT_LIMIT_MS, "QEMU did not quit", Promise.race([this.qmp.run("quit").then(() => this.#qemu.ended), this.#qemu.ended]));
+		} catch (error) {
+			this.host.log.warn(`quit: ${messageOf(error)}`);
+		}
+		await this.#qemu.kill();
+		await this.stopVsock();
+	}
 
-  /** What needs the monitor right after the start: a pty's name, the balloon's first size. */
-  async #settle(): Promise<void> {
-    const { serial, balloon, memory } = this.config;
-    if (serial.mode === 'Pty') {
-      const chardevs = (await this.qmp.run('query-chardev')) as { label: string; filename: string }[];
-      serial.file = chardevs.find((c) => c.label === 'serial')?.filename.replace(/^pty:/, '') ?? '';
-    }
-    if (balloon !== undefined && balloon.size > 0) await this.qmp.run('balloon', { value: Math.max(memory.size - balloon.size, BALLOON_FLOOR_BYTES) });
-  }
+	/** What needs the monitor right after the start: a pty's name, the balloon's first size. */
+	async #settle(): Promise<void> {
+		const { serial, balloon, memory } = this.config;
+		if (serial.mode === "Pty") {
+			const chardevs = (await this.qmp.run("query-chardev")) as { label: string; filename: string }[];
+			serial.file = chardevs.find((c) => c.label === "serial")?.filename.replace(/^pty:/, "") ?? "";
+		}
+		if (balloon !== undefined && balloon.size > 0)
+			await this.qmp.run("balloon", { value: Math.max(memory.size - balloon.size, BALLOON_FLOOR_BYTES) });
+	}
 
-  #onEvent(name: string, data: QmpData): void {
-    this.host.log.debug(`QEMU: ${name} ${JSON.stringify(data)}`);
-    if (name === 'SHUTDOWN') this.#reason = reasonOf(String(data['reason']));
-    else if (name === 'GUEST_PANICKED') this.emit('panic');
-    else if (name === 'DEVICE_DELETED' && typeof data['device'] === 'string') void this.#onDeleted(data['device']);
-  }
+	#onEvent(name: string, data: QmpData): void {
+		this.host.log.debug(`QEMU: ${name} ${JSON.stringify(data)}`);
+		if (name === "SHUTDOWN") this.#reason = reasonOf(String(data["reason"]));
+		else if (name === "GUEST_PANICKED") this.emit("panic");
+		else if (name === "DEVICE_DELETED" && typeof data["device"] === "string") void this.#onDeleted(data["device"]);
+	}
 
-  /** The guest let a device go: its backends go too, then id and slot are free. */
-  async #onDeleted(name: string): Promise<void> {
-    const device = this.devices.byName(name);
-    if (device === undefined) return;
-    for (const backend of device.backends) await dropBackend(this.qmp, backend).catch((error: unknown) => this.host.log.warn(`${device.id}: ${messageOf(error)}`));
-    if (device.type === 'vsock') await this.stopVsock();
-    this.devices.forget(device.id);
-    this.emit('device-removed', device.id, device.slot);
-  }
+	/** The guest let a device go: its backends go too, then id and slot are free. */
+	async #onDeleted(name: string): Promise<void> {
+		const device = this.devices.byName(name);
+		if (device === undefined) return;
+		for (const backend of device.backends)
+			await dropBackend(this.qmp, backend).catch((error: unknown) => this.host.log.warn(`${device.id}: ${messageOf(error)}`));
+		if (device.type === "vsock") await this.stopVsock();
+		this.devices.forget(device.id);
+		this.emit("device-removed", device.id, device.slot);
+	}
 
-  #onEnd(): void {
-    if (this.#ending) return;
-    this.#ending = true;
-    if (this.#reason === 'death') this.host.log.error(`QEMU died: ${this.#qemu.complaints}`);
-    void this.stopVsock().then(() => this.emit('ended', this.#reason));
-  }
+	#onEnd(): void {
+		if (this.#ending) return;
+		this.#ending = true;
+		if (this.#reason === "death") this.host.log.error(`QEMU died: ${this.#qemu.complaints}`);
+		void this.stopVsock().then(() => this.emit("ended", this.#reason));
+	}
 }
 
 /** What QEMU must leave to a guest, however large a balloon is asked for: QEMU refuses nothing at all. */
 export const BALLOON_FLOOR_BYTES = 1024 * 1024;
 
-type Backend = ReturnType<DeviceSet['get']>['backends'][number];
+type Backend = ReturnType<DeviceSet["get"]>["backends"][number];
 
 async function dropBackend(qmp: Qmp, backend: Backend): Promise<void> {
-  if (backend.kind === 'blockdev') await qmp.run('blockdev-del', { 'node-name': backend.properties['node-name'] });
-  else if (backend.kind === 'netdev') await qmp.run('netdev_del', { id: backend.properties['id'] });
-  else if (backend.kind === 'object') await qmp.run('object-del', { id: backend.properties['id'] });
-  else await qmp.run('chardev-remove', { id: backend.id });
+	if (backend.kind === "blockdev") await qmp.run("blockdev-del", { "node-name": backend.properties["node-name"] });
+	else if (backend.kind === "netdev") await qmp.run("netdev_del", { id: backend.properties["id"] });
+	else if (backend.kind === "object") await qmp.run("object-del", { id: backend.properties["id"] });
+	else await qmp.run("chardev-remove", { id: backend.id });
 }
 
 function reasonOf(reason: string): MachineEnd {
-  if (reason === 'guest-reset') return 'reset';
-  return reason === 'guest-shutdown' ? 'power-off' : 'death';
+	if (reason === "guest-reset") return "reset";
+	return reason === "guest-shutdown" ? "power-off" : "death";
 }
 
 /** What QEMU said when it ended during the start, as an error of the VMM. */
 function bootError(child: Child, error: unknown): Error {
-  if (error instanceof VmmError) return error;
-  const said = child.complaints.split('\n').at(-1)?.replace(/^\S*qemu-system-x86_64: /, '') ?? '';
-  return imageLocked(said) ?? new VmmError(500, 'QEMU could not start the VM', said === '' ? messageOf(error) : said);
+	if (error instanceof VmmError) return error;
+	const said =
+		child.complaints
+			.split("\n")
+			.at(-1)
+			?.replace(/^\S*qemu-system-x86_64: /, "") ?? "";
+	return imageLocked(said) ?? new VmmError(500, "QEMU could not start the VM", said === "" ? messageOf(error) : said);
 }
 
 /** QEMU's complaint about a lock as the real VMM's error; undefined for any other text. */
-export function imageLocked(text: string, path = ''): VmmError | undefined {
-  const lock = /Failed to get (?:shared )?"?(\w+)"? lock/.exec(text);
-  if (lock === null) return undefined;
-  return deviceManagerError('Cannot lock images of all block devices', `Failed to get Write lock for disk image: ${path}`, 'The file is already locked');
+export function imageLocked(text: string, path = ""): VmmError | undefined {
+	const lock = /Failed to get (?:shared )?"?(\w+)"? lock/.exec(text);
+	if (lock === null) return undefined;
+	return deviceManagerError(
+		"Cannot lock images of all block devices",
+		`Failed to get Write lock for disk image: ${path}`,
+		"The file is already locked",
+	);
 }
 
 function smallFirmware(qemu: string): string | undefined {
-  return [join(dirname(qemu), '../share/qemu/qboot.rom'), '/usr/share/qemu/qboot.rom'].find((file) => existsSync(file));
+	return [join(dirname(qemu), "../share/qemu/qboot.rom"), "/usr/share/qemu/qboot.rom"].find((file) => existsSync(file));
 }

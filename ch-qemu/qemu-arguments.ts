@@ -1,9 +1,9 @@
 /** QEMU's whole command line for a VM: pure, so that what a configuration becomes can be read and tested. */
-import { chardevOption, memoryBackend, type QemuBackend, type QemuDevice } from './qemu-devices.ts';
-import type { VmConfig } from './vm-config.ts';
+import { chardevOption, memoryBackend, type QemuBackend, type QemuDevice } from "./qemu-devices.ts";
+import type { VmConfig } from "./vm-config.ts";
 
 /** How guest code runs. */
-export type Accelerator = 'tcg' | 'kvm';
+export type Accelerator = "tcg" | "kvm";
 
 /** The descriptor on which QEMU finds its monitor. */
 export const MONITOR_FD = 3;
@@ -14,46 +14,46 @@ const MEMORY_SLOTS = 8;
 const TB_SIZE_MIB = 128;
 
 export type MachinePlan = {
-  readonly config: VmConfig;
-  readonly devices: readonly QemuDevice[];
-  readonly accelerator: Accelerator;
-  /** The small firmware's file, when QEMU has it: half a second faster than its default. */
-  readonly firmware: string | undefined;
+	readonly config: VmConfig;
+	readonly devices: readonly QemuDevice[];
+	readonly accelerator: Accelerator;
+	/** The small firmware's file, when QEMU has it: half a second faster than its default. */
+	readonly firmware: string | undefined;
 };
 
 /** The arguments behind QEMU's name. */
 export function qemuArguments({ config, devices, accelerator, firmware }: MachinePlan): string[] {
-  const { cpus, memory, payload, serial } = config;
-  const json = (value: unknown): string => JSON.stringify(value);
-  const hotplugBytes = memory.hotplug_size ?? 0;
-  return [
-    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-name', 'ch-qemu'],
-    ...['-machine', 'pc,usb=off,vmport=off,smbus=off,hpet=off,i8042=off,memory-backend=ram'],
-    ...['-accel', accelerator === 'kvm' ? 'kvm' : `tcg,thread=multi,tb-size=${TB_SIZE_MIB}`],
-    ...['-cpu', accelerator === 'kvm' ? 'host' : 'max'],
-    ...['-smp', `cpus=${cpus.boot_vcpus},maxcpus=${cpus.max_vcpus}${topology(config)}`],
-    ...['-m', `size=${memory.size}B${hotplugBytes > 0 ? `,slots=${MEMORY_SLOTS},maxmem=${memory.size + hotplugBytes}B` : ''}`],
-    ...['-object', json(memoryBackend('ram', memory.size, memory))],
-    ...(firmware === undefined ? [] : ['-bios', firmware]),
-    ...(payload?.kernel === undefined ? [] : ['-kernel', payload.kernel]),
-    ...(payload?.initramfs === undefined ? [] : ['-initrd', payload.initramfs]),
-    ...(payload?.kernel === undefined ? [] : ['-append', payload.cmdline ?? '']),
-    ...['-chardev', `socket,id=monitor,fd=${MONITOR_FD}`, '-mon', 'chardev=monitor,mode=control'],
-    ...(serial.mode === 'Off' ? ['-serial', 'none'] : ['-chardev', chardevOption('serial', serial), '-serial', 'chardev:serial']),
-    ...(config.pvpanic ? ['-action', 'panic=none'] : []),
-    ...devices.flatMap((device) => [
-      ...device.backends.flatMap(backendArguments),
-      ...['-device', json(device.properties)],
-      ...device.ports.flatMap((port) => ['-device', json(port)]),
-    ]),
-  ];
+	const { cpus, memory, payload, serial } = config;
+	const json = (value: unknown): string => JSON.stringify(value);
+	const hotplugBytes = memory.hotplug_size ?? 0;
+	return [
+		...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", "ch-qemu"],
+		...["-machine", "pc,usb=off,vmport=off,smbus=off,hpet=off,i8042=off,memory-backend=ram"],
+		...["-accel", accelerator === "kvm" ? "kvm" : `tcg,thread=multi,tb-size=${TB_SIZE_MIB}`],
+		...["-cpu", accelerator === "kvm" ? "host" : "max"],
+		...["-smp", `cpus=${cpus.boot_vcpus},maxcpus=${cpus.max_vcpus}${topology(config)}`],
+		...["-m", `size=${memory.size}B${hotplugBytes > 0 ? `,slots=${MEMORY_SLOTS},maxmem=${memory.size + hotplugBytes}B` : ""}`],
+		...["-object", json(memoryBackend("ram", memory.size, memory))],
+		...(firmware === undefined ? [] : ["-bios", firmware]),
+		...(payload?.kernel === undefined ? [] : ["-kernel", payload.kernel]),
+		...(payload?.initramfs === undefined ? [] : ["-initrd", payload.initramfs]),
+		...(payload?.kernel === undefined ? [] : ["-append", payload.cmdline ?? ""]),
+		...["-chardev", `socket,id=monitor,fd=${MONITOR_FD}`, "-mon", "chardev=monitor,mode=control"],
+		...(serial.mode === "Off" ? ["-serial", "none"] : ["-chardev", chardevOption("serial", serial), "-serial", "chardev:serial"]),
+		...(config.pvpanic ? ["-action", "panic=none"] : []),
+		...devices.flatMap((device) => [
+			...device.backends.flatMap(backendArguments),
+			...["-device", json(device.properties)],
+			...device.ports.flatMap((port) => ["-device", json(port)]),
+		]),
+	];
 }
 
 function backendArguments(backend: QemuBackend): string[] {
-  return backend.kind === 'chardev' ? ['-chardev', backend.option] : [`-${backend.kind}`, JSON.stringify(backend.properties)];
+	return backend.kind === "chardev" ? ["-chardev", backend.option] : [`-${backend.kind}`, JSON.stringify(backend.properties)];
 }
 
 function topology({ cpus }: VmConfig): string {
-  const t = cpus.topology;
-  return t === undefined ? '' : `,sockets=${t.packages},dies=${t.dies_per_package},cores=${t.cores_per_die},threads=${t.threads_per_core}`;
+	const t = cpus.topology;
+	return t === undefined ? "" : `,sockets=${t.packages},dies=${t.dies_per_package},cores=${t.cores_per_die},threads=${t.threads_per_core}`;
 }

@@ -3,19 +3,19 @@
  *
  * Methods run one at a time (see `Turns`). They throw `VmmError` with the cause; the endpoint's own message is put in front by `routes.ts`.
  */
-import { statSync } from 'node:fs';
-import { messageOf, VmmError, vmAlreadyCreated, vmConfigMissing, vmNotCreated, vmNotRunning } from './api-error.ts';
-import { countersJson } from './counters.ts';
-import type { EventMonitor } from './event-monitor.ts';
-import { plugDisk, plugNet, plugVsock, unplug } from './hotplug.ts';
-import { type Host, Machine, type MachineEnd } from './machine.ts';
-import { checkPayload } from './payload.ts';
-import { bdfOf } from './pci-slots.ts';
-import type { QemuDevice } from './qemu-devices.ts';
-import { Resizer } from './resize.ts';
-import type { Turns } from './turns.ts';
-import { validateConfig } from './validate.ts';
-import type { DiskConfig, FsConfig, NetConfig, PciCommon, PmemConfig, VmConfig, VsockConfig } from './vm-config.ts';
+import { statSync } from "node:fs";
+import { messageOf, VmmError, vmAlreadyCreated, vmConfigMissing, vmNotCreated, vmNotRunning } from "./api-error.ts";
+import { countersJson } from "./counters.ts";
+import type { EventMonitor } from "./event-monitor.ts";
+import { plugDisk, plugNet, plugVsock, unplug } from "./hotplug.ts";
+import { type Host, Machine, type MachineEnd } from "./machine.ts";
+import { checkPayload } from "./payload.ts";
+import { bdfOf } from "./pci-slots.ts";
+import type { QemuDevice } from "./qemu-devices.ts";
+import { Resizer } from "./resize.ts";
+import type { Turns } from "./turns.ts";
+import { validateConfig } from "./validate.ts";
+import type { DiskConfig, FsConfig, NetConfig, PciCommon, PmemConfig, VmConfig, VsockConfig } from "./vm-config.ts";
 
 /** The answer of an `add-*` call on a running VM; before boot there is none. */
 export type Plugged = { readonly id: string; readonly bdf: string } | undefined;
@@ -23,287 +23,326 @@ export type Plugged = { readonly id: string; readonly bdf: string } | undefined;
 type Running = { readonly machine: Machine; readonly resizer: Resizer };
 
 /** The lists of devices that a configuration has. */
-type DeviceList = 'disks' | 'net' | 'fs' | 'pmem' | 'devices';
+type DeviceList = "disks" | "net" | "fs" | "pmem" | "devices";
 
 export class Vmm {
-  readonly #host: Host;
-  readonly #events: EventMonitor;
-  readonly #turns: Turns;
-  /** Called once when the guest ended the whole program: a power-off, or the death of QEMU. */
-  readonly #onExit: (code: number) => void;
-  #config: VmConfig | undefined;
-  #running: Running | undefined;
+	readonly #host: Host;
+	readonly #events: EventMonitor;
+	readonly #turns: Turns;
+	/** Called once when the guest ended the whole program: a power-off, or the death of QEMU. */
+	readonly #onExit: (code: number) => void;
+	#config: VmConfig | undefined;
+	#running: Running | undefined;
 
-  constructor(host: Host, events: EventMonitor, turns: Turns, onExit: (code: number) => void) {
-    this.#host = host;
-    this.#events = events;
-    this.#turns = turns;
-    this.#onExit = onExit;
-  }
+	constructor(host: Host, events: EventMonitor, turns: Turns, onExit: (code: number) => void) {
+		this.#host = host;
+		this.#events = events;
+		this.#turns = turns;
+		this.#onExit = onExit;
+	}
 
-  create(config: VmConfig): void {
-    if (this.#config !== undefined) throw vmAlreadyCreated();
-    // Descriptors never come with vm.create: the real VMM drops the numbers and makes its own taps.
-    for (const net of config.net ?? []) delete net.fds;
-    this.#config = config;
-  }
+	create(config: VmConfig): void {
+		if (this.#config !== undefined) throw vmAlreadyCreated();
+		// Descriptors never come with vm.create: the real VMM drops the numbers and makes its own taps.
+		for (const net of config.net ?? []) delete net.fds;
+		this.#config = config;
+	}
 
-  async boot(): Promise<void> {
-    if (this.#running !== undefined) throw vmAlreadyCreated();
-    this.#events.emit('vm', 'booting');
-    if (this.#config === undefined) throw vmConfigMissing();
-    await this.#start(this.#config);
-    this.#events.emit('vm', 'booted');
-  }
+	async boot(): Promise<void> {
+		if (this.#running !== undefined) throw vmAlreadyCreated();
+		this.#events.emit("vm", "booting");
+		if (this.#config === undefined) throw vmConfigMissing();
+		await this.#start(this.#config);
+		this.#events.emit("vm", "booted");
+	}
 
-  async shutdown(): Promise<void> {
-    const { machine } = this.#mustRun();
-    this.#running = undefined;
-    await machine.end();
-    this.#events.emit('vm', 'shutdown');
-  }
+	async shutdown(): Promise<void> {
+		const { machine } = this.#mustRun();
+		this.#running = undefined;
+		await machine.end();
+		this.#events.emit("vm", "shutdown");
+	}
 
-  async reboot(): Promise<void> {
-    this.#events.emit('vm', 'rebooting');
-    if (this.#running === undefined || this.#config === undefined) throw vmNotCreated();
-    const { machine } = this.#running;
-    this.#running = undefined;
-    await machine.end();
-    await this.#start(this.#config);
-    this.#events.emit('vm', 'rebooted');
-  }
+	async reboot(): Promise<void> {
+		this.#events.emit("vm", "rebooting");
+		if (this.#running === undefined || this.#config === undefined) throw vmNotCreated();
+		const { machine } = this.#running;
+		this.#running = undefined;
+		await machine.end();
+		await this.#start(this.#config);
+		this.#events.emit("vm", "rebooted");
+	}
 
-  async delete(): Promise<void> {
-    if (this.#config === undefined) return;
-    if (this.#running !== undefined) await this.shutdown();
-    this.#config = undefined;
-    this.#events.emit('vm', 'deleted');
-  }
+	async delete(): Promise<void> {
+		if (this.#config === undefined) return;
+		if (this.#running !== undefined) await this.shutdown();
+		this.#config = undefined;
+		this.#events.emit("vm", "deleted");
+	}
 
-  /** The end of the VMM: the VM goes first. The caller ends the program. */
-  async vmmShutdown(): Promise<void> {
-    await this.delete();
-    this.#events.emit('vmm', 'shutdown');
-  }
+	/** The end of the VMM: the VM goes first. The caller ends the program. */
+	async vmmShutdown(): Promise<void> {
+		await this.delete();
+		this.#events.emit("vmm", "shutdown");
+	}
 
-  async pause(): Promise<void> {
-    const { machine } = this.#mustRun();
-    this.#events.emit('vm', 'pausing');
-    if (machine.paused) throw new VmmError(500, 'Cannot pause VM', 'Failed to pause migratable component', 'Invalid transition: InvalidStateTransition(Paused, Paused)');
-    await machine.pause();
-    this.#events.emit('vm', 'paused');
-  }
+	async pause(): Promise<void> {
+		const { machine } = this.#mustRun();
+		this.#events.emit("vm", "pausing");
+		if (machine.paused)
+			throw new VmmError(
+				500,
+				"Cannot pause VM",
+				"Failed to pause migratable component",
+				"Invalid transition: InvalidStateTransition(Paused, Paused)",
+			);
+		await machine.pause();
+		this.#events.emit("vm", "paused");
+	}
 
-  async resume(): Promise<void> {
-    const { machine } = this.#mustRun();
-    this.#events.emit('vm', 'resuming');
-    if (!machine.paused) throw new VmmError(500, 'Cannot resume VM', 'Failed to resume migratable component', 'Invalid transition: InvalidStateTransition(Running, Running)');
-    await machine.resume();
-    this.#events.emit('vm', 'resumed');
-  }
+	async resume(): Promise<void> {
+		const { machine } = this.#mustRun();
+		this.#events.emit("vm", "resuming");
+		if (!machine.paused)
+			throw new VmmError(
+				500,
+				"Cannot resume VM",
+				"Failed to resume migratable component",
+				"Invalid transition: InvalidStateTransition(Running, Running)",
+			);
+		await machine.resume();
+		this.#events.emit("vm", "resumed");
+	}
 
-  /** The JSON text of `vm.info`. */
-  async infoJson(): Promise<string> {
-    const config = this.#mustExist();
-    if (this.#running === undefined) return JSON.stringify({ config, state: 'Created', memory_actual_size: config.memory.size });
-    const { machine, resizer } = this.#running;
-    const actual = config.memory.size - (await resizer.balloonedBytes()) + (await resizer.pluggedBytes());
-    const state = machine.paused ? 'Paused' : 'Running';
-    return JSON.stringify({ config, state, memory_actual_size: Math.max(0, actual), device_tree: machine.devices.tree(config.serial.mode !== 'Off') });
-  }
+	/** The JSON text of `vm.info`. */
+	async infoJson(): Promise<string> {
+		const config = this.#mustExist();
+		if (this.#running === undefined) return JSON.stringify({ config, state: "Created", memory_actual_size: config.memory.size });
+		const { machine, resizer } = this.#running;
+		const actual = config.memory.size - (await resizer.balloonedBytes()) + (await resizer.pluggedBytes());
+		const state = machine.paused ? "Paused" : "Running";
+		return JSON.stringify({
+			config,
+			state,
+			memory_actual_size: Math.max(0, actual),
+			device_tree: machine.devices.tree(config.serial.mode !== "Off"),
+		});
+	}
 
-  async countersJson(): Promise<string> {
-    return countersJson(this.#mustRun().machine);
-  }
+	async countersJson(): Promise<string> {
+		return countersJson(this.#mustRun().machine);
+	}
 
-  async powerButton(): Promise<void> {
-    await this.#mustRun().machine.qmp.run('system_powerdown');
-  }
+	async powerButton(): Promise<void> {
+		await this.#mustRun().machine.qmp.run("system_powerdown");
+	}
 
-  async nmi(): Promise<void> {
-    await this.#mustRun().machine.qmp.run('inject-nmi');
-  }
+	async nmi(): Promise<void> {
+		await this.#mustRun().machine.qmp.run("inject-nmi");
+	}
 
-  async resize(wanted: { desired_vcpus?: number; desired_ram?: number; desired_balloon?: number }): Promise<void> {
-    const { cpus, memory, balloon } = this.#mustExist();
-    const resizer = this.#running?.resizer;
-    if (resizer !== undefined) this.#events.emit('vm', 'resizing');
-    if (wanted.desired_vcpus !== undefined) {
-      await resizer?.vcpus(wanted.desired_vcpus);
-      cpus.boot_vcpus = wanted.desired_vcpus;
-    }
-    if (wanted.desired_ram !== undefined) {
-      await resizer?.ram(wanted.desired_ram);
-      if (resizer === undefined || memory.hotplug_method === 'Acpi') memory.size = wanted.desired_ram;
-      else if (wanted.desired_ram > memory.size) memory.hotplugged_size = wanted.desired_ram - memory.size;
-      else delete memory.hotplugged_size;
-    }
-    if (wanted.desired_balloon !== undefined) {
-      await resizer?.balloon(wanted.desired_balloon);
-      if (balloon !== undefined) balloon.size = wanted.desired_balloon;
-    }
-    if (resizer !== undefined) this.#events.emit('vm', 'resized');
-  }
+	async resize(wanted: { desired_vcpus?: number; desired_ram?: number; desired_balloon?: number }): Promise<void> {
+		const { cpus, memory, balloon } = this.#mustExist();
+		const resizer = this.#running?.resizer;
+		if (resizer !== undefined) this.#events.emit("vm", "resizing");
+		if (wanted.desired_vcpus !== undefined) {
+			await resizer?.vcpus(wanted.desired_vcpus);
+			cpus.boot_vcpus = wanted.desired_vcpus;
+		}
+		if (wanted.desired_ram !== undefined) {
+			await resizer?.ram(wanted.desired_ram);
+			if (resizer === undefined || memory.hotplug_method === "Acpi") memory.size = wanted.desired_ram;
+			else if (wanted.desired_ram > memory.size) memory.hotplugged_size = wanted.desired_ram - memory.size;
+			else delete memory.hotplugged_size;
+		}
+		if (wanted.desired_balloon !== undefined) {
+			await resizer?.balloon(wanted.desired_balloon);
+			if (balloon !== undefined) balloon.size = wanted.desired_balloon;
+		}
+		if (resizer !== undefined) this.#events.emit("vm", "resized");
+	}
 
-  async resizeDisk(id: string, sizeBytes: number): Promise<void> {
-    this.#mustExist();
-    if (this.#running === undefined) throw new VmmError(500, 'Failed resizing a disk image');
-    const { machine } = this.#running;
-    const device = machine.devices.get(id);
-    const image = device.backends.find((backend) => backend.kind === 'blockdev');
-    if (image?.kind !== 'blockdev') throw new VmmError(404, 'Error from device manager', `Failed to find device corresponding to the given identifier: ${id}`);
-    await machine.qmp.run('block_resize', { 'node-name': image.properties['node-name'], size: sizeBytes }).catch((error: unknown) => {
-      throw new VmmError(500, 'Error from device manager', 'Disk resize error', messageOf(error));
-    });
-  }
+	async resizeDisk(id: string, sizeBytes: number): Promise<void> {
+		this.#mustExist();
+		if (this.#running === undefined) throw new VmmError(500, "Failed resizing a disk image");
+		const { machine } = this.#running;
+		const device = machine.devices.get(id);
+		const image = device.backends.find((backend) => backend.kind === "blockdev");
+		if (image?.kind !== "blockdev")
+			throw new VmmError(404, "Error from device manager", `Failed to find device corresponding to the given identifier: ${id}`);
+		await machine.qmp.run("block_resize", { "node-name": image.properties["node-name"], size: sizeBytes }).catch((error: unknown) => {
+			throw new VmmError(500, "Error from device manager", "Disk resize error", messageOf(error));
+		});
+	}
 
-  resizeZone(): void {
-    this.#mustExist();
-    throw new VmmError(500, 'Failed resizing a memory zone');
-  }
+	resizeZone(): void {
+		this.#mustExist();
+		throw new VmmError(500, "Failed resizing a memory zone");
+	}
 
-  addDisk(disk: DiskConfig): Promise<Plugged> {
-    return this.#add('disks', disk, (machine) => plugDisk(machine, disk));
-  }
+	addDisk(disk: DiskConfig): Promise<Plugged> {
+		return this.#add("disks", disk, (machine) => plugDisk(machine, disk));
+	}
 
-  addNet(net: NetConfig): Promise<Plugged> {
-    this.#mustExist();
-    if (net.tap === undefined) {
-      throw new VmmError(500, 'ch-qemu adds network devices by the name of a tap: descriptors that come with vm.add-net are not received', 'give "tap"');
-    }
-    delete net.fds;
-    return this.#add('net', net, (machine) => plugNet(machine, net));
-  }
+	addNet(net: NetConfig): Promise<Plugged> {
+		this.#mustExist();
+		if (net.tap === undefined) {
+			throw new VmmError(
+				500,
+				"ch-qemu adds network devices by the name of a tap: descriptors that come with vm.add-net are not received",
+				'give "tap"',
+			);
+		}
+		delete net.fds;
+		return this.#add("net", net, (machine) => plugNet(machine, net));
+	}
 
-  async addVsock(vsock: VsockConfig): Promise<Plugged> {
-    const config = this.#mustExist();
-    if (config.vsock !== undefined) throw new VmmError(500, 'Too many virtio-vsock devices');
-    validateConfig({ ...config, vsock });
-    const device = this.#running === undefined ? undefined : await plugVsock(this.#running.machine, vsock);
-    config.vsock = vsock;
-    return pluggedOf(device);
-  }
+	async addVsock(vsock: VsockConfig): Promise<Plugged> {
+		const config = this.#mustExist();
+		if (config.vsock !== undefined) throw new VmmError(500, "Too many virtio-vsock devices");
+		validateConfig({ ...config, vsock });
+		const device = this.#running === undefined ? undefined : await plugVsock(this.#running.machine, vsock);
+		config.vsock = vsock;
+		return pluggedOf(device);
+	}
 
-  /** Devices that QEMU could have but a stand-in has not: stored before boot as the real VMM does, refused afterwards. */
-  addUnsupported(list: 'fs' | 'pmem' | 'devices', device: FsConfig | PmemConfig | PciCommon, what: string): Promise<Plugged> {
-    return this.#add(list, device, () => {
-      throw new VmmError(500, 'Error from device manager', `ch-qemu has no ${what}`);
-    });
-  }
+	/** Devices that QEMU could have but a stand-in has not: stored before boot as the real VMM does, refused afterwards. */
+	addUnsupported(list: "fs" | "pmem" | "devices", device: FsConfig | PmemConfig | PciCommon, what: string): Promise<Plugged> {
+		return this.#add(list, device, () => {
+			throw new VmmError(500, "Error from device manager", `ch-qemu has no ${what}`);
+		});
+	}
 
-  /** Kinds of devices whose configuration is not kept either. */
-  refuseDevice(what: string): never {
-    this.#mustExist();
-    throw new VmmError(500, 'Error from device manager', `ch-qemu has no ${what}`);
-  }
+	/** Kinds of devices whose configuration is not kept either. */
+	refuseDevice(what: string): never {
+		this.#mustExist();
+		throw new VmmError(500, "Error from device manager", `ch-qemu has no ${what}`);
+	}
 
-  async removeDevice(id: string): Promise<void> {
-    const config = this.#mustExist();
-    if (this.#running !== undefined) {
-      await unplug(this.#running.machine, id);
-      dropFromConfig(config, id);
-    } else if (!dropFromConfig(config, id)) throw new VmmError(404, `No device with id "${id}" to remove`);
-  }
+	async removeDevice(id: string): Promise<void> {
+		const config = this.#mustExist();
+		if (this.#running !== undefined) {
+			await unplug(this.#running.machine, id);
+			dropFromConfig(config, id);
+		} else if (!dropFromConfig(config, id)) throw new VmmError(404, `No device with id "${id}" to remove`);
+	}
 
-  /** Snapshots are QEMU's own business and no client here needs them: the checks are the real VMM's, the work is refused. */
-  snapshot(url: string): never {
-    const { machine } = this.#mustRun();
-    this.#events.emit('vm', 'snapshotting');
-    if (!machine.paused) throw new VmmError(500, 'Cannot snapshot VM', 'Failed to snapshot migratable component', 'Trying to snapshot while VM is running');
-    this.#events.emit('vm', 'snapshotted');
-    throw new VmmError(500, 'Cannot send VM snapshot', 'Failed to send migratable component snapshot', folderProblem(url) ?? 'ch-qemu takes no snapshots');
-  }
+	/** Snapshots are QEMU's own business and no client here needs them: the checks are the real VMM's, the work is refused. */
+	snapshot(url: string): never {
+		const { machine } = this.#mustRun();
+		this.#events.emit("vm", "snapshotting");
+		if (!machine.paused)
+			throw new VmmError(500, "Cannot snapshot VM", "Failed to snapshot migratable component", "Trying to snapshot while VM is running");
+		this.#events.emit("vm", "snapshotted");
+		throw new VmmError(
+			500,
+			"Cannot send VM snapshot",
+			"Failed to send migratable component snapshot",
+			folderProblem(url) ?? "ch-qemu takes no snapshots",
+		);
+	}
 
-  restore(url: string): never {
-    if (this.#config !== undefined) throw vmAlreadyCreated();
-    throw new VmmError(500, 'Cannot restore VM', 'Failed to send migratable component snapshot', folderProblem(url) ?? 'ch-qemu restores no snapshots');
-  }
+	restore(url: string): never {
+		if (this.#config !== undefined) throw vmAlreadyCreated();
+		throw new VmmError(
+			500,
+			"Cannot restore VM",
+			"Failed to send migratable component snapshot",
+			folderProblem(url) ?? "ch-qemu restores no snapshots",
+		);
+	}
 
-  sendMigration(): never {
-    const cause = this.#running === undefined ? 'VM is not running' : 'ch-qemu migrates no VMs';
-    throw new VmmError(500, 'Failed to send migratable component snapshot', cause);
-  }
+	sendMigration(): never {
+		const cause = this.#running === undefined ? "VM is not running" : "ch-qemu migrates no VMs";
+		throw new VmmError(500, "Failed to send migratable component snapshot", cause);
+	}
 
-  #mustExist(): VmConfig {
-    if (this.#config === undefined) throw vmNotCreated();
-    return this.#config;
-  }
+	#mustExist(): VmConfig {
+		if (this.#config === undefined) throw vmNotCreated();
+		return this.#config;
+	}
 
-  #mustRun(): Running {
-    if (this.#running === undefined) throw vmNotRunning();
-    return this.#running;
-  }
+	#mustRun(): Running {
+		if (this.#running === undefined) throw vmNotRunning();
+		return this.#running;
+	}
 
-  async #start(config: VmConfig): Promise<void> {
-    let machine: Machine;
-    try {
-      checkPayload(config);
-      refuseUnsupported(config);
-      machine = await Machine.boot(this.#host, config);
-    } catch (error) {
-      // The real VMM takes the devices out of the configuration before it makes them, and a failure leaves them out: a second boot would lack them.
-      for (const list of ['disks', 'net', 'fs', 'pmem', 'devices', 'vsock'] as const) if (error instanceof VmmError && error.chain[0] === 'Error from device manager') delete config[list];
-      throw error;
-    }
-    this.#running = { machine, resizer: new Resizer(machine) };
-    machine.on('device-removed', (id, slot) => this.#events.emit('vm', 'device-removed', { id, bdf: bdfOf(slot) }));
-    machine.on('panic', () => this.#events.emit('guest', 'panic'));
-    machine.on('ended', (reason) => void this.#turns.run(() => this.#machineEnded(machine, reason)));
-  }
+	async #start(config: VmConfig): Promise<void> {
+		let machine: Machine;
+		try {
+			checkPayload(config);
+			refuseUnsupported(config);
+			machine = await Machine.boot(this.#host, config);
+		} catch (error) {
+			// The real VMM takes the devices out of the configuration before it makes them, and a failure leaves them out: a second boot would lack them.
+			for (const list of ["disks", "net", "fs", "pmem", "devices", "vsock"] as const)
+				if (error instanceof VmmError && error.chain[0] === "Error from device manager") delete config[list];
+			throw error;
+		}
+		this.#running = { machine, resizer: new Resizer(machine) };
+		machine.on("device-removed", (id, slot) => this.#events.emit("vm", "device-removed", { id, bdf: bdfOf(slot) }));
+		machine.on("panic", () => this.#events.emit("guest", "panic"));
+		machine.on("ended", (reason) => void this.#turns.run(() => this.#machineEnded(machine, reason)));
+	}
 
-  /** The guest ended its machine: a reset boots it again, everything else is the end of the program, with code 0 even when QEMU died. */
-  async #machineEnded(machine: Machine, reason: MachineEnd): Promise<void> {
-    if (this.#running?.machine !== machine) return;
-    this.#host.log.info(`the machine ended: ${reason}`);
-    if (reason === 'reset') {
-      try {
-        await this.reboot();
-        return;
-      } catch (error) {
-        this.#host.log.error(`reboot: ${messageOf(error)}`);
-      }
-    }
-    await this.vmmShutdown();
-    this.#onExit(0);
-  }
+	/** The guest ended its machine: a reset boots it again, everything else is the end of the program, with code 0 even when QEMU died. */
+	async #machineEnded(machine: Machine, reason: MachineEnd): Promise<void> {
+		if (this.#running?.machine !== machine) return;
+		this.#host.log.info(`the machine ended: ${reason}`);
+		if (reason === "reset") {
+			try {
+				await this.reboot();
+				return;
+			} catch (error) {
+				this.#host.log.error(`reboot: ${messageOf(error)}`);
+			}
+		}
+		await this.vmmShutdown();
+		this.#onExit(0);
+	}
 
-  /** Checks a device against the whole configuration, plugs it into a running machine, stores it. */
-  async #add(list: DeviceList, device: PciCommon, plug: (machine: Machine) => Promise<QemuDevice>): Promise<Plugged> {
-    const config = this.#mustExist();
-    const lists: Partial<Record<DeviceList, PciCommon[]>> = config;
-    const longer = [...(lists[list] ?? []), device];
-    validateConfig({ ...config, [list]: longer });
-    const plugged = this.#running === undefined ? undefined : await plug(this.#running.machine);
-    lists[list] = longer;
-    return pluggedOf(plugged);
-  }
+	/** Checks a device against the whole configuration, plugs it into a running machine, stores it. */
+	async #add(list: DeviceList, device: PciCommon, plug: (machine: Machine) => Promise<QemuDevice>): Promise<Plugged> {
+		const config = this.#mustExist();
+		const lists: Partial<Record<DeviceList, PciCommon[]>> = config;
+		const longer = [...(lists[list] ?? []), device];
+		validateConfig({ ...config, [list]: longer });
+		const plugged = this.#running === undefined ? undefined : await plug(this.#running.machine);
+		lists[list] = longer;
+		return pluggedOf(plugged);
+	}
 }
 
-const pluggedOf = (device: QemuDevice | undefined): Plugged => (device === undefined ? undefined : { id: device.id, bdf: bdfOf(device.slot) });
+const pluggedOf = (device: QemuDevice | undefined): Plugged =>
+	device === undefined ? undefined : { id: device.id, bdf: bdfOf(device.slot) };
 
 function dropFromConfig(config: VmConfig, id: string): boolean {
-  for (const list of ['disks', 'net', 'fs', 'pmem', 'devices'] as const) {
-    const devices: PciCommon[] | undefined = config[list];
-    const index = devices?.findIndex((device) => device.id === id) ?? -1;
-    if (index < 0) continue;
-    devices?.splice(index, 1);
-    return true;
-  }
-  if (config.vsock?.id !== id) return false;
-  delete config.vsock;
-  return true;
+	for (const list of ["disks", "net", "fs", "pmem", "devices"] as const) {
+		const devices: PciCommon[] | undefined = config[list];
+		const index = devices?.findIndex((device) => device.id === id) ?? -1;
+		if (index < 0) continue;
+		devices?.splice(index, 1);
+		return true;
+	}
+	if (config.vsock?.id !== id) return false;
+	delete config.vsock;
+	return true;
 }
 
 function refuseUnsupported(config: VmConfig): void {
-  const lists = [['fs', 'shared file systems'], ['pmem', 'persistent memory devices'], ['devices', 'passed-through devices']] as const;
-  for (const [list, what] of lists) {
-    if ((config[list] ?? []).length > 0) throw new VmmError(500, 'Error from device manager', `ch-qemu has no ${what}`);
-  }
+	const lists = [
+		["fs", "shared file systems"],
+		["pmem", "persistent memory devices"],
+		["devices", "passed-through devices"],
+	] as const;
+	for (const [list, what] of lists) {
+		if ((config[list] ?? []).length > 0) throw new VmmError(500, "Error from device manager", `ch-qemu has no ${what}`);
+	}
 }
 
 /** Why a snapshot's URL can't be used, in the real VMM's words; undefined for a folder that is there. */
 function folderProblem(url: string): string | undefined {
-  if (!url.startsWith('file://')) return `Could not extract path from URL: ${url}`;
-  const path = url.slice('file://'.length);
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true ? undefined : `Destination is not a directory: "${path}"`;
+	if (!url.startsWith("file://")) return `Could not extract path from URL: ${url}`;
+	const path = url.slice("file://".length);
+	return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true ? undefined : `Destination is not a directory: "${path}"`;
 }

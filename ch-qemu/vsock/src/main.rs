@@ -2,7 +2,7 @@
 //! host's side.
 //!
 //! A client connects to PATH, writes `CONNECT <port>\n`, and reads `OK <host port>\n` when the guest has taken the connection; until the guest's driver
-//! is up it waits. FD is one end of a socket pair: QEMU has the other, and speaks vhost-user over it; with --vhost-socket QEMU listens instead. The
+//! is up it waits. FD is one end of a socket pair: QEMU has the other, and speaks vhost-user over it; with --vhost-socket QEMU connects there instead. The
 //! program ends with QEMU.
 
 mod connection;
@@ -15,8 +15,8 @@ mod vhost_user;
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use mux::{Mux, TOKEN_FIRST};
@@ -83,7 +83,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
     let vhost: OwnedFd = match arguments.vhost {
         // SAFETY: the descriptor was handed to this program by its starter, for it alone.
         Vhost::Descriptor(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
-        Vhost::Socket(path) => UnixStream::connect(path)?.into(),
+        Vhost::Socket(path) => accept_one(&path)?,
     };
     let mut device = Device::new(vhost, arguments.guest_cid);
     let epoll = Epoll::new()?;
@@ -118,6 +118,14 @@ fn run(arguments: Arguments) -> io::Result<()> {
             mux.pump_rx(&mut device);
         }
     }
+}
+
+/// Waits for QEMU at `path`. The name appears when the socket listens, not before: who sees it can connect.
+fn accept_one(path: &Path) -> io::Result<OwnedFd> {
+    let early = path.with_extension("early");
+    let listener = UnixListener::bind(&early)?;
+    std::fs::rename(&early, path)?;
+    Ok(listener.accept()?.0.into())
 }
 
 /// Watches the kick descriptors that QEMU gave last. Those before were closed, and left epoll by that.
