@@ -2,7 +2,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { PrivateContainerd } from "../test/support/containerd.ts";
-import { Ctr, SNP_RUNTIME } from "../test/support/ctr.ts";
+import { type Ctr, SNP_RUNTIME } from "../test/support/ctr.ts";
 import { runOk } from "../test/support/process.ts";
 import { eventually } from "../test/support/retry.ts";
 import { readTimeline, type Step } from "../test/support/timeline.ts";

@@ -155,9 +155,9 @@ export class PrivateContainerd {
 		return allProcesses().filter((info) => info.pid !== pid && info.pidNamespace === pidNamespace);
 	}
 
-	/** The command line prefix that runs a program inside the namespaces. */
+	/** The command line that runs a program inside the namespaces, without the loaders that tap gives to every Node program. */
 	inside(...argv: readonly string[]): string[] {
-		return ["nsenter", "-t", String(this.init.pid), "-m", "-p", "-n", "--", ...argv];
+		return ["nsenter", "-t", String(this.init.pid), "-m", "-p", "-n", "--", "env", "-u", "NODE_OPTIONS", ...argv];
 	}
 
 	/** Writes the shim's configuration file: the defaults for tests, the instance's changes, then `changes`. */

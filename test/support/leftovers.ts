@@ -74,7 +74,7 @@ function stateFiles(cd: PrivateContainerd): string[] {
 /** The stand-in for Cloud Hypervisor keeps sockets of each VM in a folder under /tmp: those that no process names any more. */
 function abandonedFolders(): string[] {
 	const folders = readdirSync("/tmp")
-		.filter((name) => name.startsWith("ch-qemu-"))
+		.filter((name) => /^ch-qemu-[A-Za-z0-9]{6}$/.test(name))
 		.map((name) => join("/tmp", name));
 	if (folders.length === 0) return [];
 	const commandLines = allProcesses()

@@ -38,11 +38,6 @@ export function tail(text: string): string {
 	return text.length <= SHOWN_CHARACTERS_MAX ? text : `...${text.slice(-SHOWN_CHARACTERS_MAX)}`;
 }
 
-/** The environment without what a test runner adds to every Node program that it starts. */
-function plainEnvironment(): NodeJS.ProcessEnv {
-	return Object.fromEntries(Object.entries(process.env).filter(([name]) => name !== "NODE_OPTIONS" && !/^_?TAP/.test(name)));
-}
-
 /** One running child with its collected output. The owner calls `kill` or waits for `finished`. */
 export class Child {
 	readonly argv: readonly string[];
@@ -59,7 +54,7 @@ export class Child {
 		const [program, ...args] = argv;
 		if (program === undefined) throw new Error("no program given");
 		this.argv = argv;
-		this.process = spawn(program, args, { env: options.env ?? plainEnvironment(), cwd: options.cwd, stdio: "pipe" });
+		this.process = spawn(program, args, { env: options.env ?? process.env, cwd: options.cwd, stdio: "pipe" });
 		this.process.stdin.on("error", () => undefined);
 		this.process.stdout.on("data", (chunk: Buffer) => {
 			if (options.sink !== undefined) options.sink(chunk);
