@@ -16,7 +16,7 @@ import type { Vmm, VmmEvent } from "../vmm/launcher.ts";
 import { diskSlot, planVm } from "../vmm/plan.ts";
 import { dialGuest } from "../vmm/vsock.ts";
 import { TtrpcClient } from "../wire/client.ts";
-import { vmmDeath, watchMachine } from "./machine.ts";
+import { vmmEnd, watchMachine } from "./machine.ts";
 import type { Machine } from "./machine.ts";
 import type { PodPlan } from "./plan.ts";
 import type { Timeline } from "./timeline.ts";
@@ -52,6 +52,9 @@ export interface Booted {
 const KVM_DEVICE = "/dev/kvm";
 /** Failures of the hypervisor that a missing KVM explains. */
 const VMM_REASONS: ReadonlySet<string> = new Set(["vmm.launch", "vmm.api", "vmm.exited"]);
+
+/** Failures that a dying VM causes before its end is noticed. */
+const EARLY_SIGNS: ReadonlySet<string> = new Set(["guest.unreachable", "vmm.exited"]);
 
 /** How long a VM's end may take to be noticed after its sockets have failed. */
 const DEATH_NOTICE_MS = 1_000;
@@ -153,7 +156,7 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 	});
 	const [vmm, disk] = await Promise.all([owned, context.disk]);
 	const died = Promise.race([
-		vmm.exited.then((exit) => vmmDeath(context.podId, exit)),
+		vmmEnd(vmm).then((how) => new ShimError("vmm.exited", `the hypervisor ${plan.hypervisorPath} of pod ${context.podId} ${how}`)),
 		guestEnd.ended.then((how) => guestDeath(context, how)),
 	]);
 	const failed = died.then((death) => Promise.reject(death));
@@ -167,7 +170,7 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 
 /** When the VM dies, its sockets fail first: its own end says more, and is known a moment later. */
 async function rootCause(error: unknown, died: Promise<ShimError>): Promise<unknown> {
-	if (!(error instanceof ShimError) || error.reason !== "guest.unreachable") return error;
+	if (!(error instanceof ShimError) || !EARLY_SIGNS.has(error.reason)) return error;
 	return withDeadline({ what: "the VM's end", timeoutMs: DEATH_NOTICE_MS }, () => died).catch(() => error);
 }
 

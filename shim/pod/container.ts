@@ -22,6 +22,8 @@ const SIGKILL = 9;
 const SIGTERM = 15;
 /** What a killed process's exit status is made of (as shells and runc do). */
 const SIGNAL_EXIT_BASE = 128;
+/** The exit status of a container that could not be started (containerd's CRI plugin gives the same). */
+const START_ERROR_STATUS = 128;
 /** How long the exits of execs may hold back the exit of their container. */
 const EXEC_EXITS_MS = 2_000;
 
@@ -130,7 +132,7 @@ export class Container {
 			if (execId === "") await this.#startInit(replay);
 			else await this.#startExec(process, replay);
 		} catch (error) {
-			if (process.state.kind === "starting") process.transition({ kind: "created" });
+			this.#startFailed(process);
 			throw error;
 		}
 		const { pid } = this.#host;
@@ -139,6 +141,14 @@ export class Container {
 		if (process.state.kind === "starting") process.transition({ kind: "running" });
 		this.#host.save();
 		this.#supervise(process);
+	}
+
+	/** An exec may be started again; a container whose first process could not start is over, and its clients may then delete it. */
+	#startFailed(process: GuestProcess): void {
+		if (process.state.kind !== "starting") return;
+		if (process.execId !== "") process.transition({ kind: "created" });
+		else process.transition({ kind: "stopped", exit: { status: START_ERROR_STATUS, atMs: Date.now() } });
+		this.#saveQuietly(process);
 	}
 
 	async #startInit(replay: boolean): Promise<void> {
@@ -331,17 +341,21 @@ export class Container {
 		);
 	}
 
+	/** The end of a process is a fact whether it can be written or not. */
+	#saveQuietly(process: GuestProcess): void {
+		try {
+			this.#host.save();
+		} catch (error) {
+			this.#host.log.error("a process's end is not in the journal", error, { process: process.name });
+		}
+	}
+
 	async #stopped(process: GuestProcess, exit: ExitRecord): Promise<void> {
 		if (process.state.kind === "stopped") return;
 		process.transition({ kind: "stopped", exit });
 		this.#stdio.get(process.execId)?.abort();
 		this.#stdio.delete(process.execId);
-		try {
-			this.#host.save();
-		} catch (error) {
-			// The end is a fact whether it can be written or not.
-			this.#host.log.error("a process's end is not in the journal", error, { process: process.name });
-		}
+		this.#saveQuietly(process);
 		this.#host.publish({
 			kind: "exit",
 			containerId: this.id,

@@ -2,7 +2,7 @@
 
 import type { AgentClient, AgentDetails } from "../agent/client.ts";
 import { explain, ShimError } from "../base/errors.ts";
-import type { Vmm, VmmExit } from "../vmm/launcher.ts";
+import type { Vmm } from "../vmm/launcher.ts";
 
 /** A VM that runs, and the connection to its agent. */
 export interface Machine {
@@ -15,9 +15,11 @@ export interface Machine {
 	readonly died: Promise<ShimError>;
 }
 
-/** What becomes of a VM whose process has ended. */
-export function vmmDeath(podId: string, exit: VmmExit): ShimError {
-	return new ShimError("pod.lost", `the VM of pod ${podId} has ended: ${exit.text}`);
+/** How a VMM's process ended, with its own last words. */
+export async function vmmEnd(vmm: Vmm): Promise<string> {
+	const exit = await vmm.exited;
+	const words = await vmm.logTail().catch(() => "");
+	return words === "" ? `${exit.text}, with an empty log` : `${exit.text}; the end of its log: ${words}`;
 }
 
 /**
@@ -25,13 +27,12 @@ export function vmmDeath(podId: string, exit: VmmExit): ShimError {
  * connection breaks. In the latter cases the process is killed, so that nothing is left half alive.
  */
 export function watchMachine(podId: string, vmm: Vmm, agent: AgentClient, guestEnded: Promise<string>): Promise<ShimError> {
-	const ended = vmm.exited.then((exit) => vmmDeath(podId, exit));
+	const ended = vmmEnd(vmm).then((how) => new ShimError("pod.lost", `the VM of pod ${podId} is gone: its process ${how}`));
 	const guest = guestEnded.then((what) => new ShimError("pod.lost", `the guest of pod ${podId} has ended: ${what}`));
 	const lost = agent.closed.then((why) => new ShimError("pod.lost", `the guest agent of pod ${podId} is gone: ${explain(why)}`));
 	return Promise.race([ended, guest, lost]).then(async (death) => {
-		// A VM that ends closes the agent's connection first: its exit says more, so it gets a moment to arrive by killing what is left.
-		const exit = await vmm.kill().catch(() => undefined);
+		await vmm.kill().catch(() => undefined);
 		agent.close();
-		return exit === undefined || death.message.includes(exit.text) ? death : new ShimError("pod.lost", `${death.message}: ${exit.text}`);
+		return death;
 	});
 }

@@ -5,7 +5,7 @@ import { join } from "node:path";
 
 import { ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
-import { podFolder } from "../base/names.ts";
+import { podFolder, podKey } from "../base/names.ts";
 import { loadConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
 import { ProcessHandle } from "../host/processes.ts";
@@ -45,6 +45,8 @@ export class PodNode {
 	readonly #pods = new Map<string, Pod>();
 	readonly #starting = new Map<string, Promise<Pod>>();
 	readonly #images = new Map<string, RootfsImages>();
+	/** Connected keepers, with a pod or without. */
+	readonly #movers = new Map<string, Mover>();
 	readonly #timelines = new Map<
 		string,
 		{ readonly podId: string; readonly containers: readonly string[]; readonly spans: readonly Span[] }
@@ -98,6 +100,7 @@ export class PodNode {
 	 * @param bundle the folder in which the keeper was started
 	 */
 	attach(key: string, mover: Mover, bundle: string): void {
+		this.#movers.set(key, mover);
 		const pod = this.#pods.get(key);
 		if (pod !== undefined) pod.attach(mover);
 		else if (!this.#starting.has(key) && !existsSync(bundle)) mover.end();
@@ -105,6 +108,7 @@ export class PodNode {
 
 	/** A keeper's link is gone: it comes back, or its process has ended and its pod ends with it. */
 	detach(key: string): void {
+		this.#movers.delete(key);
 		const pod = this.#pods.get(key);
 		if (pod === undefined) return;
 		pod.detach();
@@ -201,6 +205,8 @@ export class PodNode {
 			if (identity.podId === id || pod.containers.size === 0) await this.remove(pod);
 			return result;
 		}
+		// A keeper that was never asked for a container has no pod, and must not wait for one any longer.
+		this.#movers.get(podKey(address, namespace, id))?.end();
 		return undefined;
 	}
 
