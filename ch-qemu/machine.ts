@@ -13,6 +13,7 @@ import type { AcceleratorChoice } from "./accelerator.ts";
 import { Child, within } from "./child.ts";
 import { DeviceSet } from "./device-set.ts";
 import type { Log } from "./log.ts";
+import { hostCounterKhz } from "./host-clock.ts";
 import { MONITOR_FD, qemuArguments } from "./qemu-arguments.ts";
 import { Qmp, type QmpData } from "./qmp.ts";
 import type { Tools } from "./tools.ts";
@@ -62,7 +63,7 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed
 			devices.addAll(config);
 			const firmware = smallFirmware(host.tools.qemu);
 			const accelerator = await host.accelerators.choose(config.payload?.kernel ?? "");
-			const args = qemuArguments({ config, devices: [...devices.all.values()], accelerator, firmware });
+			const args = qemuArguments({ config, devices: [...devices.all.values()], accelerator, firmware, counterKhz: hostCounterKhz() });
 			host.log.debug(`${host.tools.qemu} ${args.join(" ")}`);
 			const stdio: StdioOptions = [config.serial.mode === "Tty" ? "inherit" : "ignore", "inherit", "pipe", "pipe", vsock?.peer ?? "ignore"];
 			child = new Child(host.tools.leash, [host.tools.qemu, ...args], stdio);
