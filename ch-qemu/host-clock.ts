@@ -19,7 +19,7 @@ export function hostCounterKhz(): number | undefined {
 /** The rate that /proc/cpuinfo tells, in kHz, when the counter is constant; its first processor speaks for all. */
 export function counterKhzOf(cpuInfo: string): number | undefined {
 	if (!/^flags\s*:.*\bconstant_tsc\b/mu.test(cpuInfo)) return undefined;
-	const mhz = Number(/^cpu MHz\s*:\s*([0-9.]+)$/mu.exec(cpuInfo)?.[1] ?? Number.NaN);
+	const mhz = Number(/^cpu MHz\s*:\s*(.*)$/mu.exec(cpuInfo)?.[1] ?? Number.NaN);
 	return mhz > 0 ? Math.round(mhz * 1000) : undefined;
 }
 
