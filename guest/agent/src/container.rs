@@ -9,6 +9,7 @@ use crate::proto::stage::Plan;
 use crate::reaper;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use tokio::sync::Mutex;
@@ -49,9 +50,7 @@ impl Container {
         check(&spec)?;
         let cgroup = agent.cgroups.create(&request.container_id, &spec)?;
         match Self::create_init(agent, &request, spec, &cgroup).await {
-            Ok((init, seccomp)) => {
-                let pid_ns =
-                    std::fs::File::open(format!("/proc/{}/ns/pid", init.pid)).context("find the pid namespace")?;
+            Ok((init, seccomp, pid_ns)) => {
                 let container = Rc::new(Self {
                     id: request.container_id,
                     cgroup,
@@ -60,7 +59,7 @@ impl Container {
                     order: RefCell::default(),
                     storages: RefCell::new(storages),
                     seccomp,
-                    pid_ns: pid_ns.into(),
+                    pid_ns,
                     lock: Mutex::default(),
                     removed: Cell::new(false),
                     paused: Cell::new(false),
@@ -85,7 +84,7 @@ impl Container {
         request: &CreateContainerRequest,
         spec: Spec,
         cgroup: &Cgroup,
-    ) -> Result<(Process, Option<LinuxSeccomp>)> {
+    ) -> Result<(Process, Option<LinuxSeccomp>, OwnedFd)> {
         let process = spec.process.clone();
         let seccomp = spec.linux.as_ref().and_then(|linux| linux.seccomp.clone());
         let wants = |name: &str| {
@@ -127,7 +126,8 @@ impl Container {
             stderr: request.stderr_port,
         };
         let init = Process::create(&agent.reaper, &agent.streams, plan, birth, ports).await?;
-        Ok((init, seccomp))
+        let pid_ns = File::open(format!("/proc/{}/ns/pid", init.pid)).context("find the pid namespace")?;
+        Ok((init, seccomp, pid_ns.into()))
     }
 
     /// Tells the agent of kills for want of memory, and lets no process outlive the first one.
@@ -276,6 +276,8 @@ impl Container {
     /// Kills what still runs and removes everything. Goes on after a failed step and reports the first failure.
     /// May be called again after it was given up half-way.
     pub async fn remove(&self, agent: &Rc<Agent>) -> Result<()> {
+        // What another request of this container waits for may be hanging: killed, it lets go of the lock.
+        let _ = self.cgroup.kill();
         let _guard = self.change().await?;
         let mut steps = vec![self.cgroup.kill()];
         let _ = self.init.signal(libc::SIGKILL);

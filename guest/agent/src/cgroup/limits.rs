@@ -23,6 +23,12 @@ pub fn files(resources: &LinuxResources) -> Vec<(String, String)> {
     out
 }
 
+/// Whether a container may not run when the kernel lacks the file. A kernel without swap or huge pages keeps their limits anyway (hosts
+/// send a limit of zero for each size of page), and a weight is a wish.
+pub fn must_hold(file: &str) -> bool {
+    !(file.starts_with("memory.swap.") || file.starts_with("hugetlb.") || file == "io.weight")
+}
+
 fn limit(value: i64) -> String {
     if value < 0 {
         return "max".into();
