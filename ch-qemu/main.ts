@@ -15,6 +15,9 @@ import { Vmm } from "./vmm.ts";
 const VERSION = "54.0.0";
 const BUILD_VERSION = "v53.0-ch-qemu";
 
+/** What `sockaddr_un` holds, less the final NUL. Node cuts a longer path and listens elsewhere. */
+const SOCKET_PATH_MAX_BYTES = 107;
+
 const HELP = `ch-qemu: serves Cloud Hypervisor's REST API and runs the VM in QEMU
 
   --api-socket <path=PATH|fd=N|PATH>   where the API listens
@@ -68,6 +71,7 @@ async function serve(command: CommandLine & { kind: "serve" }): Promise<void> {
 	const routes = new Api(vmm, identity, exit);
 	if ("path" in api) removeSocket(api.path);
 	try {
+		if ("path" in api && Buffer.byteLength(api.path) > SOCKET_PATH_MAX_BYTES) throw new Error("path must be shorter than SUN_LEN");
 		server = await HttpServer.listen(api, (request) => routes.handle(request), turns);
 	} catch (error) {
 		fail(

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { buildSync } from "esbuild";
+import type { Test } from "tap";
 import { COMMAND_LINE, guestInitramfs, guestKernel } from "./guest.ts";
 
 export type Answer = { status: number; reason: string; headers: Record<string, string>; text: string; json: unknown };
@@ -17,7 +18,7 @@ const WAIT_LIMIT_MS = 60_000;
 let program: string | undefined;
 
 /** The program in one file, as it is shipped. Made once a process, removed at its end. */
-function bundle(): string {
+export function bundle(): string {
 	if (program !== undefined) return program;
 	const folder = mkdtempSync(join(tmpdir(), "ch-qemu-test-"));
 	process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
@@ -160,6 +161,13 @@ export class Vmm {
 		this.process.kill("SIGKILL");
 		return soon("the VMM's death", this.ended);
 	}
+}
+
+/** A folder whose name leaves room for sockets (their paths have at most 107 bytes), removed after the test. */
+export function shortFolder(t: Test): string {
+	const folder = mkdtempSync(join(tmpdir(), "chq-"));
+	t.teardown(() => rmSync(folder, { recursive: true, force: true }));
+	return folder;
 }
 
 /** A configuration that boots the test guest: vsock and serial port in `folder`. */

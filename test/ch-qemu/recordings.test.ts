@@ -4,6 +4,7 @@
  */
 import { readFileSync } from "node:fs";
 import t from "tap";
+import { shortFolder } from "./lab.ts";
 import { type Differences, type Everywhere, readRecordings, replay } from "./replay.ts";
 
 type Listed = { differs: string[]; because: string };
@@ -24,7 +25,7 @@ for (const recording of readRecordings()) {
 			wanted[where] = differs;
 			t.ok(listed.reasons[because], `${where}: the reason '${because}' is written down`);
 		}
-		const found = await replay(recording, t.testdir(), used, wanted);
+		const found = await replay(recording, shortFolder(t), used, wanted);
 		t.same(found, wanted, "the differences are those that are listed");
 	});
 }

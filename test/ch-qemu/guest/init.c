@@ -12,6 +12,7 @@
  *   link PATH            -> where a symbolic link points
  *   write PATH TEXT      -> writes the text into the file
  *   touch N              -> allocates and writes N MiB, holds them until the connection closes
+ *   half                 -> answers "ok", ends its half, reads on to the end of the input, and prints "HALF N" (bytes) on the console
  *   poweroff | reboot | panic | halt
  * The word test.at_boot=<one of the last four> on the kernel command line does that right after READY.
  */
@@ -59,6 +60,12 @@ static void put_file(const char *path, const char *text)
 	}
 }
 
+/* The end of process 1 is the kernel's panic. */
+static void die(int signal)
+{
+	_exit(signal);
+}
+
 static int end_machine(const char *word)
 {
 	if (strcmp(word, "poweroff") == 0)
@@ -67,11 +74,8 @@ static int end_machine(const char *word)
 		return reboot(RB_AUTOBOOT);
 	if (strcmp(word, "halt") == 0)
 		return reboot(RB_HALT_SYSTEM);
-	if (strcmp(word, "panic") == 0) {
-		put_file("/proc/sysrq-trigger", "c");
-		kill(1, SIGSEGV);
-		return 0;
-	}
+	if (strcmp(word, "panic") == 0)
+		return kill(1, SIGUSR1);
 	return -1;
 }
 
@@ -111,6 +115,19 @@ static void echo(int c)
 	while ((n = read(c, buffer, BUFFER_BYTES)) > 0)
 		if (write_all(c, buffer, (size_t)n) != 0)
 			return;
+}
+
+static void half(int c)
+{
+	uint64_t total = 0;
+	ssize_t n;
+	char text[64];
+	dprintf(c, "ok\n");
+	shutdown(c, SHUT_WR);
+	while ((n = read(c, buffer, BUFFER_BYTES)) > 0)
+		total += (uint64_t)n;
+	snprintf(text, sizeof text, "HALF %llu\n", (unsigned long long)total);
+	put_file("/dev/console", text);
 }
 
 static void send_file(int c, const char *path)
@@ -186,6 +203,8 @@ static void serve(int c)
 		dprintf(c, "ok\n");
 	} else if (strcmp(line, "touch") == 0)
 		touch(c, strtoull(argument, NULL, 10));
+	else if (strcmp(line, "half") == 0)
+		half(c);
 	else {
 		dprintf(c, "ok\n");
 		shutdown(c, SHUT_WR);
@@ -248,6 +267,7 @@ int main(void)
 	int s = listener();
 	put_file("/dev/console", s >= 0 ? "READY vsock\n" : "READY\n");
 	at_boot();
+	signal(SIGUSR1, die);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGCHLD, SIG_IGN);
 	for (;;) {
