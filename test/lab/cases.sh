@@ -1,0 +1,168 @@
+# The cases of prove.sh, which sources this file. Each is a function case_NAME; prove.sh checks after each that nothing is left.
+# shellcheck shell=bash disable=SC2154
+all_cases="run exec signals stdin stdout terminal pause oom pod parallel snpd_killed snpd_restarted vmm_killed vmm_ended faults"
+bulk_bytes=67108864
+
+case_run() {
+  run --rm $image r1 sh -c 'echo to stdout; echo to stderr >&2; uname -r; exit 42' >"$work/out" 2>"$work/err"
+  same 'run: exit code' 42 $?
+  like 'run: standard output, the guest'\''s kernel' '^to stdout [0-9.]+-snp$' "$(tr '\n' ' ' <"$work/out" | sed 's/ $//')"
+  same 'run: standard error' 'to stderr' "$(cat "$work/err")"
+}
+
+case_exec() {
+  local pid
+  run --detach --null-io $image e1 sh -c 'echo first > /tmp/mark; sleep 1000'
+  pid="$(vmms)"
+  same 'exec: the VMM is the program that was named' "$(readlink -f "$CH_BIN")" "$(readlink "/proc/$pid/exe")"
+  like 'exec: it has a KVM guest' 'anon_inode:kvm-vm' "$(ls -l "/proc/$pid/fd")"
+  like 'exec: its threads are confined by seccomp' '^Seccomp:\s+2' "$(cat /proc/"$pid"/task/*/status)"
+  printf 'typed\n' | enter e1 sh -c 'cat; cat /tmp/mark; echo bad >&2; exit 7' >"$work/out" 2>"$work/err"
+  same 'exec: exit code' 7 $?
+  same 'exec: streams' 'typed first bad' "$(cat "$work/out" "$work/err" | tr '\n' ' ' | sed 's/ $//')"
+  same 'exec: user and folder' '1000 /usr' "$(enter --user 1000 --cwd /usr e1 sh -c 'echo $(id -u) $(pwd)')"
+  like 'exec: a missing command is named' 'no-such-program' "$(enter e1 /bin/no-such-program 2>&1)"
+  like 'exec: ps' '^[0-9]+' "$(ctr task ps e1)"
+  like 'exec: metrics' '"memory"' "$(ctr task metrics --format json e1)"
+  like 'exec: timeline' 'vm-boot' "$(node "$DIST/bin/snpctl" --state-dir "$state" timeline e1)"
+  remove e1
+}
+
+case_signals() {
+  attach $image s1 sh -c "trap 'echo got TERM; exit 9' TERM; echo ready; while :; do sleep 0.1; done"
+  ctr task kill --signal SIGTERM s1; wait $client
+  same 'signals: TERM is handled, exit code' 9 $?
+  same 'signals: what the handler said' 'ready got TERM ' "$(tr '\n' ' ' <"$work/out")"
+  attach $image s2 sh -c "trap '' TERM; echo ready; while :; do sleep 1; done"
+  ctr task kill --signal SIGKILL s2; wait $client
+  same 'signals: KILL' 137 $?
+}
+
+case_stdin() {
+  local zero=00000000000000000000000000000000
+  openssl enc -aes-128-ctr -K $zero -iv $zero </dev/zero 2>/dev/null | head -c $bulk_bytes >"$work/k/noise"
+  run --rm $image i1 cat <"$work/k/noise" >"$work/k/echo" 2>"$work/err"
+  same 'stdin: exit code' 0 $?
+  same 'stdin: bytes that come back' $bulk_bytes "$(stat -c %s "$work/k/echo")"
+  same 'stdin: their hash' "$(sha256sum <"$work/k/noise")" "$(sha256sum <"$work/k/echo")"
+  rm -f "$work/k/noise" "$work/k/echo"
+}
+
+case_stdout() {
+  run --rm $image o1 sh -c "seq 1 9000000 | head -c $bulk_bytes; exit 5" 2>"$work/err" | sha256sum >"$work/out"
+  same 'stdout: exit code' 5 "${PIPESTATUS[0]}"
+  same 'stdout: hash' "$(seq 1 9000000 | head -c $bulk_bytes | sha256sum)" "$(cat "$work/out")"
+}
+
+case_terminal() {
+  # script(1) gives ctr a terminal; the bytes for it come from a pipe that stays open.
+  mkfifo "$work/keys"
+  local command="ctr --address $work/c.sock run --runtime $runtime --fifo-dir $work/fifo --rm --tty $image t1 sh -c \"trap 'echo interrupted; exit 6' INT; tty -s && echo is a tty; stty size; echo ready; while :; do sleep 0.1; done\""
+  script --quiet --return --command "stty rows 33 cols 99; $command" /dev/null <"$work/keys" >"$work/out" 2>&1 & client=$!
+  exec 7>"$work/keys"
+  until_true 240 grep -q ready "$work/out"
+  (printf '\003' >&7) 2>/dev/null # in a process of its own: the reader may be gone
+  wait $client
+  same 'terminal: exit code after an interrupt' 6 $?
+  exec 7>&-
+  like 'terminal: is one' '^is a tty' "$(tr -d '\r' <"$work/out")"
+  like 'terminal: interrupted' 'interrupted' "$(cat "$work/out")"
+  rm -f "$work/keys"
+}
+
+case_pause() {
+  local before
+  run --detach --null-io $image p1 sh -c 'while :; do echo >> /tmp/count; sleep 0.05; done'
+  ctr task pause p1
+  same 'pause: status' PAUSED "$(status p1)"
+  ctr task resume p1
+  before="$(enter p1 sh -c 'wc -l < /tmp/count')"
+  goes_on() { [ "$(enter p1 sh -c 'wc -l < /tmp/count')" -gt "$before" ]; }
+  until_true 60 goes_on
+  same 'pause: it goes on after resume' 0 $?
+  remove p1
+}
+
+case_oom() {
+  run --rm --memory-limit 33554432 $image m1 tail /dev/zero >/dev/null 2>"$work/err"
+  same 'oom: exit code' 137 $?
+}
+
+case_pod() { # the second container's disk is plugged into the running VM
+  local part=io.kubernetes.cri.container-type pod=io.kubernetes.cri.sandbox-id
+  run --detach --null-io --annotation $part=sandbox --annotation $pod=b1 $image b1 sleep 1000
+  for n in 2 3; do
+    run --detach --null-io --annotation $part=container --annotation $pod=b1 $image b$n sleep 1000
+    same "pod: container $n is in the same guest" "$(enter b1 cat /proc/sys/kernel/random/boot_id)" "$(enter b$n cat /proc/sys/kernel/random/boot_id)"
+    same "pod: one VMM" 1 "$(vmms | wc -l)"
+    remove b$n
+  done
+  same 'pod: the first container goes on' RUNNING "$(status b1)"
+  remove b1
+}
+
+case_parallel() {
+  local n clients=()
+  for n in 1 2 3; do run --rm $image q$n sh -c "echo I am $n; exit $n" >"$work/out$n" 2>&1 & clients[n]=$!; done
+  for n in 1 2 3; do wait "${clients[n]}"; same "parallel: container $n" "$n I am $n" "$? $(cat "$work/out$n")"; done
+  rm -f "$work"/out?
+}
+
+case_snpd_killed() {
+  run --rm $image k1 sh -c 'n=1; while [ $n -le 150 ]; do echo line $n; n=$((n+1)); sleep 0.1; done; exit 4' >"$work/out" 2>"$work/err" </dev/null & client=$!
+  until_true 240 grep -q 'line 10$' "$work/out"
+  kill -9 $(snpds)
+  same 'snpd killed: exec works after it, exit code' 'from exec 3' "$(enter k1 sh -c 'echo -n "from exec "; exit 3' 2>&1; echo $?)"
+  wait $client
+  same 'snpd killed: exit code' 4 $?
+  same 'snpd killed: no line is missing' "$(seq -f 'line %g' 150 | sha256sum)" "$(sha256sum <"$work/out")"
+}
+
+case_snpd_restarted() { # the keeper starts snpd
+  kill -9 $(snpds)
+  same 'snpd started by a keeper: run' 'cold 0' "$(run --rm $image c1 echo -n 'cold ' 2>&1; echo $?)"
+  same 'snpd started by a keeper: one runs' 1 "$(snpds | wc -l)"
+}
+
+case_vmm_killed() {
+  attach $image v1 sh -c 'echo ready; sleep 1000'
+  kill -9 "$(vmms)"; wait $client
+  same 'VMM killed, client attached: exit code' 137 $?
+  ctr events >"$work/events" & local events=$!
+  is_subscribed() { ctr namespace label default subscribed=$RANDOM; grep -q /namespaces/update "$work/events"; }
+  until_true 60 is_subscribed
+  run --detach --null-io $image v2 sleep 1000
+  kill -9 "$(vmms)"
+  is_stopped() { [ "$(status v2)" = STOPPED ]; }
+  until_true 60 is_stopped
+  same 'VMM killed, nobody attached: status' STOPPED "$(status v2)"
+  like 'VMM killed, nobody attached: exec is refused' 'stopped' "$(enter v2 true 2>&1)"
+  like 'VMM killed, nobody attached: task rm tells the exit code' '137' "$(ctr task rm v2 2>&1)"
+  kill $events
+  like 'VMM killed, nobody attached: event' '/tasks/exit.*"exit_status":137' "$(cat "$work/events")"
+  ctr container rm v2
+  ctr namespace label default subscribed=
+}
+
+case_vmm_ended() { # ends that have exit code 0 are no less the pod's death
+  attach $image w1 sh -c 'echo ready; sleep 1000'
+  curl --silent --show-error --max-time 60 --unix-socket "$(echo "$state"/p/*/api.sock)" -X PUT http://localhost/api/v1/vm.shutdown; wait $client
+  same 'vm.shutdown by somebody else: exit code' 137 $?
+  attach $image w2 sh -c 'echo ready; sleep 1000'
+  kill -TERM "$(vmms)"; wait $client
+  same 'SIGTERM of the VMM: exit code' 137 $?
+}
+
+case_faults() {
+  configure /etc/passwd
+  like 'faults: a file that is no kernel' 'refused vm.boot' "$(run --rm $image f1 true 2>&1)"
+  remove f1 2>/dev/null
+  configure '' "$IMAGE_TAR"
+  like 'faults: a file that is no initramfs' 'ended before its agent answered' "$(run --rm $image f2 true 2>&1)"
+  remove f2 2>/dev/null
+  printf '#!/bin/sh\necho no such luck >&2\nexit 3\n' >"$work/vmm"; chmod +x "$work/vmm"
+  configure '' '' "$work/vmm"
+  like 'faults: a VMM that ends at once' 'exit code 3.*no such luck' "$(run --rm $image f3 true 2>&1)"
+  remove f3 2>/dev/null
+  configure
+}
