@@ -65,7 +65,12 @@ export class HttpServer {
 		socket.on("close", () => this.#connections.delete(socket));
 		const parser = new HttpParser();
 		socket.on("data", (chunk: Buffer) => {
-			for (const event of parser.push(chunk)) void this.#turns.run(() => this.#serve(socket, event));
+			try {
+				for (const event of parser.push(chunk)) void this.#turns.run(() => this.#serve(socket, event));
+			} catch {
+				// A client that sends more than may wait is cut off.
+				socket.destroy();
+			}
 		});
 	}
 

@@ -81,7 +81,11 @@ impl Connection {
             readable: false,
             queued: false,
             guest_cid,
-            pending: Pending { request: by_host, response: !by_host, ..Pending::default() },
+            pending: Pending {
+                request: by_host,
+                response: !by_host,
+                ..Pending::default()
+            },
             host_ended: false,
             host_gone: false,
             guest_shutdown: 0,
@@ -107,17 +111,29 @@ impl Connection {
     /// True when something can be sent to the guest.
     pub fn has_packet(&self) -> bool {
         let p = &self.pending;
-        p.request || p.response || p.reset || p.shutdown != 0 || p.credit_update || p.credit_request || (self.may_send_data() && self.credit() > 0)
+        p.request
+            || p.response
+            || p.reset
+            || p.shutdown != 0
+            || p.credit_update
+            || p.credit_request
+            || (self.may_send_data() && self.credit() > 0)
     }
 
     /// Input is wanted when the last one was taken; output when something waits for the host.
     pub fn interest(&self) -> (bool, bool) {
-        let input = self.state == State::Open && !self.readable && !self.host_ended && self.guest_shutdown & SHUTDOWN_RECEIVE == 0;
+        let input = self.state == State::Open
+            && !self.readable
+            && !self.host_ended
+            && self.guest_shutdown & SHUTDOWN_RECEIVE == 0;
         (input, !self.to_host.is_empty())
     }
 
     pub fn reset(&mut self) {
-        self.pending = Pending { reset: true, ..Pending::default() };
+        self.pending = Pending {
+            reset: true,
+            ..Pending::default()
+        };
     }
 
     /// The stream hung up: the host neither sends nor reads any more. What it sent before can still be read.
@@ -196,7 +212,10 @@ impl Connection {
         for part in space {
             let size = part.iov_len.min(left);
             if size > 0 {
-                parts.push(libc::iovec { iov_base: part.iov_base, iov_len: size });
+                parts.push(libc::iovec {
+                    iov_base: part.iov_base,
+                    iov_len: size,
+                });
             }
             left -= size;
         }
@@ -282,12 +301,19 @@ impl Connection {
         let refused = self.state == State::Requested;
         self.state = State::Draining;
         self.pending = Pending::default();
-        if refused || self.to_host.is_empty() { Verdict::Close } else { Verdict::Keep }
+        if refused || self.to_host.is_empty() {
+            Verdict::Close
+        } else {
+            Verdict::Keep
+        }
     }
 
     fn take_data(&mut self, data: &[&[u8]]) -> Verdict {
         let size: usize = data.iter().map(|part| part.len()).sum();
-        if self.state != State::Open || self.guest_shutdown & SHUTDOWN_SEND != 0 || self.to_host.len() + size > BUFFER_BYTES as usize {
+        if self.state != State::Open
+            || self.guest_shutdown & SHUTDOWN_SEND != 0
+            || self.to_host.len() + size > BUFFER_BYTES as usize
+        {
             self.reset();
             return Verdict::Keep;
         }
@@ -359,12 +385,19 @@ pub fn read_connect_line(stream: &OwnedFd, line: &mut Vec<u8>) -> io::Result<Opt
     };
     let end = seen[..n].iter().position(|&b| b == b'\n');
     let take = end.map_or(n, |at| at + 1);
-    let part = libc::iovec { iov_base: seen.as_mut_ptr().cast(), iov_len: take };
+    let part = libc::iovec {
+        iov_base: seen.as_mut_ptr().cast(),
+        iov_len: take,
+    };
     // SAFETY: the array is long enough; the bytes were seen to be there.
     unsafe { sys::read_vectored(stream.as_raw_fd(), &[part]) }?;
     line.extend_from_slice(&seen[..end.unwrap_or(n)]);
     if end.is_none() {
-        return if line.len() < LINE_MAX_BYTES { Ok(None) } else { Err(ErrorKind::InvalidData.into()) };
+        return if line.len() < LINE_MAX_BYTES {
+            Ok(None)
+        } else {
+            Err(ErrorKind::InvalidData.into())
+        };
     }
     let port = std::str::from_utf8(line).ok().and_then(parse_connect);
     port.map(Some).ok_or_else(|| ErrorKind::InvalidData.into())
@@ -382,15 +415,4 @@ fn parse_connect(line: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_connect_line_is_a_word_and_a_port() {
-        assert_eq!(parse_connect("CONNECT 1024"), Some(1024));
-        assert_eq!(parse_connect("connect 1024\r"), Some(1024));
-        for bad in ["CONNECT", "HELLO", "CONNECT 99999999999", "CONNECT 1024 x", ""] {
-            assert_eq!(parse_connect(bad), None, "{bad}");
-        }
-    }
-}
+mod tests;

@@ -62,11 +62,19 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let (mut cid, mut socket, mut vhost) = (None, None, None);
     while let Some(name) = words.next() {
         let value = words.next().ok_or_else(|| format!("{name} wants a value"))?;
-        let number = || value.parse::<u32>().map_err(|_| format!("{name}: '{value}' is no number"));
+        let number = || {
+            value
+                .parse::<u32>()
+                .map_err(|_| format!("{name}: '{value}' is no number"))
+        };
         match name.as_str() {
             "--guest-cid" => cid = Some(u64::from(number()?)),
             "--socket" => socket = Some(PathBuf::from(&value)),
-            "--vhost-fd" => vhost = Some(Vhost::Descriptor(RawFd::try_from(number()?).map_err(|e| e.to_string())?)),
+            "--vhost-fd" => {
+                vhost = Some(Vhost::Descriptor(
+                    RawFd::try_from(number()?).map_err(|e| e.to_string())?,
+                ))
+            }
             "--vhost-socket" => vhost = Some(Vhost::Socket(PathBuf::from(&value))),
             _ => return Err(format!("unknown option {name}")),
         }
@@ -103,7 +111,11 @@ fn run(arguments: Arguments) -> io::Result<()> {
                 },
                 TOKEN_LISTENER => mux.accept(),
                 token if token < TOKEN_FIRST => {
-                    if let Some(kick) = device.queues.get((token - TOKEN_KICK) as usize).and_then(|q| q.kick.as_ref()) {
+                    if let Some(kick) = device
+                        .queues
+                        .get((token - TOKEN_KICK) as usize)
+                        .and_then(|q| q.kick.as_ref())
+                    {
                         sys::acknowledge(kick.as_raw_fd());
                     }
                 }

@@ -22,16 +22,30 @@ struct Region {
 
 impl Region {
     fn map(info: RegionInfo, file: &OwnedFd) -> io::Result<Self> {
-        let total = info.file_offset.checked_add(info.size).and_then(|n| usize::try_from(n).ok());
+        let total = info
+            .file_offset
+            .checked_add(info.size)
+            .and_then(|n| usize::try_from(n).ok());
         let mapping_size = total.ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a fresh mapping of a descriptor that QEMU gave us for this.
         let address = unsafe {
-            libc::mmap(std::ptr::null_mut(), mapping_size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE, file.as_raw_fd(), 0)
+            libc::mmap(
+                std::ptr::null_mut(),
+                mapping_size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_NORESERVE,
+                file.as_raw_fd(),
+                0,
+            )
         };
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { info, mapping: address.cast(), mapping_size })
+        Ok(Self {
+            info,
+            mapping: address.cast(),
+            mapping_size,
+        })
     }
 
     fn at(&self, start: u64, address: u64, size: u64) -> Option<*mut u8> {
@@ -76,11 +90,15 @@ impl GuestMemory {
 
     /// `size` bytes at a guest address; `None` when they are not in one region.
     pub fn guest(&self, address: u64, size: u64) -> Option<*mut u8> {
-        self.regions.iter().find_map(|r| r.at(r.info.guest_address, address, size))
+        self.regions
+            .iter()
+            .find_map(|r| r.at(r.info.guest_address, address, size))
     }
 
     /// `size` bytes at an address of QEMU's.
     pub fn qemu(&self, address: u64, size: u64) -> Option<*mut u8> {
-        self.regions.iter().find_map(|r| r.at(r.info.qemu_address, address, size))
+        self.regions
+            .iter()
+            .find_map(|r| r.at(r.info.qemu_address, address, size))
     }
 }

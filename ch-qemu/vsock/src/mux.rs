@@ -96,7 +96,9 @@ impl Mux {
                 let _ = self.epoll.arm(connection.stream.as_raw_fd(), token, false, true);
             }
         } else if let Some(&ports) = self.ports.get(&token) {
-            let Some(connection) = self.connections.get_mut(&ports) else { return };
+            let Some(connection) = self.connections.get_mut(&ports) else {
+                return;
+            };
             if events & (libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0 {
                 connection.hang_up();
                 if connection.is_unasked() {
@@ -121,15 +123,26 @@ impl Mux {
     }
 
     fn read_line(&mut self, token: u64) {
-        let Some((stream, line)) = self.waiting.get_mut(&token) else { return };
+        let Some((stream, line)) = self.waiting.get_mut(&token) else {
+            return;
+        };
         match read_connect_line(stream, line) {
             Ok(None) => {
                 let _ = self.epoll.arm(stream.as_raw_fd(), token, true, false);
             }
             Ok(Some(guest_port)) => {
-                let Some((stream, _)) = self.waiting.remove(&token) else { return };
+                let Some((stream, _)) = self.waiting.remove(&token) else {
+                    return;
+                };
                 let host_port = self.free_port(guest_port);
-                self.insert(Connection::new(stream, token, host_port, guest_port, self.guest_cid, true));
+                self.insert(Connection::new(
+                    stream,
+                    token,
+                    host_port,
+                    guest_port,
+                    self.guest_cid,
+                    true,
+                ));
             }
             Err(_) => drop(self.waiting.remove(&token)),
         }
@@ -144,14 +157,18 @@ impl Mux {
 
     /// After any change: queues the connection for the guest if it has something, and waits for what it wants from the host.
     fn settle(&mut self, ports: Ports) {
-        let Some(connection) = self.connections.get_mut(&ports) else { return };
+        let Some(connection) = self.connections.get_mut(&ports) else {
+            return;
+        };
         if connection.has_packet() && !connection.queued {
             connection.queued = true;
             self.turns.push_back(ports);
         }
         if !connection.is_gone() {
             let (input, output) = connection.interest();
-            let _ = self.epoll.arm(connection.stream.as_raw_fd(), connection.token, input, output);
+            let _ = self
+                .epoll
+                .arm(connection.stream.as_raw_fd(), connection.token, input, output);
         }
     }
 
@@ -176,7 +193,10 @@ impl Mux {
             return;
         }
         let ports = (header.target_port, header.source_port);
-        if header.operation == packet::OP_REQUEST && header.kind == TYPE_STREAM && !self.connections.contains_key(&ports) {
+        if header.operation == packet::OP_REQUEST
+            && header.kind == TYPE_STREAM
+            && !self.connections.contains_key(&ports)
+        {
             return self.guest_connects(header);
         }
         let Some(connection) = self.connections.get_mut(&ports).filter(|_| header.kind == TYPE_STREAM) else {
@@ -192,11 +212,15 @@ impl Mux {
 
     /// The guest is done with a connection. What it sent and the host has not read yet stays until it is read.
     fn forget(&mut self, ports: Ports) {
-        let Some(mut connection) = self.connections.remove(&ports) else { return };
+        let Some(mut connection) = self.connections.remove(&ports) else {
+            return;
+        };
         self.ports.remove(&connection.token);
         let _ = connection.drain();
         if connection.flush() == Verdict::Keep && !connection.is_gone() {
-            let _ = self.epoll.arm(connection.stream.as_raw_fd(), connection.token, false, true);
+            let _ = self
+                .epoll
+                .arm(connection.stream.as_raw_fd(), connection.token, false, true);
             self.draining.insert(connection.token, connection);
         }
     }
@@ -206,9 +230,24 @@ impl Mux {
         let stream = UnixStream::connect(path).and_then(|s| s.set_nonblocking(true).map(|()| s));
         let token = self.token();
         match stream {
-            Ok(stream) if self.connections.len() < CONNECTIONS_MAX && self.epoll.add(stream.as_raw_fd(), token).is_ok() => {
-                let mut connection = Connection::new(stream.into(), token, header.target_port, header.source_port, self.guest_cid, false);
-                let _ = connection.take_packet(&Header { operation: packet::OP_CREDIT_UPDATE, ..*header }, &[]);
+            Ok(stream)
+                if self.connections.len() < CONNECTIONS_MAX && self.epoll.add(stream.as_raw_fd(), token).is_ok() =>
+            {
+                let mut connection = Connection::new(
+                    stream.into(),
+                    token,
+                    header.target_port,
+                    header.source_port,
+                    self.guest_cid,
+                    false,
+                );
+                let _ = connection.take_packet(
+                    &Header {
+                        operation: packet::OP_CREDIT_UPDATE,
+                        ..*header
+                    },
+                    &[],
+                );
                 self.insert(connection);
             }
             _ => self.refuse(header),
@@ -234,12 +273,18 @@ impl Mux {
     pub fn pump_rx(&mut self, device: &mut Device) {
         loop {
             while !(self.turns.is_empty() && self.refusals.is_empty()) {
-                let Some(chain) = device.queues[RX].peek(&device.memory) else { break };
+                let Some(chain) = device.queues[RX].peek(&device.memory) else {
+                    break;
+                };
                 let space: Vec<libc::iovec> = writable_behind_header(&chain.segments);
                 if let Some(header) = self.next_packet(&space) {
                     let raw = header.format();
                     write_header(&chain.segments, &raw);
-                    device.queues[RX].finish(&device.memory, chain.head, (HEADER_BYTES + header.length as usize) as u32);
+                    device.queues[RX].finish(
+                        &device.memory,
+                        chain.head,
+                        (HEADER_BYTES + header.length as usize) as u32,
+                    );
                 }
             }
             if (self.turns.is_empty() && self.refusals.is_empty()) || !device.queues[RX].want_kick(&device.memory) {
@@ -273,7 +318,11 @@ impl Mux {
     fn free_port(&mut self, guest_port: u32) -> u32 {
         loop {
             let port = self.next_port;
-            self.next_port = if port == HOST_PORT_LAST { HOST_PORT_FIRST } else { port + 1 };
+            self.next_port = if port == HOST_PORT_LAST {
+                HOST_PORT_FIRST
+            } else {
+                port + 1
+            };
             if !self.connections.contains_key(&(port, guest_port)) {
                 return port;
             }
@@ -315,7 +364,10 @@ fn writable_behind_header(segments: &[Segment]) -> Vec<libc::iovec> {
         if segment.size > skipped {
             // SAFETY: inside the segment.
             let start = unsafe { segment.data.add(skipped) };
-            space.push(libc::iovec { iov_base: start.cast(), iov_len: segment.size - skipped });
+            space.push(libc::iovec {
+                iov_base: start.cast(),
+                iov_len: segment.size - skipped,
+            });
         }
     }
     space

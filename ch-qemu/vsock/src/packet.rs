@@ -59,7 +59,14 @@ impl Header {
         let mut raw = [0; HEADER_BYTES];
         raw[0..8].copy_from_slice(&self.source_cid.to_le_bytes());
         raw[8..16].copy_from_slice(&self.target_cid.to_le_bytes());
-        for (at, word) in [(16, self.source_port), (20, self.target_port), (24, self.length), (32, self.flags), (36, self.buffer_bytes), (40, self.consumed_bytes)] {
+        for (at, word) in [
+            (16, self.source_port),
+            (20, self.target_port),
+            (24, self.length),
+            (32, self.flags),
+            (36, self.buffer_bytes),
+            (40, self.consumed_bytes),
+        ] {
             raw[at..at + 4].copy_from_slice(&word.to_le_bytes());
         }
         raw[28..30].copy_from_slice(&self.kind.to_le_bytes());

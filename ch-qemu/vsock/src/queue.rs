@@ -76,7 +76,10 @@ impl Queue {
         }
         fence(Ordering::Acquire);
         // SAFETY: as above; the slot is below `size`.
-        let head = unsafe { ring.add(2 + usize::from(self.next_available.0 % self.size)).read_volatile() };
+        let head = unsafe {
+            ring.add(2 + usize::from(self.next_available.0 % self.size))
+                .read_volatile()
+        };
         self.walk(memory, head)
     }
 
@@ -114,17 +117,24 @@ impl Queue {
         if self.event_index {
             if let Some(ring) = self.used_ring(memory) {
                 // SAFETY: the available mark follows the used entries; `used_ring` counted it in.
-                unsafe { ring.cast::<u16>().add(2 + 4 * usize::from(self.size)).write_volatile(self.next_available.0) };
+                unsafe {
+                    ring.cast::<u16>()
+                        .add(2 + 4 * usize::from(self.size))
+                        .write_volatile(self.next_available.0)
+                };
             }
         }
         fence(Ordering::SeqCst);
         // SAFETY: checked by `available_ring`.
-        self.available_ring(memory).is_some_and(|ring| Wrapping(unsafe { ring.add(1).read_volatile() }) != self.next_available)
+        self.available_ring(memory)
+            .is_some_and(|ring| Wrapping(unsafe { ring.add(1).read_volatile() }) != self.next_available)
     }
 
     fn call_wanted(&self, memory: &GuestMemory) -> bool {
         fence(Ordering::SeqCst);
-        let Some(ring) = self.available_ring(memory) else { return false };
+        let Some(ring) = self.available_ring(memory) else {
+            return false;
+        };
         // SAFETY: checked by `available_ring`, which counts the mark behind the entries in.
         unsafe {
             if !self.event_index {
@@ -155,7 +165,11 @@ impl Queue {
                 )
             };
             let data = memory.guest(address, u64::from(size))?;
-            segments.push(Segment { data, size: size as usize, writable: flags & F_WRITE != 0 });
+            segments.push(Segment {
+                data,
+                size: size as usize,
+                writable: flags & F_WRITE != 0,
+            });
             if flags & F_NEXT == 0 {
                 return Some(Chain { head, segments });
             }
@@ -167,12 +181,18 @@ impl Queue {
     /// Flags, index, one entry a slot, and the driver's mark for calls.
     fn available_ring(&self, memory: &GuestMemory) -> Option<*mut u16> {
         let bytes = 6 + 2 * u64::from(self.size);
-        memory.qemu(self.available, bytes).map(<*mut u8>::cast).filter(|p: &*mut u16| p.is_aligned())
+        memory
+            .qemu(self.available, bytes)
+            .map(<*mut u8>::cast)
+            .filter(|p: &*mut u16| p.is_aligned())
     }
 
     /// Flags, index, pairs of head and length, and our mark for kicks.
     fn used_ring(&self, memory: &GuestMemory) -> Option<*mut u32> {
         let bytes = 6 + 8 * u64::from(self.size);
-        memory.qemu(self.used, bytes).map(<*mut u8>::cast).filter(|p: &*mut u32| p.is_aligned())
+        memory
+            .qemu(self.used, bytes)
+            .map(<*mut u8>::cast)
+            .filter(|p: &*mut u32| p.is_aligned())
     }
 }

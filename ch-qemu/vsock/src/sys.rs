@@ -5,7 +5,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Turns a system call's result into a `Result`.
 pub fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// As [`check`] for calls that count bytes.
@@ -25,7 +29,10 @@ impl Epoll {
     }
 
     fn control(&self, operation: libc::c_int, fd: RawFd, token: u64, events: libc::c_int) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: events as u32, u64: token };
+        let mut event = libc::epoll_event {
+            events: events as u32,
+            u64: token,
+        };
         // SAFETY: the event outlives the call.
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &mut event) }).map(drop)
     }
@@ -55,7 +62,9 @@ impl Epoll {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
         into.clear();
         // SAFETY: the array outlives the call and its length is told.
-        let n = match check(unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as libc::c_int, -1) }) {
+        let n = match check(unsafe {
+            libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as libc::c_int, -1)
+        }) {
             Ok(n) => n as usize,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
             Err(e) => return Err(e),
@@ -72,7 +81,10 @@ pub const FDS_MAX: usize = 32;
 pub fn receive_exact(fd: RawFd, data: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<bool> {
     let mut done = 0;
     while done < data.len() {
-        let mut part = libc::iovec { iov_base: data[done..].as_mut_ptr().cast(), iov_len: data.len() - done };
+        let mut part = libc::iovec {
+            iov_base: data[done..].as_mut_ptr().cast(),
+            iov_len: data.len() - done,
+        };
         let mut control = [0u64; 2 + FDS_MAX / 2];
         // SAFETY: a zeroed msghdr is valid.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -88,7 +100,11 @@ pub fn receive_exact(fd: RawFd, data: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::
         };
         collect_fds(&message, fds);
         if n == 0 {
-            return if done == 0 { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            return if done == 0 {
+                Ok(false)
+            } else {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            };
         }
         done += n;
     }
@@ -123,13 +139,27 @@ pub unsafe fn read_vectored(fd: RawFd, parts: &[libc::iovec]) -> io::Result<usiz
 /// Writes without a signal when the other side is gone.
 pub fn send(fd: RawFd, data: &[u8]) -> io::Result<usize> {
     // SAFETY: the slice outlives the call.
-    check_size(unsafe { libc::send(fd, data.as_ptr().cast(), data.len(), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
+    check_size(unsafe {
+        libc::send(
+            fd,
+            data.as_ptr().cast(),
+            data.len(),
+            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+        )
+    })
 }
 
 /// Looks at what can be read and leaves it there.
 pub fn peek(fd: RawFd, data: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the slice outlives the call.
-    check_size(unsafe { libc::recv(fd, data.as_mut_ptr().cast(), data.len(), libc::MSG_PEEK | libc::MSG_DONTWAIT) })
+    check_size(unsafe {
+        libc::recv(
+            fd,
+            data.as_mut_ptr().cast(),
+            data.len(),
+            libc::MSG_PEEK | libc::MSG_DONTWAIT,
+        )
+    })
 }
 
 /// Adds one to an event counter: a kick or a call.

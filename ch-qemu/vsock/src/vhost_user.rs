@@ -77,7 +77,14 @@ pub enum Outcome {
 
 impl Device {
     pub fn new(socket: OwnedFd, guest_cid: u64) -> Self {
-        Self { memory: GuestMemory::default(), queues: Default::default(), socket, guest_cid, protocol_features: 0, own_features: 0 }
+        Self {
+            memory: GuestMemory::default(),
+            queues: Default::default(),
+            socket,
+            guest_cid,
+            protocol_features: 0,
+            own_features: 0,
+        }
     }
 
     pub fn socket(&self) -> &OwnedFd {
@@ -94,7 +101,10 @@ impl Device {
         let word = |at: usize| u32::from_ne_bytes(head[at..at + 4].try_into().expect("four bytes"));
         let (kind, flags, size) = (word(0), word(4), word(8) as usize);
         if flags & 3 != VERSION || size > MESSAGE_MAX_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("vhost-user message {kind} with flags {flags:#x} and {size} bytes")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("vhost-user message {kind} with flags {flags:#x} and {size} bytes"),
+            ));
         }
         let mut body = vec![0u8; size];
         if size > 0 && !sys::receive_exact(self.socket.as_raw_fd(), &mut body, &mut fds)? {
@@ -112,7 +122,11 @@ impl Device {
             Err(e) => return Err(io::Error::new(e.kind(), format!("vhost-user message {kind}: {e}"))),
             Ok(None) => {}
         }
-        Ok(if kind == request::SET_VRING_KICK || kind == request::GET_VRING_BASE { Outcome::Kicks } else { Outcome::Continue })
+        Ok(if kind == request::SET_VRING_KICK || kind == request::GET_VRING_BASE {
+            Outcome::Kicks
+        } else {
+            Outcome::Continue
+        })
     }
 
     fn reply(&self, kind: u32, body: &[u8]) -> io::Result<()> {
@@ -122,7 +136,11 @@ impl Device {
         }
         message.extend_from_slice(body);
         let sent = sys::send(self.socket.as_raw_fd(), &message)?;
-        if sent == message.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        if sent == message.len() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WriteZero.into())
+        }
     }
 
     fn dispatch(&mut self, kind: u32, body: Body, fds: Vec<OwnedFd>) -> io::Result<Option<Vec<u8>>> {
@@ -144,11 +162,18 @@ impl Device {
                 if count > fds.len() {
                     return Err(invalid(format!("{count} regions with {} descriptors", fds.len())));
                 }
-                let regions: io::Result<Vec<_>> = fds.into_iter().take(count).enumerate().map(|(i, fd)| Ok((body.region(8 + 32 * i)?, fd))).collect();
+                let regions: io::Result<Vec<_>> = fds
+                    .into_iter()
+                    .take(count)
+                    .enumerate()
+                    .map(|(i, fd)| Ok((body.region(8 + 32 * i)?, fd)))
+                    .collect();
                 self.memory.replace(&regions?)?;
             }
             request::ADD_MEM_REG => {
-                let fd = fds.first().ok_or_else(|| invalid("a region without a descriptor".into()))?;
+                let fd = fds
+                    .first()
+                    .ok_or_else(|| invalid("a region without a descriptor".into()))?;
                 self.memory.add(body.region(8)?, fd)?;
             }
             request::REM_MEM_REG => self.memory.remove(body.region(8)?.guest_address),
@@ -162,18 +187,35 @@ impl Device {
     fn config(&self, body: Body) -> io::Result<Vec<u8>> {
         let (offset, size) = (body.word(0)? as usize, body.word(4)? as usize);
         let space = self.guest_cid.to_le_bytes();
-        let part = offset.checked_add(size).and_then(|end| space.get(offset..end)).ok_or_else(|| invalid(format!("{size} bytes of configuration at {offset}")))?;
-        let mut answer = body.0.get(..12).ok_or_else(|| invalid("a short message".into()))?.to_vec();
+        let part = offset
+            .checked_add(size)
+            .and_then(|end| space.get(offset..end))
+            .ok_or_else(|| invalid(format!("{size} bytes of configuration at {offset}")))?;
+        let mut answer = body
+            .0
+            .get(..12)
+            .ok_or_else(|| invalid("a short message".into()))?
+            .to_vec();
         answer.extend_from_slice(part);
         Ok(answer)
     }
 
     fn ring_message(&mut self, kind: u32, body: Body, fds: Vec<OwnedFd>) -> io::Result<Option<Vec<u8>>> {
         let with_descriptor = matches!(kind, request::SET_VRING_KICK | request::SET_VRING_CALL);
-        let index = if with_descriptor { (body.long(0)? & 0xff) as usize } else { body.word(0)? as usize };
-        let descriptor = if with_descriptor && body.long(0)? & NO_DESCRIPTOR == 0 { fds.into_iter().next() } else { None };
+        let index = if with_descriptor {
+            (body.long(0)? & 0xff) as usize
+        } else {
+            body.word(0)? as usize
+        };
+        let descriptor = if with_descriptor && body.long(0)? & NO_DESCRIPTOR == 0 {
+            fds.into_iter().next()
+        } else {
+            None
+        };
         // QEMU sets up the event queue as well, which only migration would use.
-        let Some(queue) = self.queues.get_mut(index) else { return Ok(None) };
+        let Some(queue) = self.queues.get_mut(index) else {
+            return Ok(None);
+        };
         match kind {
             request::SET_VRING_NUM => {
                 let size = body.word(4)?;
@@ -182,7 +224,9 @@ impl Device {
                 }
                 queue.size = size as u16;
             }
-            request::SET_VRING_ADDR => (queue.descriptors, queue.used, queue.available) = (body.long(8)?, body.long(16)?, body.long(24)?),
+            request::SET_VRING_ADDR => {
+                (queue.descriptors, queue.used, queue.available) = (body.long(8)?, body.long(16)?, body.long(24)?)
+            }
             request::SET_VRING_BASE => queue.set_base(body.word(4)? as u16),
             request::GET_VRING_BASE => {
                 queue.started = false;
@@ -215,16 +259,27 @@ struct Body<'a>(&'a [u8]);
 
 impl Body<'_> {
     fn word(self, at: usize) -> io::Result<u32> {
-        let bytes = self.0.get(at..at + 4).ok_or_else(|| invalid("a short message".into()))?;
+        let bytes = self
+            .0
+            .get(at..at + 4)
+            .ok_or_else(|| invalid("a short message".into()))?;
         Ok(u32::from_ne_bytes(bytes.try_into().expect("four bytes")))
     }
 
     fn long(self, at: usize) -> io::Result<u64> {
-        let bytes = self.0.get(at..at + 8).ok_or_else(|| invalid("a short message".into()))?;
+        let bytes = self
+            .0
+            .get(at..at + 8)
+            .ok_or_else(|| invalid("a short message".into()))?;
         Ok(u64::from_ne_bytes(bytes.try_into().expect("eight bytes")))
     }
 
     fn region(self, at: usize) -> io::Result<RegionInfo> {
-        Ok(RegionInfo { guest_address: self.long(at)?, size: self.long(at + 8)?, qemu_address: self.long(at + 16)?, file_offset: self.long(at + 24)? })
+        Ok(RegionInfo {
+            guest_address: self.long(at)?,
+            size: self.long(at + 8)?,
+            qemu_address: self.long(at + 16)?,
+            file_offset: self.long(at + 24)?,
+        })
     }
 }
