@@ -39,7 +39,7 @@ function bar(y: number, label: string, beginMs: number, summary: Summary, fullMs
 function measureRows(ours: RuntimeResult, other: RuntimeResult, names: readonly [string, string]): ((y: number) => string)[] {
 	const fullMs = Math.max(...MEASURES.flatMap((measure) => [ours[measure].p95, other[measure].p95]));
 	return MEASURES.flatMap((measure) => [
-		(y: number) => bar(y, `${measureLabel(measure)}`, 0, ours[measure], fullMs, OURS_COLOUR),
+		(y: number) => bar(y, measureLabel(measure), 0, ours[measure], fullMs, OURS_COLOUR),
 		(y: number) => bar(y, names[1], 0, other[measure], fullMs, OTHER_COLOUR),
 	]);
 }

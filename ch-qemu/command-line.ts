@@ -23,10 +23,11 @@ export class UsageError extends Error {
 	}
 }
 
-/** Options that take one value, options that take one or more, and flags. Values of the last group are understood by the real VMM and mean nothing to QEMU. */
+/** Options that take one value, and flags. */
 const ONE_VALUE = new Set(["--api-socket", "--event-monitor", "--log-file", "--log-format", "--seccomp"]);
-const MANY_VALUES = new Set(["--landlock-rules"]);
-const FLAGS = new Set(["--landlock", "--no-shutdown", "--version", "--help"]);
+const FLAGS = new Set(["--no-shutdown", "--version", "--help"]);
+/** Options that belong to a VM that is given on the command line: the real VMM refuses them without a payload, which ch-qemu never takes. */
+const NEED_PAYLOAD = new Set(["--landlock", "--landlock-rules"]);
 const SECCOMP = new Set(["true", "false", "log", "errno"]);
 
 /** Reads the arguments behind the program's name. Throws {@link UsageError}. */
@@ -42,7 +43,10 @@ export function parseCommandLine(args: readonly string[]): CommandLine {
 		else {
 			const [name, inline] = splitOption(arg);
 			if (FLAGS.has(name) && inline === undefined) flags.add(name);
-			else if (MANY_VALUES.has(name)) while (args[i + 1]?.startsWith("-") === false) i++;
+			else if (NEED_PAYLOAD.has(name))
+				throw new UsageError(
+					"error: the following required arguments were not provided:\n  <--firmware <firmware>|--fw-cfg-config <fw-cfg-config>|--igvm <igvm>|--kernel <kernel>>",
+				);
 			else if (ONE_VALUE.has(name)) {
 				const value = inline ?? args[++i];
 				if (value === undefined) throw new UsageError(`error: a value is required for '${name} <${name.slice(2)}>' but none was supplied`);

@@ -20,8 +20,9 @@ export class EventMonitor {
 		const timestamp = { secs: Number(sinceNs / 1_000_000_000n), nanos: Number(sinceNs % 1_000_000_000n) };
 		try {
 			writeSync(this.#fd, `${JSON.stringify({ timestamp, source, event, properties }, null, 2)}\n\n`);
-		} catch {
-			this.close();
+		} catch (error) {
+			// A reader that is slow loses this event and gets the next ones.
+			if ((error as NodeJS.ErrnoException).code !== "EAGAIN") this.close();
 		}
 	}
 

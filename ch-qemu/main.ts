@@ -24,7 +24,7 @@ const HELP = `ch-qemu: serves Cloud Hypervisor's REST API and runs the VM in QEM
   --event-monitor <path=PATH|fd=N>     where events go
   --log-file <PATH>                    the log, else standard error
   -v                                   more in the log; twice: still more
-  --seccomp, --landlock, --landlock-rules, --log-format, --no-shutdown   taken and ignored
+  --seccomp, --log-format, --no-shutdown   taken and ignored
   --version, --help
 
 CH_QEMU_SYSTEM, CH_QEMU_VSOCK, or ch-qemu.json beside the program name the programs that are used.

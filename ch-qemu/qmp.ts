@@ -83,7 +83,7 @@ export class Qmp extends EventEmitter<{ event: [string, QmpData]; close: [] }> {
 		this.#closed = true;
 		const gone = new Error("QEMU closed its monitor");
 		this.#greeted?.reject(gone);
-		for (const { reject } of this.#waiting.values()) reject(gone);
+		for (const waiting of this.#waiting.values()) waiting.reject(gone);
 		this.emit("close");
 	}
 }

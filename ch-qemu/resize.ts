@@ -26,7 +26,8 @@ export class Resizer {
 		this.#ramBytes = machine.config.memory.size;
 		this.#bootBytes = machine.config.memory.size;
 		machine.qmp.on("event", (name, data) => {
-			if (name === "DEVICE_DELETED" && String(data["device"] ?? "").startsWith("vcpu")) {
+			const device = data["device"];
+			if (name === "DEVICE_DELETED" && typeof device === "string" && device.startsWith("vcpu")) {
 				this.#vcpus--;
 				this.#vcpusLeaving--;
 			}

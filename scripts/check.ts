@@ -5,7 +5,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { REPOSITORY, run } from "./command.ts";
 import { summaryLine } from "./report.ts";
-import { cargoEnvironment, runTap, UNIT_TESTS } from "./suites.ts";
+import { CARGO_MANIFESTS, cargoEnvironment, runTap, UNIT_TESTS } from "./suites.ts";
 
 interface Check {
 	readonly name: string;
@@ -44,12 +44,17 @@ const CHECKS: readonly Check[] = [
 	{ name: "rooms", command: script("check-rooms.ts") },
 	{ name: "generated documents", command: script("generate-docs.ts", "--check") },
 	clangFormat(),
-	{ name: "format of Rust", command: ["cargo", "fmt", "--all", "--check"] },
-	{
-		name: "clippy",
-		command: ["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
-		env: cargoEnvironment(),
-	},
+	...CARGO_MANIFESTS.flatMap((manifest): Check[] => {
+		const where = ["--manifest-path", manifest];
+		return [
+			{ name: `format of Rust in ${manifest}`, command: ["cargo", "fmt", "--all", "--check", ...where] },
+			{
+				name: `clippy in ${manifest}`,
+				command: ["cargo", "clippy", "--workspace", "--all-targets", "--locked", ...where, "--", "-D", "warnings"],
+				env: cargoEnvironment(),
+			},
+		];
+	}),
 ];
 
 const failed: string[] = [];

@@ -24,7 +24,10 @@ export const ConfigSchema = v.strictObject({
 	hypervisor: table("The virtual machine monitor.", {
 		path: path("/usr/bin/cloud-hypervisor", "The cloud-hypervisor program, or one that takes the same arguments and serves the same API."),
 		seccomp: flag(true, "Whether the VMM restricts its own system calls. Turn it off only to find a fault."),
-		landlock: flag(false, "Whether the VMM restricts the files that it can open (needs a kernel with Landlock)."),
+		landlock: flag(
+			false,
+			"Whether the VMM restricts the files that it can open (needs Linux 6.2 with Landlock, and Cloud Hypervisor itself: an emulator ignores it).",
+		),
 		log_level: choice("warn", ["warn", "info", "debug"], "How much the VMM writes to its log in the pod's folder."),
 	}),
 	guest: table("What every pod's VM is made of.", {

@@ -140,7 +140,6 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 			folder,
 			logLevel: config.hypervisor.log_level,
 			seccomp: config.hypervisor.seccomp ? "true" : "false",
-			landlock: config.hypervisor.landlock,
 			onEvent: (event) => guestEnd.accept(event),
 			signal,
 		}),
@@ -230,6 +229,7 @@ function vmConfig(plan: PodPlan, disk: BootDisk): ReturnType<typeof planVm> {
 		cmdline: plan.kernelParameters,
 		disks: [{ id: disk.id, path: disk.path, readonly: true }],
 		vsock: { cid: plan.vsockCid, socketPath: plan.vsock },
-		...(plan.consoleFile === undefined ? {} : { serialFile: plan.consoleFile }),
+		serialFile: plan.consoleFile,
+		landlockRules: plan.landlockRules,
 	});
 }

@@ -4,6 +4,7 @@ import { join } from "node:path";
 
 import type { OciSpec } from "../agent/oci-spec.ts";
 import type { Config } from "../config/schema.ts";
+import type { LandlockConfig } from "../vmm/config-types.ts";
 
 /** What the VM will be. Paths are on the host. */
 export interface PodPlan {
@@ -20,6 +21,8 @@ export interface PodPlan {
 	readonly vsockCid: number;
 	/** Where the guest's serial console goes; undefined: nowhere. */
 	readonly consoleFile: string | undefined;
+	/** What the VMM may reach beside the files that its configuration names, by Landlock; undefined: everything. */
+	readonly landlockRules: readonly LandlockConfig[] | undefined;
 }
 
 /** The host name's longest form in bytes (Linux, sethostname(2)). */
@@ -67,6 +70,13 @@ export function planPod(podId: string, spec: OciSpec, config: Config, folder: st
 		vsock: join(folder, "vsock.sock"),
 		vsockCid: GUEST_CID,
 		consoleFile: console ? join(folder, "console.log") : undefined,
+		// Disks that are plugged in later come from the cache of images.
+		landlockRules: config.hypervisor.landlock
+			? [
+					{ path: folder, access: "rw" },
+					{ path: config.storage.cache_dir, access: "r" },
+				]
+			: undefined,
 	};
 }
 

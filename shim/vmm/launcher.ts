@@ -36,8 +36,6 @@ export interface LaunchOptions {
 	readonly logLevel?: VmmLogLevel | undefined;
 	/** What the VMM does at a system call that it does not expect: `true` (its default) kills it. */
 	readonly seccomp?: "true" | "false" | "log" | "errno" | undefined;
-	/** Confines also the threads that know no VM to the paths of the configuration's Landlock rules. */
-	readonly landlock?: boolean | undefined;
 	readonly onEvent?: OnVmmEvent | undefined;
 	/** Aborting it before the process is started ends the launch. */
 	readonly signal?: AbortSignal | undefined;
@@ -119,7 +117,6 @@ async function started(child: ChildProcess, folder: string, stop: readonly (() =
 function argumentsOf(options: LaunchOptions): string[] {
 	const args = ["--api-socket", `fd=${API_FD}`, "--event-monitor", `fd=${EVENTS_FD}`, ...LOG_FLAGS[options.logLevel ?? "warn"]];
 	if (options.seccomp !== undefined) args.push("--seccomp", options.seccomp);
-	if (options.landlock === true) args.push("--landlock");
 	return args;
 }
 

@@ -63,9 +63,12 @@ export function planVm(spec: VmSpec): VmConfig {
 	return config;
 }
 
-/** Makes the body of `vm.add-disk`. The kind of image is named, so that the VMM never guesses it from what a guest may have written. */
+/**
+ * Makes the body of `vm.add-disk`. The kind of image is named, so that the VMM never guesses it from what a guest may have written.
+ * A read-only disk asks for no holes, which the VMM could not give it and would log.
+ */
 export function planDisk(disk: DiskSpec): NonNullable<VmConfig["disks"]>[number] {
-	const config = { id: disk.id, path: disk.path, readonly: disk.readonly, image_type: "Raw" as const };
+	const config = { id: disk.id, path: disk.path, readonly: disk.readonly, sparse: !disk.readonly, image_type: "Raw" as const };
 	return disk.serial === undefined ? config : { ...config, serial: disk.serial };
 }
 

@@ -76,9 +76,9 @@ t.test("the program gets its arguments, an empty environment, its folder, a sess
 	const { folder, program } = place(t, 'echo "$@"; pwd; cat /proc/self/stat >stat; env >env; ls -l /proc/self/fd >fds');
 	process.env["SNP_CANARY"] = "leaked";
 	t.teardown(() => delete process.env["SNP_CANARY"]);
-	const vmm = await launchVmm({ hypervisorPath: program, folder, logLevel: "debug", seccomp: "log", landlock: true });
+	const vmm = await launchVmm({ hypervisorPath: program, folder, logLevel: "debug", seccomp: "log" });
 	t.match(await vmm.exited, { code: 0, signal: undefined, text: "ended with exit code 0" });
-	t.equal(await vmm.logTail(), `--api-socket fd=3 --event-monitor fd=4 -vv --seccomp log --landlock\n${folder}`);
+	t.equal(await vmm.logTail(), `--api-socket fd=3 --event-monitor fd=4 -vv --seccomp log\n${folder}`);
 	const [, , , group, session] = readFileSync(join(folder, "stat"), "utf8").split(" ");
 	t.same([group, session], [String(vmm.pid), String(vmm.pid)]);
 	t.notMatch(readFileSync(join(folder, "env"), "utf8"), /SNP_CANARY|HOME/);

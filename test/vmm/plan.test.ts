@@ -35,7 +35,7 @@ t.test("planVm: everything that can be asked for", async (t) => {
 		payload: { initramfs: "/i" },
 		cpus: { boot_vcpus: 2, max_vcpus: 4 },
 		memory: { shared: true },
-		disks: [{ id: "d1", path: "/d", readonly: true, serial: "s", image_type: "Raw" }],
+		disks: [{ id: "d1", path: "/d", readonly: true, serial: "s", sparse: false, image_type: "Raw" }],
 		balloon: { size: 0, deflate_on_oom: true, free_page_reporting: false },
 		serial: { mode: "File", file: "/serial" },
 		landlock_enable: true,

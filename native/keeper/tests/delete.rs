@@ -3,7 +3,6 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Output, Stdio};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -125,8 +124,7 @@ fn answers_without_snpd_and_removes_a_dead_keepers_socket() {
     kill(pid, libc::SIGKILL);
     wait_gone(pid);
     drop((snpd, link));
-    fs::write(world.path("bin/snpd"), "#!/bin/sh\necho x >> \"$2/attempts\"\n").unwrap();
-    fs::set_permissions(world.path("bin/snpd"), fs::Permissions::from_mode(0o755)).unwrap();
+    world.install_snpd("echo x >> \"$2/attempts\"");
     let output = delete(&world, "pod").join().unwrap();
     let (status, seconds) = killed(&output);
     assert!(output.status.success() && output.stderr.is_empty());

@@ -5,7 +5,6 @@ mod support;
 use std::fs;
 use std::io::Write;
 use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 use support::{connect, is_closed, kill, kind, read_ttrpc, ttrpc, wait_gone, World};
@@ -170,12 +169,7 @@ fn stops_reading_when_too_much_is_unanswered() {
 #[test]
 fn answers_unavailable_with_the_end_of_the_log() {
     let world = World::new();
-    fs::write(
-        world.path("bin/snpd"),
-        "#!/bin/sh\necho the reason why snpd does not start >&2\n",
-    )
-    .unwrap();
-    fs::set_permissions(world.path("bin/snpd"), fs::Permissions::from_mode(0o755)).unwrap();
+    world.install_snpd("echo the reason why snpd does not start >&2");
     let mut containerd = connect(&world.started("pod"));
     containerd.write_all(&ttrpc(1, REQUEST, b"create")).unwrap();
     let (stream, frame, body) = read_ttrpc(&containerd);
@@ -250,9 +244,7 @@ fn stays_when_the_last_connection_closes() {
 fn starts_snpd_again_when_its_socket_is_gone() {
     let world = World::new();
     let (snpd, link, _hello, _containerd) = world.attached("pod");
-    let script = format!("#!/bin/sh\necho again > {}\n", world.path("again").display());
-    fs::write(world.path("bin/snpd"), script).unwrap();
-    fs::set_permissions(world.path("bin/snpd"), fs::Permissions::from_mode(0o755)).unwrap();
+    world.install_snpd(&format!("echo again > {}", world.path("again").display()));
     drop(snpd);
     drop(link);
     support::wait_for_text(&world.path("again"), "again");

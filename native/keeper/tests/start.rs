@@ -4,7 +4,6 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -305,12 +304,11 @@ fn stand_in() {
 fn ten_starts_at_once_start_one_snpd() {
     let world = World::new();
     let script = format!(
-        "#!/bin/sh\necho \"$@\" >> {folder}/launches\nenv >> {folder}/environment\nSTAND_IN={folder} exec {program} stand_in --exact --nocapture {folder}\n",
+        "echo \"$@\" >> {folder}/launches\nenv >> {folder}/environment\nSTAND_IN={folder} exec {program} stand_in --exact --nocapture {folder}",
         folder = world.folder.display(),
         program = std::env::current_exe().unwrap().display(),
     );
-    fs::write(world.path("bin/snpd"), script).unwrap();
-    fs::set_permissions(world.path("bin/snpd"), fs::Permissions::from_mode(0o755)).unwrap();
+    world.install_snpd(&script);
     let children: Vec<_> = (0..10)
         .map(|number| {
             let id = format!("pod{number}");

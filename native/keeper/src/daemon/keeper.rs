@@ -147,7 +147,7 @@ impl<'a> Keeper<'a> {
         let expiry = if self.uplink.is_up() {
             None
         } else {
-            self.requests.expiry()
+            self.requests.expiry(self.uplink.is_starting())
         };
         let uplink = if self.end_by.is_none() {
             self.uplink.next_deadline()
@@ -171,7 +171,12 @@ impl<'a> Keeper<'a> {
         if self.end_by.is_none() && self.uplink.next_deadline().is_some_and(|time| time <= now) {
             self.connect(now);
         }
-        if !self.uplink.is_up() && self.requests.expiry().is_some_and(|time| time <= now) {
+        if !self.uplink.is_up()
+            && self
+                .requests
+                .expiry(self.uplink.is_starting())
+                .is_some_and(|time| time <= now)
+        {
             self.answer_expired(now);
         }
         self.streams.on_time(&self.epoll, now);
@@ -289,7 +294,7 @@ impl<'a> Keeper<'a> {
     /// Answers what has waited for snpd too long.
     fn answer_expired(&mut self, now: Instant) {
         let text = snpd::explain_absence(&self.places, self.uplink.problem());
-        for (channel, stream) in self.requests.take_expired(now) {
+        for (channel, stream) in self.requests.take_expired(now, self.uplink.is_starting()) {
             if let Some(connection) = self.connections.get(channel) {
                 connection
                     .output

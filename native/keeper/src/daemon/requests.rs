@@ -9,8 +9,10 @@ use crate::link::{TtrpcFrame, TTRPC_REQUEST};
 pub const MAX_REQUESTS: usize = 256;
 /// How many bytes of them are held at most; one frame may go beyond.
 pub const MAX_REQUEST_BYTES: usize = 16 << 20;
-/// How long snpd may be away before requests are answered with an error.
+/// How long snpd may be away before requests are answered with an error, while nobody holds its socket.
 const AWAY_DEADLINE: Duration = Duration::from_secs(10);
+/// The same while an snpd lives that has not said HELLO yet: a loaded node takes its time to start one.
+const STARTING_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a request is held at least, even when snpd has been away for long: the time between two attempts to start it.
 const LEAST_HOLD: Duration = Duration::from_secs(2);
 
@@ -93,25 +95,25 @@ impl Requests {
         self.keep(|request| request.opens);
     }
 
-    /// Takes out what has waited for snpd too long.
-    pub fn take_expired(&mut self, now: Instant) -> Vec<(u32, u32)> {
-        let away_since = self.away_since;
-        let expired = |request: &&Request| request.opens && now >= deadline(away_since, request.came);
+    /// Takes out what has waited for snpd too long. `starting`: an snpd lives, but has not answered yet.
+    pub fn take_expired(&mut self, now: Instant, starting: bool) -> Vec<(u32, u32)> {
+        let since = self.away_since;
+        let expired = |request: &&Request| request.opens && now >= deadline(since, request.came, starting);
         let taken = self
             .queue
             .iter()
             .filter(expired)
             .map(|request| (request.channel, request.stream))
             .collect();
-        self.keep(|request| now < deadline(away_since, request.came));
+        self.keep(|request| now < deadline(since, request.came, starting));
         taken
     }
 
-    /// When the first of them expires, if snpd stays away.
-    pub fn expiry(&self) -> Option<Instant> {
+    /// When the first of them expires, if snpd stays away, or goes on `starting`.
+    pub fn expiry(&self, starting: bool) -> Option<Instant> {
         self.queue
             .iter()
-            .map(|request| deadline(self.away_since, request.came))
+            .map(|request| deadline(self.away_since, request.came, starting))
             .min()
     }
 
@@ -125,8 +127,9 @@ impl Requests {
 }
 
 /// Until when a request that came at `came` is held.
-fn deadline(away_since: Instant, came: Instant) -> Instant {
-    (away_since + AWAY_DEADLINE).max(came + LEAST_HOLD)
+fn deadline(away_since: Instant, came: Instant, starting: bool) -> Instant {
+    let patience = if starting { STARTING_DEADLINE } else { AWAY_DEADLINE };
+    (away_since + patience).max(came + LEAST_HOLD)
 }
 
 #[cfg(test)]
@@ -189,11 +192,25 @@ mod tests {
         add(&mut requests, 1, 1, 1, true, now);
         requests.lost(at(5));
         add(&mut requests, 1, 3, 1, false, at(14));
-        assert_eq!(requests.expiry(), Some(at(15)));
-        assert!(requests.take_expired(at(14)).is_empty());
-        assert_eq!(requests.take_expired(at(15)), [(1, 1)]);
-        assert_eq!(requests.take_expired(at(16)), [(1, 3)]);
-        assert_eq!(requests.expiry(), None);
+        assert_eq!(requests.expiry(false), Some(at(15)));
+        assert!(requests.take_expired(at(14), false).is_empty());
+        assert_eq!(requests.take_expired(at(15), false), [(1, 1)]);
+        assert_eq!(requests.take_expired(at(16), false), [(1, 3)]);
+        assert_eq!(requests.expiry(false), None);
+    }
+
+    #[test]
+    fn has_patience_with_an_snpd_that_starts() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let mut requests = Requests::new(now);
+        add(&mut requests, 1, 1, 1, true, now);
+        assert_eq!(
+            (requests.expiry(true), requests.expiry(false)),
+            (Some(at(60)), Some(at(10)))
+        );
+        assert!(requests.take_expired(at(59), true).is_empty());
+        assert_eq!(requests.take_expired(at(60), true), [(1, 1)]);
     }
 
     #[test]

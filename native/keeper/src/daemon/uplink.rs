@@ -67,6 +67,11 @@ impl Uplink {
         matches!(self.phase, Phase::Up { .. })
     }
 
+    /// Whether an snpd holds the socket that has not said HELLO. Its end would close the connection.
+    pub fn is_starting(&self) -> bool {
+        self.phase == Phase::Greeting
+    }
+
     /// Whether an earlier HELLO of this keeper was answered.
     pub fn resumed(&self) -> bool {
         self.resumed

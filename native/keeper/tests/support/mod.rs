@@ -46,7 +46,15 @@ impl World {
         for part in ["bin", "state", "vm"] {
             fs::create_dir_all(world.path(part)).unwrap();
         }
-        fs::copy(env!("CARGO_BIN_EXE_containerd-shim-snp-v2"), world.program()).unwrap();
+        // Copied by another process: while this one had the copy open for writing, a child that another test's thread
+        // starts would hold it open too, and nobody could run it (ETXTBSY).
+        let source = env!("CARGO_BIN_EXE_containerd-shim-snp-v2");
+        assert!(Command::new("cp")
+            .arg(source)
+            .arg(world.program())
+            .status()
+            .unwrap()
+            .success());
         let config = format!("state_dir = {:?}\n", world.state());
         fs::write(world.path("config.toml"), config).unwrap();
         world
@@ -62,6 +70,17 @@ impl World {
 
     pub fn state(&self) -> PathBuf {
         self.path("state")
+    }
+
+    /// Puts a shell script in snpd's place. Another process writes it, for the reason given in `new`.
+    pub fn install_snpd(&self, script: &str) {
+        let status = Command::new("sh")
+            .args(["-c", r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 755 "$0""#])
+            .arg(self.path("bin/snpd"))
+            .arg(script)
+            .status()
+            .unwrap();
+        assert!(status.success());
     }
 
     /// Makes a bundle; `annotations` as in `config.json`.
