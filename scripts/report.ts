@@ -14,30 +14,65 @@ export function sum(counts: readonly Counts[]): Counts {
 	});
 }
 
+/** A test of a TAP report: one that has no tests inside it, or a file that failed as a whole. */
+export interface TapTest {
+	/** The file, then the names of the tests around it, then its own. */
+	readonly path: readonly string[];
+	readonly outcome: "passed" | "failed" | "skipped";
+	/** Its lines of the report, with the diagnostics. */
+	readonly detail: string;
+}
+
+interface OpenTest {
+	readonly indent: number;
+	readonly name: string;
+	readonly line: number;
+	inner: number;
+	innerFailed: number;
+}
+
 /**
- * Counts the tests in tap's raw TAP output: the named tests in each file (indented once). A file that failed without one failed test in
- * it (it could not be loaded, or ended early) counts as a failed test. Skipped and planned ones count as nothing.
+ * Reads the tests from tap's report (TAP version 14, subtests indented under `# Subtest:`). What surrounds others is not a test itself,
+ * unless it failed and none of the others did: a file that could not be loaded, or ended early.
  */
-export function countTap(tap: string): Counts {
-	let passed = 0;
-	let failed = 0;
-	let failedInFile = 0;
-	for (const line of tap.split("\n")) {
-		const [, indent, not, rest] = /^((?: {4})?)(not )?ok \d+(.*)$/.exec(line) ?? [];
-		if (rest === undefined) continue;
-		if (indent === "") {
-			if (not !== undefined && failedInFile === 0) failed += 1;
-			failedInFile = 0;
-		} else if (/ # (?:skip|todo)/i.test(rest)) {
+export function readTap(tap: string): TapTest[] {
+	const lines = tap.split("\n");
+	const found: TapTest[] = [];
+	const open: OpenTest[] = [];
+	let diagnostics: string | undefined;
+	for (const [number, line] of lines.entries()) {
+		if (diagnostics !== undefined) {
+			if (line === `${diagnostics}...`) diagnostics = undefined;
 			continue;
-		} else if (not === undefined) {
-			passed += 1;
-		} else {
-			failed += 1;
-			failedInFile += 1;
 		}
+		diagnostics = /^( *)---$/u.exec(line)?.[1];
+		const [, start, title] = /^( *)# Subtest: (.*)$/u.exec(line) ?? [];
+		if (start !== undefined && title !== undefined)
+			open.push({ indent: start.length, name: title, line: number, inner: 0, innerFailed: 0 });
+		const [, indent, not, rest] = /^( *)(not )?ok \d+(.*)$/u.exec(line) ?? [];
+		if (indent === undefined || rest === undefined) continue;
+		const ends = open.at(-1)?.indent === indent.length ? open.pop() : undefined;
+		// A point without a subtest is one assertion, or, outermost, a file that never said anything.
+		if (ends === undefined && indent !== "") continue;
+		const outcome = / # (?:skip|todo)/iu.test(rest) ? "skipped" : not === undefined ? "passed" : "failed";
+		const around = open.at(-1);
+		if (around !== undefined) around.inner += 1;
+		if (around !== undefined && outcome === "failed") around.innerFailed += 1;
+		if ((ends?.inner ?? 0) > 0 && !(outcome === "failed" && ends?.innerFailed === 0)) continue;
+		const name = ends?.name ?? rest.replace(/^ - /u, "").replace(/ # time=.*$/u, "");
+		found.push({
+			path: [...open.map((each) => each.name), name],
+			outcome,
+			detail: lines.slice(ends?.line ?? number, number + 1).join("\n"),
+		});
 	}
-	return { passed, failed };
+	return found;
+}
+
+/** Counts tests; skipped ones count as nothing. */
+export function countTap(tests: readonly TapTest[]): Counts {
+	const count = (outcome: TapTest["outcome"]): number => tests.filter((test) => test.outcome === outcome).length;
+	return { passed: count("passed"), failed: count("failed") };
 }
 
 /** Counts the tests in the output of `cargo test`, all programs together. */

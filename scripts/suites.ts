@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { cacheDir } from "../test/support/paths.ts";
 import { REPOSITORY, run } from "./command.ts";
-import { countCargo, countTap, sum } from "./report.ts";
+import { countCargo, countTap, readTap, sum } from "./report.ts";
 import type { Counts } from "./report.ts";
 
 const MINUTE_MS = 60_000;
@@ -35,7 +35,11 @@ export async function runTap(patterns: readonly string[], jobs: number, fileTime
 	try {
 		const args = ["tap", "--reporter=terse", `--output-file=${report}`, `--jobs=${jobs}`, `--timeout=${fileTimeoutS}`, ...patterns];
 		const { ok } = await run("npx", args, { timeoutMs: 40 * MINUTE_MS });
-		return honest(countTap(readFileSync(report, "utf8")), ok);
+		const tests = readTap(readFileSync(report, "utf8"));
+		// What the reporter showed while others ran is easily lost among their output.
+		for (const test of tests.filter(({ outcome }) => outcome === "failed"))
+			console.log(`\nFAILED: ${test.path.join(" > ")}\n${test.detail}`);
+		return honest(countTap(tests), ok);
 	} catch (error) {
 		console.error(`tap left no report: ${String(error)}`);
 		return { passed: 0, failed: 1 };

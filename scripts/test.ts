@@ -13,5 +13,6 @@ const END_TO_END_FILE_S = 1200;
 const counts = [await runTap(UNIT_TESTS, 2, UNIT_FILE_S), await runCargoTests()];
 if (!process.argv.includes("--unit")) counts.push(await runTap(END_TO_END_TESTS, 1, END_TO_END_FILE_S));
 const total = sum(counts);
-console.log(summaryLine(total));
+// On a line of its own whatever a reporter left on the last one.
+console.log(`\n${summaryLine(total)}`);
 if (total.failed > 0) process.exitCode = 1;
