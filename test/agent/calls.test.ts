@@ -5,6 +5,7 @@
 
 import { execFileSync, spawn } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
+import { once } from "node:events";
 import {
 	copyFileSync,
 	createReadStream,
@@ -18,6 +19,7 @@ import {
 	symlinkSync,
 } from "node:fs";
 import { createConnection } from "node:net";
+import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
@@ -58,8 +60,8 @@ async function startAgent(t: Tap): Promise<Bed> {
 	];
 	const child = spawn(agentProgram, args, { stdio: "ignore" });
 	const ended = new Promise((resolve) => child.once("exit", resolve));
-	await eventually("the agent's socket", 10_000, () => (existsSync(address) ? true : undefined));
-	const agent = new AgentClient(new TtrpcClient(createConnection(address), { name: "the agent", log }), 30_000);
+	const socket = await eventually("the agent's socket", 10_000, () => connected(address));
+	const agent = new AgentClient(new TtrpcClient(socket, { name: "the agent", log }), 30_000);
 	t.teardown(async () => {
 		agent.close();
 		child.kill("SIGTERM");
@@ -68,6 +70,13 @@ async function startAgent(t: Tap): Promise<Bed> {
 	});
 	await agent.check();
 	return { agent, folder };
+}
+
+/** A connection; throws when nobody listens yet. */
+async function connected(path: string): Promise<Socket> {
+	const socket = createConnection(path);
+	await once(socket, "connect");
+	return socket;
 }
 
 /** Where cgroup2 is mounted (proc(5), mountinfo: the fifth field is the place, the type follows the dash). */

@@ -66,8 +66,10 @@ t.test("a disk is at the slot that the device tree tells, plugged before or afte
 	const hot = added.json as { id: string; bdf: string };
 	t.equal(hot.id, "hot");
 	const block = `/sys/bus/pci/devices/${hot.bdf}`;
+	// The kernel makes the disk's name in its device's folder first, and the link under /sys/block last.
 	let seen = "";
-	while (!seen.includes("vdb")) seen = await ask(socket, `list ${block}/virtio3/block`);
+	while (!seen.includes("vdb")) seen = await ask(socket, "list /sys/block");
+	t.match(await ask(socket, `list ${block}/virtio3/block`), /^vdb\n$/);
 	t.equal(await ask(socket, "read /sys/block/vdb/ro"), "1\n");
 	t.equal((await ask(socket, "read /dev/vdb")).slice(0, 3), "hot");
 	await vmm.put("vm.resize-disk", { id: "cold", desired_size: 2 * 1024 * 1024 });

@@ -38,11 +38,12 @@ status() { ctr task ls | awk -v id="$1" '$1 == id {print $3}'; }
 vmms() { pgrep -f "^$CH_BIN --api-socket"; }
 remove() { ctr task rm --force "$1" >/dev/null 2>&1; ctr container rm "$1" >/dev/null; }
 
-configure() { # [kernel [initramfs [VMM]]]: the usual ones when left out
+configure() { # [kernel [initramfs [VMM [Landlock]]]]: the usual ones when left out
   cat >"$work/config.toml" <<TOML
 state_dir = "$state"
 [hypervisor]
 path = "${3:-$CH_BIN}"
+landlock = ${4:-false}
 [guest]
 kernel = "${1:-$DIST/share/vmlinux}"
 image = "${2:-$DIST/share/initramfs}"

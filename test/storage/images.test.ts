@@ -313,8 +313,10 @@ t.test("an abort ends the conversion at once, but not for others who wait for it
 	const mounts = view(layer(folder, "l", { a: "1" }));
 	const ask = (name: string, signal?: AbortSignal): Promise<RootfsImage> =>
 		slow.prepare({ mounts, rootfsDir: "", owner: "pod", name, scope, signal });
-	const runs = async (): Promise<number> =>
-		Number(((await once(spawn("head", ["-n1", join(talk, "runs")]).stdout, "data")) as [Buffer])[0].toString());
+	// One reader for all, which is a writer too: what is written while no other has the FIFO open is not lost.
+	const reader = spawn("sh", ["-c", `exec cat <>${talk}/runs`], { stdio: ["ignore", "pipe", "inherit"] });
+	t.teardown(() => reader.kill());
+	const runs = async (): Promise<number> => Number(((await once(reader.stdout, "data")) as [Buffer])[0].toString());
 
 	const abort = new AbortController();
 	const first = reasonOf(ask("c1", abort.signal));
