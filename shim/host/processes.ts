@@ -1,6 +1,6 @@
 /** Processes of the host, held by pidfd: a handle means one process for ever, and its end is an event. */
 
-import { readdirSync, readlinkSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync, realpathSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 
 import { closeFd } from "../../native/src/file.ts";
@@ -65,17 +65,19 @@ function statusOf(pid: number): Status | undefined {
 }
 
 /**
- * Finds the processes of which an argument contains `text`, or whose working directory begins with it: after a crash, the VMM that was
- * started in a pod's folder. Processes that end meanwhile are left out.
+ * Finds the processes that work in `folder` and have `argument` among their arguments: after a crash, the VMM that was started there.
+ * Neither alone is enough: somebody may look around in the folder. Processes that end meanwhile are left out.
  */
-export function findProcesses(text: string): FoundProcess[] {
+export function findProcesses(folder: string, argument: string): FoundProcess[] {
 	const found: FoundProcess[] = [];
+	if (!existsSync(folder)) return found;
+	const place = realpathSync(folder);
 	for (const name of readdirSync("/proc")) {
 		if (!/^[0-9]+$/.test(name)) continue;
 		const pid = Number(name);
 		const args = readProc(`/proc/${name}/cmdline`)?.split("\0").slice(0, -1) ?? [];
 		if (pid === process.pid) continue;
-		if (!args.some((arg) => arg.includes(text)) && !workingDirectory(name).startsWith(text)) continue;
+		if (!args.includes(argument) || workingDirectory(name) !== place) continue;
 		const startTime = startTimeOf(pid);
 		if (startTime !== undefined) found.push({ pid, startTime, args });
 	}

@@ -10,7 +10,7 @@ import type { Log } from "../base/log.ts";
 import { AGENT_PORT } from "../base/names.ts";
 import { unmountUnder } from "../host/mounts.ts";
 import { findProcesses, ProcessHandle } from "../host/processes.ts";
-import { adoptVmm } from "../vmm/launcher.ts";
+import { adoptVmm, API_SOCKET_OPTION } from "../vmm/launcher.ts";
 import type { Vmm } from "../vmm/launcher.ts";
 import { dialGuest } from "../vmm/vsock.ts";
 import { TtrpcClient } from "../wire/client.ts";
@@ -27,13 +27,13 @@ import type { ExitRecord, ProcessState } from "./process.ts";
 const KILLED = 137;
 const KILL_WAIT_MS = 10_000;
 
-/** Kills every process that was started for a pod folder, and removes the folder with its mounts. */
+/** Kills the VMM that was started in a pod folder, and removes the folder with its mounts. The VMM's own helpers end with it. */
 export async function clearAway(folder: string, log: Log): Promise<void> {
-	for (const found of findProcesses(folder)) {
+	for (const found of findProcesses(folder, API_SOCKET_OPTION)) {
 		if (found.pid === process.pid) continue;
 		const handle = ProcessHandle.open(found.pid, found.startTime);
 		if (handle === undefined) continue;
-		log.warn("killing a process that an earlier snpd left", { pid: found.pid, folder });
+		log.warn("killing the hypervisor that an earlier snpd left", { pid: found.pid, folder });
 		handle.kill("SIGKILL");
 		await handle
 			.waitExit({ timeoutMs: KILL_WAIT_MS })

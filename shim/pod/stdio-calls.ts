@@ -3,11 +3,11 @@
  * FIFO; what containerd writes goes in by write calls. Bytes under way are lost when snpd dies: streams are the better way.
  */
 
-import { constants, openSync } from "node:fs";
+import { constants, openSync, readSync } from "node:fs";
 import { Socket } from "node:net";
 
 import type { AgentClient } from "../agent/client.ts";
-import { ShimError } from "../base/errors.ts";
+import { errnoOf, ShimError } from "../base/errors.ts";
 import { deferred, withDeadline } from "../base/deadline.ts";
 import type { Log } from "../base/log.ts";
 import type { GuestProcess } from "./process.ts";
@@ -30,21 +30,17 @@ export function relayByCalls(process: GuestProcess, agent: AgentClient, log: Log
 	};
 	relay(stdout, "stdout");
 	if (!terminal) relay(stderr, "stderr");
-	let input: Socket | undefined;
-	if (stdin !== "") {
-		input = new Socket({ fd: openSync(stdin, constants.O_RDONLY | constants.O_NONBLOCK), readable: true, writable: false });
-		const source = input;
+	const input = stdin === "" ? undefined : new InputFifo(stdin);
+	if (input !== undefined) {
 		begin.promise
-			.then(() => pumpInput(process, agent, source, end.signal))
+			.then(() => pumpInput(process, agent, input, end.signal))
 			.catch((error: unknown) => log.error("relaying input by calls failed", error))
-			.finally(() => source.destroy());
+			.finally(() => input.destroy());
 	}
 	process.whenRunning(() => begin.resolve(undefined));
 	return {
 		opened: Promise.resolve(),
-		closeStdin: () => {
-			input?.push(null);
-		},
+		closeStdin: () => input?.close(),
 		drain: async (timeoutMs) => {
 			try {
 				await withDeadline({ what: `the output of ${process.name}`, timeoutMs }, () => Promise.all(outputs));
@@ -82,10 +78,69 @@ async function pumpOutput(
 	}
 }
 
-async function pumpInput(process: GuestProcess, agent: AgentClient, source: Socket, signal: AbortSignal): Promise<void> {
-	for await (const chunk of source) {
-		let rest = chunk as Uint8Array;
+async function pumpInput(process: GuestProcess, agent: AgentClient, source: InputFifo, signal: AbortSignal): Promise<void> {
+	for (;;) {
+		const chunk = await source.read();
+		if (chunk === undefined) break;
+		let rest = chunk;
 		while (rest.length > 0) rest = rest.subarray(await agent.writeStdin(process, rest, { signal }));
 	}
 	await agent.closeStdin(process, { signal });
+}
+
+/** A FIFO that is read until its last writer is gone, or, once it is closed from this side, until it is empty. */
+class InputFifo {
+	readonly #fd: number;
+	readonly #socket: Socket;
+	#closed = false;
+	#ended = false;
+	#wake: () => void = () => undefined;
+
+	constructor(path: string) {
+		this.#fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+		this.#socket = new Socket({ fd: this.#fd, readable: true, writable: false });
+		const end = (): void => {
+			this.#ended = true;
+			this.#wake();
+		};
+		this.#socket
+			.on("readable", () => this.#wake())
+			.on("end", end)
+			.on("error", end)
+			.on("close", end);
+	}
+
+	/** The next bytes; undefined at the end. One call at a time. */
+	async read(): Promise<Uint8Array | undefined> {
+		for (;;) {
+			const chunk = (this.#socket.read() as Buffer | null) ?? (this.#closed && !this.#ended ? this.#rest() : undefined);
+			if (chunk !== undefined) return chunk;
+			if (this.#closed || this.#ended) return undefined;
+			await new Promise<void>((resolve) => {
+				this.#wake = resolve;
+			});
+		}
+	}
+
+	/** What was written before is still read. */
+	close(): void {
+		this.#closed = true;
+		this.#wake();
+	}
+
+	destroy(): void {
+		this.#socket.destroy();
+	}
+
+	/** What the FIFO holds beyond what the socket has read; undefined when it is empty. */
+	#rest(): Uint8Array | undefined {
+		const buffer = Buffer.alloc(READ_BYTES);
+		try {
+			const count = readSync(this.#fd, buffer);
+			return count === 0 ? undefined : buffer.subarray(0, count);
+		} catch (error) {
+			if (errnoOf(error) === "EAGAIN") return undefined;
+			throw error;
+		}
+	}
 }

@@ -24,6 +24,9 @@ export { Vmm, vmmFiles } from "./vmm.ts";
 export type { VmmExit, VmmFiles } from "./vmm.ts";
 export type { OnVmmEvent, VmmEvent } from "./events.ts";
 
+/** An option that every VMM has that was started here. */
+export const API_SOCKET_OPTION = "--api-socket";
+
 /** How much the VMM logs: `warn` is its default. */
 export type VmmLogLevel = "warn" | "info" | "debug" | "trace";
 
@@ -115,7 +118,7 @@ async function started(child: ChildProcess, folder: string, stop: readonly (() =
 }
 
 function argumentsOf(options: LaunchOptions): string[] {
-	const args = ["--api-socket", `fd=${API_FD}`, "--event-monitor", `fd=${EVENTS_FD}`, ...LOG_FLAGS[options.logLevel ?? "warn"]];
+	const args = [API_SOCKET_OPTION, `fd=${API_FD}`, "--event-monitor", `fd=${EVENTS_FD}`, ...LOG_FLAGS[options.logLevel ?? "warn"]];
 	if (options.seccomp !== undefined) args.push("--seccomp", options.seccomp);
 	return args;
 }

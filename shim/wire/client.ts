@@ -28,8 +28,10 @@ export interface ClientOptions {
 	readonly unreachable?: ErrorReason;
 	/** Reason of the error when the peer breaks the protocol; `guest.protocol` unless told. */
 	readonly violated?: ErrorReason;
-	/** Calls that may be unanswered at once; one more fails with `busy`. 256 unless told. */
+	/** Calls with a deadline that may be unanswered at once; one more fails with `busy`. 256 unless told. */
 	readonly maxCalls?: number;
+	/** The same for calls without a deadline, which are counted apart: whatever waits must not keep others out. 4096 unless told. */
+	readonly maxWaits?: number;
 	/** Longest answer that is taken; 4 MiB unless told. A longer one ends the connection. */
 	readonly maxAnswerBytes?: number;
 }
@@ -49,6 +51,7 @@ interface PendingCall {
 }
 
 const DEFAULT_MAX_CALLS = 256;
+const DEFAULT_MAX_WAITS = 4096;
 const MAX_UNSENT_BYTES = 16 * 1024 * 1024;
 const MAX_STREAM_ID = 2 ** 32 - 1;
 const MAX_TIMER_MS = 2 ** 31 - 1;
@@ -62,6 +65,7 @@ export class TtrpcClient {
 	readonly #reader: FrameReader;
 	readonly #pending = new Map<number, PendingCall>();
 	#nextId = 1;
+	#waits = 0;
 	#end: ShimError | undefined;
 	#settleClosed: (reason: ShimError) => void = () => undefined;
 
@@ -96,7 +100,7 @@ export class TtrpcClient {
 	 */
 	call(service: string, method: string, payload: Uint8Array, options: CallOptions): Promise<Uint8Array> {
 		const what = `${this.#options.name}: ${method}`;
-		const refusal = this.#end ?? this.#refusal(what, options.signal);
+		const refusal = this.#end ?? this.#refusal(what, options);
 		if (refusal !== undefined) return Promise.reject(refusal);
 		let frame: Buffer;
 		const id = this.#nextId;
@@ -119,15 +123,17 @@ export class TtrpcClient {
 		this.#end = end;
 		const pending = [...this.#pending.values()];
 		this.#pending.clear();
+		this.#waits = 0;
 		for (const call of pending) call.reject(end);
 		this.#stream.destroy();
 		this.#settleClosed(end);
 	}
 
-	#refusal(what: string, signal: AbortSignal | undefined): ShimError | undefined {
+	#refusal(what: string, { signal, timeoutMs }: CallOptions): ShimError | undefined {
 		if (signal?.aborted === true) return canceled(what, signal.reason);
-		const limit = this.#options.maxCalls ?? DEFAULT_MAX_CALLS;
-		if (this.#pending.size >= limit) return new ShimError("busy", `${what}: ${limit} calls are unanswered`);
+		const limit = timeoutMs > 0 ? (this.#options.maxCalls ?? DEFAULT_MAX_CALLS) : (this.#options.maxWaits ?? DEFAULT_MAX_WAITS);
+		const unanswered = timeoutMs > 0 ? this.#pending.size - this.#waits : this.#waits;
+		if (unanswered >= limit) return new ShimError("busy", `${what}: ${limit} calls are unanswered`);
 		if (this.#stream.writableLength > MAX_UNSENT_BYTES)
 			return new ShimError("busy", `${what}: ${this.#stream.writableLength} bytes wait to be sent`);
 		if (this.#nextId > MAX_STREAM_ID)
@@ -137,14 +143,16 @@ export class TtrpcClient {
 
 	#await(id: number, what: string, options: CallOptions): Promise<Uint8Array> {
 		return new Promise((resolve, reject) => {
+			const waits = options.timeoutMs <= 0;
 			let timer: NodeJS.Timeout | undefined;
 			const onAbort = (): void => finish(() => reject(canceled(what, options.signal?.reason)));
 			const finish = (settle: () => void): void => {
 				clearTimeout(timer);
 				options.signal?.removeEventListener("abort", onAbort);
-				this.#pending.delete(id);
+				if (this.#pending.delete(id) && waits) this.#waits -= 1;
 				settle();
 			};
+			if (waits) this.#waits += 1;
 			this.#pending.set(id, {
 				resolve: (payload) => finish(() => resolve(payload)),
 				reject: (error) => finish(() => reject(error)),

@@ -99,7 +99,7 @@ async function makeContainer({ agent, folder }: Bed, id: string, args: string[])
 	mkdirSync(join(root, "bin"), { recursive: true });
 	for (const name of ["proc", "dev", "tmp"]) mkdirSync(join(root, name), { recursive: true });
 	if (!existsSync(join(root, "bin/busybox"))) copyFileSync(busyboxPath(), join(root, "bin/busybox"));
-	for (const applet of ["sh", "cat", "echo", "sleep"])
+	for (const applet of ["sh", "cat", "echo", "sleep", "wc"])
 		if (!existsSync(join(root, "bin", applet))) symlinkSync("busybox", join(root, "bin", applet));
 	const spec = parseSpec(
 		specSchema,
@@ -171,6 +171,27 @@ t.test("stdio by calls: 4 MiB go in and come back bit for bit, standard error ap
 	await readers;
 	t.equal(hash.digest("hex"), createHash("sha256").update(input).digest("hex"));
 	t.equal(Buffer.concat(errors).toString(), "apart\n");
+	await agent.removeContainer("c1");
+});
+
+t.test("stdio by calls: what was written before standard input is closed arrives, though the writer stays", async (t) => {
+	const bed = await startAgent(t);
+	const { agent, folder } = bed;
+	const process = new GuestProcess("c1", "", { stdin: fifo(folder, "in"), stdout: fifo(folder, "out"), stderr: "", terminal: false });
+	const output = createReadStream(process.stdio.stdout);
+	await makeContainer(bed, "c1", ["sh", "-c", "sleep 0.2; wc -c"]);
+	const relay = relayByCalls(process, agent, log);
+	process.transition({ kind: "starting" });
+	await agent.startContainer("c1");
+	process.transition({ kind: "running" });
+	const writer = createWriteStream(process.stdio.stdin);
+	await new Promise<void>((resolve, reject) => writer.write(randomBytes(1024 * 1024), (error) => (error ? reject(error) : resolve())));
+	relay.closeStdin();
+	t.equal(String((await once(output, "data"))[0]).trim(), String(1024 * 1024));
+	t.equal(await agent.waitProcess({ containerId: "c1", execId: "" }), 0);
+	await relay.drain(10_000);
+	writer.destroy();
+	output.destroy();
 	await agent.removeContainer("c1");
 });
 

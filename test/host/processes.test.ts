@@ -1,8 +1,9 @@
 /** Processes by pidfd. */
 
 import { spawn } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { readdirSync } from "node:fs";
+import { readdirSync, realpathSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import { t } from "tap";
 
@@ -55,13 +56,18 @@ t.test("ProcessHandle: many at once, and a closed one is never told", async (t) 
 	for (const handle of handles) handle.close();
 });
 
-t.test("findProcesses: by a text in an argument", async (t) => {
-	const mark = `/tmp/mark-${process.pid}-${Date.now()}`;
-	const child = spawn("sleep", ["1000"], { argv0: `sleep of ${mark}` });
-	t.teardown(() => child.kill("SIGKILL"));
-	await once(child, "spawn");
-	t.match(findProcesses(mark), [{ pid: child.pid, startTime: startTimeOf(child.pid ?? 0), args: [`sleep of ${mark}`, "1000"] }]);
-	t.same(findProcesses(`${mark}-no`), []);
+t.test("findProcesses: by folder and argument together", async (t) => {
+	const folder = realpathSync(t.testdir());
+	const start = (cwd: string, ...args: string[]): ChildProcess => {
+		const child = spawn("sh", ["-c", "read line", ...args], { cwd });
+		t.teardown(() => child.kill("SIGKILL"));
+		return child;
+	};
+	const children = [start(folder, "--api-socket", "fd=3"), start("/", "--api-socket", folder), start(folder)];
+	await Promise.all(children.map((child) => once(child, "spawn")));
+	const pid = children[0]?.pid ?? 0;
+	const args = ["sh", "-c", "read line", "--api-socket", "fd=3"];
+	t.same(findProcesses(folder, "--api-socket"), [{ pid, startTime: startTimeOf(pid), args }]);
 });
 
 t.test("the addon in a worker that ends while it watches a process", async (t) => {

@@ -151,7 +151,7 @@ t.test("an adopted VMM: unread events, later events, its end", async (t) => {
 	writeSync(tell, "\n");
 	t.equal(await events.get("three")?.promise, "second");
 	t.same(
-		findProcesses(at.folder).map(({ pid, startTime }) => [pid, startTime]),
+		findProcesses(at.folder, "--api-socket").map(({ pid, startTime }) => [pid, startTime]),
 		[[first.pid, first.startTime]],
 	);
 	writeSync(tell, "\n");

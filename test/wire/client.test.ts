@@ -97,7 +97,7 @@ t.test("TtrpcClient.call ends when its signal does", async (t) => {
 });
 
 t.test("TtrpcClient.call refuses too many calls and takes more after an answer", async (t) => {
-	const { client, far, received } = await dial(t, { maxCalls: 2 });
+	const { client, far, received } = await dial(t, { maxWaits: 2 });
 	const first = client.call("svc", "a", none, forever);
 	const second = client.call("svc", "b", none, forever);
 	await t.rejects(client.call("svc", "c", none, forever), failing({ reason: "busy" }));
@@ -109,6 +109,22 @@ t.test("TtrpcClient.call refuses too many calls and takes more after an answer",
 	answer(far, 3, "");
 	answer(far, 5, "");
 	await Promise.all([second, third]);
+});
+
+t.test("TtrpcClient.call: waiting calls and others do not keep each other out", async (t) => {
+	const { client, far, received } = await dial(t, { maxCalls: 1, maxWaits: 1 });
+	const wait = client.call("svc", "wait", none, forever);
+	const kill = client.call("svc", "kill", none, { timeoutMs: 60_000 });
+	await t.rejects(client.call("svc", "kill", none, { timeoutMs: 60_000 }), failing({ reason: "busy" }));
+	await t.rejects(client.call("svc", "wait", none, forever), failing({ reason: "busy" }));
+	await received(2);
+	answer(far, 3, "");
+	await kill;
+	const again = client.call("svc", "kill", none, { timeoutMs: 60_000 });
+	await received(3);
+	answer(far, 5, "");
+	answer(far, 1, "");
+	await Promise.all([wait, again]);
 });
 
 t.test("TtrpcClient.call refuses a payload that no frame can hold", async (t) => {

@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, watch};
 pub const PAYLOAD_BYTES_MAX: usize = 4 << 20;
 /// A frame that claims more is not skipped: the connection is closed.
 const SKIP_BYTES_MAX: usize = 64 << 20;
-/// Requests of one connection that may run at once.
-const REQUESTS_MAX: usize = 1024;
+/// Requests of one connection that may run at once: one that waits for each process that there may be, and others.
+const REQUESTS_MAX: usize = 8192;
 /// Answers that may wait for a slow reader.
 const ANSWERS_MAX: usize = 64;
 

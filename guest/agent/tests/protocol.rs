@@ -92,7 +92,7 @@ fn nonsense_is_answered_or_cut_off_and_others_are_served() {
 fn too_many_waiting_requests_are_refused() {
     let agent = Agent::start();
     let mut stream = connect(&agent);
-    for number in 0..1025u32 {
+    for number in 0..8193u32 {
         stream
             .write_all(&frame(
                 2 * number + 1,
@@ -102,7 +102,7 @@ fn too_many_waiting_requests_are_refused() {
             .unwrap();
     }
     let (number, code, _) = answer(&mut stream);
-    assert_eq!((number, code), (2049, 8));
+    assert_eq!((number, code), (16385, 8));
     serves(&agent);
 }
 
