@@ -19,7 +19,7 @@ export function cargoEnvironment(): NodeJS.ProcessEnv {
 /** The product's workspace, and the stand-in VMM's vsock device, which is none of the product. */
 export const CARGO_MANIFESTS: readonly string[] = ["Cargo.toml", "ch-qemu/vsock/Cargo.toml"];
 
-/** Tests that need neither root nor a VM. */
+/** Tests without containerd. A few boot a VM in the stand-in, or mount; all of them run as root in a minute or two. */
 export const UNIT_TESTS: readonly string[] = ["test/!(e2e|support)/**/*.test.ts"];
 /** Tests with containerd and VMs. */
 export const END_TO_END_TESTS: readonly string[] = ["test/e2e/**/*.test.ts"];

@@ -238,6 +238,9 @@ function isEndOfStream(error: unknown): boolean {
 	);
 }
 
+/** The calls that may fail because of the program that they are to start. */
+const STARTING: ReadonlySet<string> = new Set(["CreateContainer", "StartContainer", "ExecProcess"]);
+
 const REASONS: Readonly<Record<number, ErrorReason>> = {
 	[GrpcCode.NOT_FOUND]: "process.not-found",
 	[GrpcCode.UNIMPLEMENTED]: "call.unimplemented",
@@ -245,7 +248,21 @@ const REASONS: Readonly<Record<number, ErrorReason>> = {
 	[GrpcCode.FAILED_PRECONDITION]: "guest.state",
 };
 
+/** What an owner of the pod can do about words that agents and runtimes use for a program that can't be started. */
+const PROGRAM_REMEDIES: readonly (readonly [RegExp, string])[] = [
+	[
+		/exec format error/iu,
+		"the program is no executable of this machine: use an image for linux/amd64, and name the interpreter of a script",
+	],
+	[/executable file not found|no such file or directory/iu, "check the command, the image's PATH and what the image holds"],
+	[/permission denied|is a directory/iu, "check that the command is an executable file for the container's user"],
+];
+
 /** The agent's own words become the message; what it does not have is told apart from what failed. */
 function remoteFailure(method: string, error: RemoteError): ShimError {
-	return new ShimError(REASONS[error.code] ?? "guest.call", `${method} in the guest: ${error.message}`, { remedy: "", cause: error });
+	const known = STARTING.has(method) ? PROGRAM_REMEDIES.find(([words]) => words.test(error.message)) : undefined;
+	return new ShimError(REASONS[error.code] ?? "guest.call", `${method} in the guest: ${error.message}`, {
+		remedy: known?.[1] ?? "",
+		cause: error,
+	});
 }

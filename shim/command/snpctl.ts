@@ -1,13 +1,14 @@
 /** snpctl, the operator's tool: shows the pods of this node, how a pod's start went, and checks the configuration. */
 
+import { existsSync } from "node:fs";
 import { env, exit, stdout } from "node:process";
 import { parseArgs } from "node:util";
 
 import * as v from "valibot";
 
-import { explain, ShimError } from "../base/errors.ts";
+import { explain, messageOf, ShimError } from "../base/errors.ts";
 import { CONFIG_FILE_VARIABLE, daemonSocket, DEFAULT_CONFIG_FILE } from "../base/names.ts";
-import { loadConfig } from "../config/load.ts";
+import { dropInsOf, loadConfig } from "../config/load.ts";
 import { askDaemon } from "../wire/control-client.ts";
 import { renderTimeline } from "./render-timeline.ts";
 import { VERSION } from "./version.ts";
@@ -19,7 +20,8 @@ const USAGE = `usage: snpctl [options] command
   version            the version of this build
 options:
   --state-dir DIR    the folder of snpd's socket (default: the configuration's state_dir)
-  --json             machine-readable output`;
+  --json             machine-readable output
+  --help, --version`;
 
 const spansSchema = v.object({
 	spans: v.array(v.object({ step: v.string(), startMs: v.number(), durationMs: v.optional(v.number()), failed: v.boolean() })),
@@ -44,21 +46,36 @@ interface Options {
 async function main(): Promise<void> {
 	const { values, positionals } = readArguments();
 	const options: Options = { stateDir: values["state-dir"], json: values.json ?? false };
+	if (values.help === true) return print(USAGE);
+	if (values.version === true) return print(`snpctl ${VERSION}`);
 	const [command, argument, ...rest] = positionals;
-	if (command === "version") return print(`snpctl ${VERSION}`);
+	if (command === "version" && argument === undefined) return print(`snpctl ${VERSION}`);
 	if (command === "ps" && argument === undefined) return ps(options);
 	if (command === "timeline" && argument !== undefined && rest.length === 0) return timeline(argument, options);
 	if (command === "config" && argument === "check" && rest.length === 0) return checkConfig(options);
-	throw new ShimError("call.invalid", command === undefined ? "no command is given" : `unknown command: ${positionals.join(" ")}`, {
-		remedy: USAGE,
-	});
+	throw new ShimError("call.invalid", complaint(positionals), { remedy: USAGE });
+}
+
+function complaint(words: readonly string[]): string {
+	const [command] = words;
+	if (command === undefined) return "no command is given";
+	if (command === "timeline") return words.length === 1 ? "timeline needs the ID of a pod or container" : "timeline takes one ID";
+	return `unknown command: ${words.join(" ")}`;
 }
 
 function readArguments() {
 	try {
-		return parseArgs({ allowPositionals: true, options: { "state-dir": { type: "string" }, json: { type: "boolean" } } });
+		return parseArgs({
+			allowPositionals: true,
+			options: {
+				"state-dir": { type: "string" },
+				json: { type: "boolean" },
+				help: { type: "boolean", short: "h" },
+				version: { type: "boolean" },
+			},
+		});
 	} catch (error) {
-		throw new ShimError("call.invalid", "the arguments can't be read", { cause: error, remedy: USAGE });
+		throw new ShimError("call.invalid", messageOf(error), { remedy: USAGE });
 	}
 }
 
@@ -94,7 +111,11 @@ async function timeline(id: string, options: Options): Promise<void> {
 
 async function checkConfig(options: Options): Promise<void> {
 	const config = await readConfig();
-	print(options.json ? JSON.stringify(config) : `${env[CONFIG_FILE_VARIABLE] ?? DEFAULT_CONFIG_FILE}: sound`);
+	if (options.json) return print(JSON.stringify(config));
+	const file = env[CONFIG_FILE_VARIABLE] ?? DEFAULT_CONFIG_FILE;
+	const dropIns = await dropInsOf(file);
+	print(existsSync(file) ? `${file}: sound` : `${file} does not exist: the defaults hold (${CONFIG_FILE_VARIABLE} names another file)`);
+	for (const dropIn of dropIns) print(`${dropIn}: sound`);
 }
 
 function table(rows: readonly (readonly string[])[]): string {

@@ -3,7 +3,7 @@
  * descriptor 3 (docs/contracts.md); run by hand it binds the socket itself. It may be killed at any instant: the next one takes up.
  */
 
-import { env, exit, pid } from "node:process";
+import { env, exit, pid, stdout } from "node:process";
 import { writeSync } from "node:fs";
 
 import { explain, ShimError } from "../base/errors.ts";
@@ -20,7 +20,7 @@ import { TASK_SERVICES, TaskService } from "../service/task-service.ts";
 import type { Keeper, KeeperAnswer, KeeperRequest } from "../wire/keeper.ts";
 import { serveKeepers } from "../wire/keeper-server.ts";
 import { EventPublishers } from "../wire/publisher.ts";
-import { stateDirArgument } from "./arguments.ts";
+import { SNPD_USAGE, stateDirArgument } from "./arguments.ts";
 import { VERSION } from "./version.ts";
 
 /** First inherited descriptor (systemd, sd_listen_fds(3)). */
@@ -28,6 +28,9 @@ const LISTEN_FD = 3;
 const STDERR = 2;
 
 async function main(): Promise<void> {
+	const [word] = process.argv.slice(2);
+	if (word === "--help" || word === "-h") return void stdout.write(`${SNPD_USAGE}\n`);
+	if (word === "--version") return void stdout.write(`snpd ${VERSION}\n`);
 	const log = new Log((line) => void writeSync(STDERR, line)).with({ snpd: pid });
 	const { stateDir, level } = await settings(log);
 	log.setLevel(level);

@@ -69,7 +69,8 @@ async function readTable(file: string, required: boolean): Promise<Table | undef
 	return checkConfigText(file, toml);
 }
 
-async function dropInsOf(file: string): Promise<string[]> {
+/** The files that are read after `file`, in their order. */
+export async function dropInsOf(file: string): Promise<string[]> {
 	const folder = `${file}.d`;
 	let names: string[];
 	try {

@@ -3,7 +3,7 @@
 import net from "node:net";
 import type { Socket } from "node:net";
 import * as v from "valibot";
-import { explain, ShimError } from "../base/errors.ts";
+import { errnoOf, explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { Keeper } from "./keeper.ts";
 import type { RequestHandler } from "./keeper.ts";
@@ -52,7 +52,7 @@ export async function serveKeepers(listen: number | string, handlers: KeeperHand
 	});
 	server.maxConnections = MAX_CONNECTIONS;
 	await new Promise<void>((resolve, reject) => {
-		server.once("error", (error) => reject(new ShimError("internal", `listening for keepers on ${listen} failed`, { cause: error })));
+		server.once("error", (error) => reject(cantListen(listen, error)));
 		server.listen(typeof listen === "number" ? { fd: listen } : { path: listen }, resolve);
 	});
 	server.on("error", (error) => log.error("the keepers' socket failed", error));
@@ -199,4 +199,12 @@ function encodeControl(channel: number, value: Record<string, unknown>): Buffer 
 	} catch (error) {
 		return encodeLinkJson(LinkKind.control, channel, { error: explain(error) });
 	}
+}
+
+function cantListen(listen: string | number, error: Error): ShimError {
+	const remedy =
+		errnoOf(error) === "EADDRINUSE"
+			? "another snpd serves this folder, or one that was killed has left its socket: stop it, remove the socket, or give another --state-dir"
+			: `check that ${typeof listen === "number" ? `descriptor ${listen} is a listening socket` : "its folder exists and may be written"}`;
+	return new ShimError("internal", `listening for keepers on ${listen} failed`, { cause: error, remedy });
 }
