@@ -3,7 +3,7 @@
 mod support;
 
 use snp_agent::proto::grpc::*;
-use support::{process, Agent};
+use support::{process, stuck::Stuck, Agent};
 
 fn id(container: &str) -> StartContainerRequest {
     StartContainerRequest {
@@ -218,6 +218,26 @@ fn a_paused_container_stands_still() {
         },
     );
     assert_eq!(wait(&agent, "c1", ""), 3);
+    remove(&agent, "c1");
+}
+
+#[test]
+fn a_freeze_that_fails_leaves_the_container_running() {
+    let agent = Agent::start();
+    agent.sandbox();
+    agent.call::<()>("CreateContainer", &agent.container("c1", &["sleep", "1000"]));
+    agent.call::<()>("StartContainer", &id("c1"));
+    let stuck = Stuck::in_cgroup(&agent.folder.join("hung"), &agent.cgroup("c1"));
+    let pause = PauseContainerRequest {
+        container_id: "c1".into(),
+    };
+    let (_, error) = agent.refused("PauseContainer", &pause);
+    assert!(error.contains("frozen 1"), "{error}");
+    let file = |name: &str| std::fs::read_to_string(agent.cgroup("c1").join(name)).unwrap();
+    assert_eq!(file("cgroup.freeze"), "0\n");
+    drop(stuck);
+    agent.call::<()>("PauseContainer", &pause);
+    assert_eq!(file("cgroup.freeze"), "1\n");
     remove(&agent, "c1");
 }
 

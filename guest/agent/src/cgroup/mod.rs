@@ -145,10 +145,14 @@ impl Cgroup {
         self.until("populated", 0).await
     }
 
-    /// Stops all processes, or lets them go on.
+    /// Stops all processes, or lets them go on. One that does not come to a stop, or whose caller gives up, leaves none of them stopped.
     pub async fn freeze(&self, frozen: bool) -> Result<()> {
-        write(&self.path.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
-        self.until("frozen", frozen.into()).await
+        let file = self.path.join("cgroup.freeze");
+        let thaw = Thaw(frozen.then(|| file.clone()));
+        write(&file, if frozen { "1" } else { "0" })?;
+        self.until("frozen", frozen.into()).await?;
+        thaw.forget();
+        Ok(())
     }
 
     async fn until(&self, key: &str, value: u64) -> Result<()> {
@@ -202,6 +206,24 @@ impl Cgroup {
     /// Removes the folder and what the container made below it; no process may live there.
     pub fn remove(&self) -> Result<()> {
         remove_tree(&self.path, 0).with_context(|| format!("remove the cgroup {}", self.path.display()))
+    }
+}
+
+/// Takes a freeze back when it is dropped: half of the processes would stand still in a container that counts as running.
+struct Thaw(Option<PathBuf>);
+
+impl Thaw {
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Thaw {
+    fn drop(&mut self) {
+        let undone = self.0.take().map_or(Ok(()), |file| write(&file, "0"));
+        if let Err(error) = undone {
+            crate::warn!("{error}");
+        }
     }
 }
 

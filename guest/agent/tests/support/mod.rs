@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod stuck;
+
 use prost::Message;
 use snp_agent::proto::grpc::{
     Box as ConsoleBox, CreateContainerRequest, CreateSandboxRequest, Linux, LinuxCapabilities, LinuxNamespace, Mount,
@@ -192,10 +194,18 @@ impl Agent {
             .count()
     }
 
+    /// The cgroup of a container.
+    pub fn cgroup(&self, id: &str) -> PathBuf {
+        self.cgroups().join(id)
+    }
+
+    fn cgroups(&self) -> PathBuf {
+        cgroup2().join(format!("snp-agent-{}", self.child.id()))
+    }
+
     /// Folders of containers in the agent's cgroup.
     pub fn cgroups_left(&self) -> usize {
-        let folder = cgroup2().join(format!("snp-agent-{}", self.child.id()));
-        fs::read_dir(folder)
+        fs::read_dir(self.cgroups())
             .unwrap()
             .flatten()
             .filter(|entry| entry.file_type().unwrap().is_dir())
