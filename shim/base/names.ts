@@ -18,6 +18,9 @@ export const STREAMS_CAPABILITY = "snp.streams.v1";
 export const DEFAULT_STATE_DIR = "/run/containerd-shim-snp";
 export const MAX_STATE_DIR_BYTES = 48;
 
+/** The most virtual CPUs that the guest's kernel brings up: CONFIG_NR_CPUS in `guest/kernel/fragment.config`. */
+export const MAX_GUEST_VCPUS = 64;
+
 /** The default configuration file. */
 export const DEFAULT_CONFIG_FILE = "/etc/containerd-shim-snp/config.toml";
 export const CONFIG_FILE_VARIABLE = "CONTAINERD_SHIM_SNP_CONFIG";

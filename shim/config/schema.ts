@@ -5,7 +5,7 @@
 
 import * as v from "valibot";
 import { LOG_LEVELS } from "../base/log.ts";
-import { DEFAULT_STATE_DIR, MAX_STATE_DIR_BYTES } from "../base/names.ts";
+import { DEFAULT_STATE_DIR, MAX_GUEST_VCPUS, MAX_STATE_DIR_BYTES } from "../base/names.ts";
 import { choice, flag, integer, line, milliseconds, path, program } from "./keys.ts";
 
 /** A table of keys, or of tables. All its parts have defaults, so it may be left out. */
@@ -34,7 +34,7 @@ export const ConfigSchema = v.strictObject({
 		kernel: path("/usr/share/containerd-shim-snp/vmlinux", "The guest's kernel, an ELF file with a PVH note."),
 		image: path("/usr/share/containerd-shim-snp/initramfs", "The guest's initramfs, which holds the agent."),
 		kernel_parameters: line("", "Parameters that are added to the guest kernel's command line, separated by spaces."),
-		vcpus: integer(1, { min: 1, max: 254 }, "Virtual CPUs of a pod."),
+		vcpus: integer(1, { min: 1, max: MAX_GUEST_VCPUS }, "Virtual CPUs of a pod. The guest's kernel has room for no more (CONFIG_NR_CPUS)."),
 		memory_mib: integer(
 			256,
 			{ min: 128, max: 1_048_576, unit: "MiB" },

@@ -58,7 +58,7 @@ t.test("a wrong drop-in is named, and state_dir can't be set in one", async (t) 
 	const file = files(t, "", { "a.toml": "[guest]\nvcpus = 0\n" });
 	await t.rejects(
 		loadConfig(file, { required: true }),
-		failing({ reason: "config.invalid", message: `${file}.d/a.toml:2: guest.vcpus is 0, but must be an integer from 1 to 254` }),
+		failing({ reason: "config.invalid", message: `${file}.d/a.toml:2: guest.vcpus is 0, but must be an integer from 1 to 64` }),
 	);
 	const other = files(t, "", { "a.toml": 'state_dir = "/run/x"\n' });
 	await t.rejects(
@@ -85,8 +85,8 @@ t.test("a misspelt key is an error that suggests the right one", async (t) => {
 
 t.test("a wrong value is an error that tells the value and what is allowed", async (t) => {
 	const cases: [string, string][] = [
-		['[guest]\nvcpus = "two"\n', '/etc/c.toml:2: guest.vcpus is "two", but must be an integer from 1 to 254'],
-		["[guest]\nvcpus = 1.5\n", "/etc/c.toml:2: guest.vcpus is 1.5, but must be an integer from 1 to 254"],
+		['[guest]\nvcpus = "two"\n', '/etc/c.toml:2: guest.vcpus is "two", but must be an integer from 1 to 64'],
+		["[guest]\nvcpus = 1.5\n", "/etc/c.toml:2: guest.vcpus is 1.5, but must be an integer from 1 to 64"],
 		["[guest]\nmemory_mib = 127\n", "/etc/c.toml:2: guest.memory_mib is 127, but must be an integer from 128 to 1048576 (MiB)"],
 		[
 			'[timeouts]\nboot_ms = "60s"\n',
@@ -104,7 +104,7 @@ t.test("a wrong value is an error that tells the value and what is allowed", asy
 			'/etc/c.toml:2: storage.mkfs_erofs is "bin/mkfs", but must be an absolute path, or a name on PATH',
 		],
 		["guest = 3\n", "/etc/c.toml:1: guest is 3, but must be a table, [guest]"],
-		["[guest.vcpus]\na = 1\n", "/etc/c.toml:1: guest.vcpus is a table, but must be an integer from 1 to 254"],
+		["[guest.vcpus]\na = 1\n", "/etc/c.toml:1: guest.vcpus is a table, but must be an integer from 1 to 64"],
 		["[guest]\nvcpus = 2024-01-01\n", "/etc/c.toml:2: guest.vcpus is 2024-01-01"],
 	];
 	for (const [toml, expected] of cases) t.ok(complaint(toml).startsWith(expected), `${complaint(toml)} | ${expected}`);

@@ -1,7 +1,8 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, realpathSync } from "node:fs";
+import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import t from "tap";
+import { MAX_GUEST_VCPUS } from "../../shim/base/names.ts";
 import { distShareDir, repositoryDir } from "../support/paths.ts";
 
 const fragment = join(repositoryDir, "guest/kernel/fragment.config");
@@ -40,6 +41,10 @@ t.test("check-config names each option of the fragment that did not survive", as
 		],
 	});
 	t.match(check(join(dir, "twice"), join(dir, "same")), { status: 1, lost: ["CONFIG_A stands twice in the fragment"] });
+});
+
+t.test("the configuration offers as many virtual CPUs as the kernel has room for", async (t) => {
+	t.match(readFileSync(fragment, "utf8"), new RegExp(`^CONFIG_NR_CPUS=${MAX_GUEST_VCPUS}$`, "m"));
 });
 
 t.test("the kernel that was built has every option that the fragment asks for", async (t) => {
