@@ -20,44 +20,24 @@ pub fn named_file(config_path: &str, variable: Option<String>) -> Option<PathBuf
     named.or(variable.filter(|path| !path.is_empty())).map(PathBuf::from)
 }
 
-/// `state_dir` from the file and then from its drop-ins (`<file>.d/*.toml`, in the order of their names; the last one
-/// counts). A file that can't be read or parsed is passed over: snpd explains it when `Create` comes.
+/// `state_dir` at the top of the file. Drop-ins are not looked at: snpd refuses the key there, and says so when `Create` comes,
+/// as it does for a file that can't be read or parsed.
 ///
 /// # Errors
 /// A text when the folder is not absolute or too long, since no socket could be made in it.
 pub fn state_dir(file: Option<&Path>) -> Result<PathBuf, String> {
     let file = file.unwrap_or(Path::new(DEFAULT_FILE));
-    let mut folder = file.as_os_str().to_owned();
-    folder.push(".d");
-    let mut found = read_key(file).map(|value| (value, file.to_owned()));
-    for drop_in in drop_ins(Path::new(&folder)) {
-        found = read_key(&drop_in).map(|value| (value, drop_in)).or(found);
-    }
-    let Some((value, source)) = found else {
+    let Some(value) = read_key(file) else {
         return Ok(PathBuf::from(DEFAULT_STATE_DIR));
     };
     let trimmed = value.trim_end_matches('/');
     if !value.starts_with('/') || trimmed.is_empty() || trimmed.len() > MAX_STATE_DIR || trimmed.contains('\0') {
         return Err(format!(
             "state_dir {value:?} in {} can't be used: name an absolute folder of at most {MAX_STATE_DIR} bytes, such as {DEFAULT_STATE_DIR}",
-            source.display()
+            file.display()
         ));
     }
     Ok(PathBuf::from(trimmed))
-}
-
-fn drop_ins(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
-    let mut files: Vec<_> = entries
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-        .take(1024)
-        .collect();
-    files.sort();
-    files
 }
 
 fn read_key(file: &Path) -> Option<String> {
@@ -80,17 +60,14 @@ mod tests {
     use crate::testing::{Folder, Random};
 
     #[test]
-    fn takes_the_key_and_lets_drop_ins_win() {
+    fn takes_the_key_at_the_top_of_the_file_and_no_other() {
         let folder = Folder::new("config");
         let file = folder.path("config.toml");
+        fs::create_dir(folder.path("config.toml.d")).unwrap();
+        fs::write(folder.path("config.toml.d/10.toml"), "state_dir = '/run/b'").unwrap();
         assert_eq!(state_dir(Some(&file)).unwrap(), Path::new(DEFAULT_STATE_DIR));
         fs::write(&file, "# comment\nstate_dir = \"/run/a/\"\n[vm]\nstate_dir = \"/no\"\n").unwrap();
         assert_eq!(state_dir(Some(&file)).unwrap(), Path::new("/run/a"));
-        fs::create_dir(folder.path("config.toml.d")).unwrap();
-        fs::write(folder.path("config.toml.d/20.toml"), "state_dir = '/run/c'").unwrap();
-        fs::write(folder.path("config.toml.d/10.toml"), "state_dir = '/run/b'").unwrap();
-        fs::write(folder.path("config.toml.d/30.toml.off"), "state_dir = '/run/d'").unwrap();
-        assert_eq!(state_dir(Some(&file)).unwrap(), Path::new("/run/c"));
     }
 
     #[test]

@@ -56,6 +56,17 @@ fn prints_the_bare_address_for_1_6_and_leaves_it_in_the_bundle() {
 }
 
 #[test]
+fn a_drop_in_does_not_move_the_state_folder() {
+    let world = World::new();
+    let _snpd = world.snpd();
+    fs::create_dir(world.path("config.toml.d")).unwrap();
+    let elsewhere = format!("state_dir = {:?}", world.path("elsewhere"));
+    fs::write(world.path("config.toml.d/10.toml"), elsewhere).unwrap();
+    assert!(world.started("pod").starts_with(world.state().join("k")));
+    assert!(!world.path("elsewhere").exists());
+}
+
+#[test]
 fn prints_the_bare_address_for_1_7() {
     let world = World::new();
     let _snpd = world.snpd();
