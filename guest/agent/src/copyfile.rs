@@ -1,40 +1,60 @@
 //! CopyFile: a file from the host in pieces. It appears under its name when it is whole.
+//!
+//! Nothing is named by a path that the kernel could lead elsewhere: the way is walked folder by folder without following links, and modes
+//! and owners are changed through the descriptor of what was opened or made.
 
 use crate::error::{Context, Error, Result};
 use crate::proto::grpc::CopyFileRequest;
-use nix::fcntl::{AtFlags, AT_FDCWD};
-use nix::sys::stat::SFlag;
-use nix::unistd::{fchownat, Gid, Uid};
-use std::fs::{self, OpenOptions};
+use nix::errno::Errno;
+use nix::fcntl::{openat, readlinkat, renameat, AtFlags, OFlag};
+use nix::sys::stat::{fchmod, mkdirat, Mode, SFlag};
+use nix::unistd::{fchown, fchownat, symlinkat, unlinkat, Gid, Uid, UnlinkatFlags};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path};
 
 /// Puts one piece of a file (or a whole folder, or symbolic link) below `run_dir`.
 pub fn copy_file(run_dir: &Path, request: &CopyFileRequest) -> Result<()> {
-    let path = confined(run_dir, &request.path)?;
-    copy(&path, request).with_context(|| format!("copy to {}", request.path))
+    let parts = parts(run_dir, &request.path)?;
+    copy(run_dir, &parts, request).with_context(|| format!("copy to {}", request.path))
 }
 
-fn copy(path: &Path, request: &CopyFileRequest) -> Result<()> {
-    let parent = path.parent().ok_or_else(|| Error::invalid("the path has no parent"))?;
-    if !parent.is_dir() {
-        fs::create_dir_all(parent).context("make the folder")?;
-        let mode = if request.dir_mode == 0 {
-            0o750
-        } else {
-            request.dir_mode & 0o7777
-        };
-        fs::set_permissions(parent, fs::Permissions::from_mode(mode)).context("set the folder's mode")?;
+/// The names on the way from `run_dir` to the path, when it stays below: no "..". Never empty.
+fn parts<'a>(run_dir: &Path, path: &'a str) -> Result<Vec<&'a OsStr>> {
+    let refuse = || Error::invalid(format!("{path} is not below {}", run_dir.display()));
+    let inside = Path::new(path).strip_prefix(run_dir).map_err(|_| refuse())?;
+    let name = |part| match part {
+        Component::Normal(name) => Ok(name),
+        _ => Err(refuse()),
+    };
+    let parts: Vec<&OsStr> = inside.components().map(name).collect::<Result<_>>()?;
+    if parts.is_empty() {
+        return Err(refuse());
+    }
+    Ok(parts)
+}
+
+fn copy(run_dir: &Path, parts: &[&OsStr], request: &CopyFileRequest) -> Result<()> {
+    let (name, way) = parts.split_last().ok_or_else(|| Error::invalid("the path is empty"))?;
+    let mut folder: OwnedFd = File::open(run_dir)
+        .with_context(|| format!("open {}", run_dir.display()))?
+        .into();
+    for (at, part) in way.iter().enumerate() {
+        let (next, made) = enter(&folder, part)?;
+        if made && at + 1 == way.len() {
+            let mode = if request.dir_mode == 0 { 0o750 } else { request.dir_mode };
+            fchmod(&next, permissions(mode)).context("set the folder's mode")?;
+        }
+        folder = next;
     }
     let kind = SFlag::from_bits_truncate(request.file_mode & SFlag::S_IFMT.bits());
     match kind {
-        SFlag::S_IFLNK => link(path, request),
-        SFlag::S_IFDIR => {
-            fs::create_dir_all(path).context("make the folder")?;
-            finish(path, request)
-        }
-        kind if kind.is_empty() || kind == SFlag::S_IFREG => piece(path, request),
+        SFlag::S_IFLNK => link(&folder, name, request),
+        SFlag::S_IFDIR => finish(enter(&folder, name)?.0, request),
+        kind if kind.is_empty() || kind == SFlag::S_IFREG => piece(&folder, name, request),
         _ => Err(Error::invalid(format!(
             "the mode {:o} is neither a file, a folder nor a link",
             request.file_mode
@@ -42,16 +62,33 @@ fn copy(path: &Path, request: &CopyFileRequest) -> Result<()> {
     }
 }
 
-fn link(path: &Path, request: &CopyFileRequest) -> Result<()> {
-    let temporary = temporary(path)?;
-    let _ = fs::remove_file(&temporary);
-    let target = Path::new(std::ffi::OsStr::from_bytes(&request.data));
-    std::os::unix::fs::symlink(target, &temporary).context("make the link")?;
-    own(&temporary, request)?;
-    fs::rename(&temporary, path).context("put the link in place")
+/// Opens a folder in a folder, and makes it where there is none; whether it was made.
+fn enter(folder: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, bool)> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let open = || openat(folder, name, flags, Mode::empty());
+    let opened = match open() {
+        Err(Errno::ENOENT) => mkdirat(folder, name, permissions(0o755)).and_then(|()| Ok((open()?, true))),
+        other => other.map(|opened| (opened, false)),
+    };
+    if opened.is_err() && readlinkat(folder, name).is_ok() {
+        return Err(Error::invalid(format!(
+            "{} is a symbolic link: files are not copied through it",
+            name.display()
+        )));
+    }
+    opened.with_context(|| format!("open or make the folder {}", name.display()))
 }
 
-fn piece(path: &Path, request: &CopyFileRequest) -> Result<()> {
+fn link(folder: &OwnedFd, name: &OsStr, request: &CopyFileRequest) -> Result<()> {
+    let temporary = temporary(name);
+    let _ = unlinkat(folder, &*temporary, UnlinkatFlags::NoRemoveDir);
+    symlinkat(OsStr::from_bytes(&request.data), folder, &*temporary).context("make the link")?;
+    let (uid, gid) = owner(request);
+    fchownat(folder, &*temporary, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW).context("set the owner")?;
+    renameat(folder, &*temporary, folder, name).context("put the link in place")
+}
+
+fn piece(folder: &OwnedFd, name: &OsStr, request: &CopyFileRequest) -> Result<()> {
     let (size, offset) = (request.file_size, request.offset);
     let end = offset
         .checked_add(request.data.len() as i64)
@@ -62,71 +99,53 @@ fn piece(path: &Path, request: &CopyFileRequest) -> Result<()> {
             request.data.len()
         ))
     })?;
-    let temporary = temporary(path)?;
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(offset == 0)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&temporary)
-        .context("open a temporary file")?;
+    let temporary = temporary(name);
+    let mut flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    flags.set(OFlag::O_TRUNC, offset == 0);
+    let file: File = openat(folder, &*temporary, flags, permissions(0o600))
+        .context("open a temporary file")?
+        .into();
     file.write_all_at(&request.data, offset as u64).context("write")?;
     if end < size {
         return Ok(());
     }
-    drop(file);
-    finish(&temporary, request)?;
-    fs::rename(&temporary, path).context("put the file in place")
+    finish(file, request)?;
+    renameat(folder, &*temporary, folder, name).context("put the file in place")
 }
 
 /// Owner first: a change of owner clears set-id bits.
-fn finish(path: &Path, request: &CopyFileRequest) -> Result<()> {
-    own(path, request)?;
-    let mode = fs::Permissions::from_mode(request.file_mode & 0o7777);
-    fs::set_permissions(path, mode).context("set the mode")
+fn finish(target: impl AsFd, request: &CopyFileRequest) -> Result<()> {
+    let (uid, gid) = owner(request);
+    fchown(&target, uid, gid).context("set the owner")?;
+    fchmod(&target, permissions(request.file_mode)).context("set the mode")
 }
 
-fn own(path: &Path, request: &CopyFileRequest) -> Result<()> {
-    let uid = u32::try_from(request.uid).ok().map(Uid::from_raw);
-    let gid = u32::try_from(request.gid).ok().map(Gid::from_raw);
-    fchownat(AT_FDCWD, path, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW).context("set the owner")
+/// What the request names; a negative number leaves it as it is.
+fn owner(request: &CopyFileRequest) -> (Option<Uid>, Option<Gid>) {
+    let number = |value| u32::try_from(value).ok();
+    (
+        number(request.uid).map(Uid::from_raw),
+        number(request.gid).map(Gid::from_raw),
+    )
 }
 
-fn temporary(path: &Path) -> Result<PathBuf> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| Error::invalid("the path has no file name"))?;
-    let mut hidden = std::ffi::OsString::from(".");
+fn permissions(mode: u32) -> Mode {
+    Mode::from_bits_truncate(mode & 0o7777)
+}
+
+fn temporary(name: &OsStr) -> OsString {
+    let mut hidden = OsString::from(".");
     hidden.push(name);
     hidden.push(".part");
-    Ok(path.with_file_name(hidden))
-}
-
-/// The path, when it stays below `run_dir`: no "..", and no symbolic link (which a host may have made before) on the way to its parent.
-fn confined(run_dir: &Path, path: &str) -> Result<PathBuf> {
-    let path = Path::new(path);
-    let refuse = || Error::invalid(format!("{} is not below {}", path.display(), run_dir.display()));
-    let inside = path.strip_prefix(run_dir).map_err(|_| refuse())?;
-    if inside.as_os_str().is_empty() || !inside.components().all(|part| matches!(part, Component::Normal(_))) {
-        return Err(refuse());
-    }
-    let mut reached = run_dir.to_path_buf();
-    for part in inside.parent().unwrap_or(Path::new("")).components() {
-        reached.push(part);
-        if reached.is_symlink() {
-            return Err(Error::invalid(format!(
-                "{} is a symbolic link: files are not copied through it",
-                reached.display()
-            )));
-        }
-    }
-    Ok(path.to_path_buf())
+    hidden
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     struct Folder(PathBuf);
 
@@ -182,6 +201,29 @@ mod tests {
         assert_eq!(fs::read_link(folder.0.join("l")).unwrap(), Path::new("/etc"));
         let error = copy_file(&folder.0, &folder.request("l/passwd", 0o100644, 1, 0, b"x")).unwrap_err();
         assert!(error.text.contains("symbolic link"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_behind_a_link_keeps_its_mode() {
+        let (folder, outside) = (Folder::new("behind"), Folder::new("outside-of-it"));
+        let mode = || fs::metadata(&outside.0).unwrap().permissions().mode() & 0o7777;
+        fs::set_permissions(&outside.0, fs::Permissions::from_mode(0o700)).unwrap();
+        let target = outside.0.to_string_lossy().into_owned();
+        copy_file(&folder.0, &folder.request("l", 0o120777, 0, 0, target.as_bytes())).unwrap();
+        let error = copy_file(&folder.0, &folder.request("l", 0o040777, 0, 0, b"")).unwrap_err();
+        assert!(error.text.contains("symbolic link"), "{error}");
+        assert!(copy_file(&folder.0, &folder.request("l/new", 0o040777, 0, 0, b"")).is_err());
+        assert_eq!((mode(), fs::read_dir(&outside.0).unwrap().count()), (0o700, 0));
+    }
+
+    #[test]
+    fn folders_get_the_modes_that_were_asked_for() {
+        let folder = Folder::new("folders");
+        let mode = |name: &str| fs::metadata(folder.0.join(name)).unwrap().permissions().mode() & 0o7777;
+        copy_file(&folder.0, &folder.request("a/b", 0o041777, 0, 0, b"")).unwrap();
+        assert_eq!((mode("a"), mode("a/b")), (0o755, 0o1777));
+        copy_file(&folder.0, &folder.request("a/b", 0o040700, 0, 0, b"")).unwrap();
+        assert_eq!((mode("a"), mode("a/b")), (0o755, 0o700));
     }
 
     #[test]

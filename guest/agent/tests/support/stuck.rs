@@ -31,7 +31,11 @@ impl Stuck {
             Some(options.as_str()),
         )
         .unwrap();
-        let script = format!("echo $$ > {}/cgroup.procs; exec ls {}", cgroup.display(), point.display());
+        let script = format!(
+            "echo $$ > {}/cgroup.procs; exec ls {}",
+            cgroup.display(),
+            point.display()
+        );
         let child = Command::new("sh")
             .args(["-c", &script])
             .stdin(Stdio::null())
