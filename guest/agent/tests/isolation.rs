@@ -89,6 +89,44 @@ fn masked_and_read_only_paths_and_devices_hold() {
 }
 
 #[test]
+fn device_rules_decide_what_a_node_opens_and_a_capability_does_not() {
+    let agent = Agent::start();
+    agent.sandbox();
+    // FUSE: anybody may open it, and it is no default device of containers.
+    let script = "test -e /tmp/fuse || mknod /tmp/fuse c 10 229; true < /tmp/fuse && echo opened; echo x > /dev/null && echo null";
+    let rule = |allow, kind: &str, major, minor, access: &str| LinuxDeviceCgroup {
+        allow,
+        r#type: kind.into(),
+        major,
+        minor,
+        access: access.into(),
+    };
+    let deny = rule(false, "a", -1, -1, "rwm");
+    for (rules, expected) in [
+        (vec![], "null\n"),
+        (vec![deny.clone()], "null\n"),
+        (vec![deny.clone(), rule(true, "c", 10, -1, "r")], "opened\nnull\n"),
+        (vec![rule(true, "a", 0, 0, "rwm")], "opened\nnull\n"),
+        (
+            vec![rule(true, "a", 0, 0, "rwm"), rule(false, "c", 10, 229, "r")],
+            "null\n",
+        ),
+    ] {
+        let mut request = agent.container("c1", &["sh", "-c", script]);
+        let process = request.oci.as_mut().unwrap().process.as_mut().unwrap();
+        let sets = process.capabilities.as_mut().unwrap();
+        for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+            set.push("CAP_SYS_ADMIN".into());
+        }
+        linux(&mut request).resources = Some(LinuxResources {
+            devices: rules.clone(),
+            ..LinuxResources::default()
+        });
+        assert_eq!(run(&agent, &request).1, expected, "{rules:?}");
+    }
+}
+
+#[test]
 fn a_read_only_root_is_read_only() {
     let agent = Agent::start();
     agent.sandbox();

@@ -1,7 +1,7 @@
 //! Which devices a container may use: a BPF program on its cgroup (type BPF_PROG_TYPE_CGROUP_DEVICE of <linux/bpf.h>). Without it a
 //! container that may make device nodes could read its neighbours' disks.
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::proto::grpc::{LinuxDevice, LinuxDeviceCgroup, Spec};
 use nix::errno::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -28,32 +28,36 @@ struct Rule {
     minor: i64,
 }
 
-/// Limits the cgroup to the devices of the spec, those of every container, and making (not opening) any node. A privileged
-/// container is not limited.
+/// Limits the cgroup to the devices that the spec's rules allow, those of every container, and making (not opening) any node. A spec without
+/// rules, as Kata's shim sends it, means the devices that it names. A container whose rules end with "everything is allowed" (a privileged
+/// one) is not limited; a capability alone is no sign of that.
 pub fn limit(cgroup: BorrowedFd, spec: &Spec) -> Result<()> {
-    match rules(spec) {
+    match rules(spec)? {
         Some(rules) => attach(cgroup, &program(&rules)).context("limit the container's devices"),
         None => Ok(()),
     }
 }
 
 /// The rules of a spec; None when everything is allowed.
-fn rules(spec: &Spec) -> Option<Vec<Rule>> {
+fn rules(spec: &Spec) -> Result<Option<Vec<Rule>>> {
     let linux = spec.linux.clone().unwrap_or_default();
     let given = linux.resources.unwrap_or_default().devices;
-    let capabilities = spec.process.as_ref().and_then(|process| process.capabilities.as_ref());
-    // Hosts that drop the device rules leave the capability as the sign of a privileged container.
-    let admin = capabilities.is_some_and(|sets| sets.bounding.iter().any(|name| name == "CAP_SYS_ADMIN"));
-    if given.len() > RULES_MAX || linux.devices.len() > RULES_MAX {
-        return Some(base());
+    let mut rules: Vec<Rule> = given.iter().map(from_spec).collect::<Result<_>>()?;
+    if rules.last() == Some(&everything()) {
+        return Ok(None);
     }
-    let mut rules: Vec<Rule> = given.iter().map(from_spec).collect();
-    if rules.last().is_some_and(|rule| rule.allow && *rule == everything()) || (rules.is_empty() && admin) {
-        return None;
+    if rules.is_empty() {
+        rules.extend(linux.devices.iter().map(from_device));
+    }
+    if rules.len() > RULES_MAX {
+        let text = format!(
+            "the spec has {} device rules: at most {RULES_MAX} are taken",
+            rules.len()
+        );
+        return Err(Error::invalid(text));
     }
     rules.extend(base());
-    rules.extend(linux.devices.iter().map(from_device));
-    Some(rules)
+    Ok(Some(rules))
 }
 
 fn everything() -> Rule {
@@ -63,6 +67,13 @@ fn everything() -> Rule {
         access: ALL,
         major: ANY,
         minor: ANY,
+    }
+}
+
+fn nothing() -> Rule {
+    Rule {
+        allow: false,
+        ..everything()
     }
 }
 
@@ -93,12 +104,21 @@ fn base() -> Vec<Rule> {
     numbers.into_iter().map(usable).chain([makeable]).collect()
 }
 
-fn from_spec(rule: &LinuxDeviceCgroup) -> Rule {
+fn from_spec(rule: &LinuxDeviceCgroup) -> Result<Rule> {
     let kind = match rule.r#type.as_str() {
         "b" => BLOCK,
         "c" | "u" => CHAR,
-        _ => 0,
+        "a" | "" => 0,
+        other => {
+            return Err(Error::invalid(format!(
+                "a device rule has the type {other:?}: use a, b or c"
+            )))
+        }
     };
+    if rule.access.chars().any(|letter| !"rwm".contains(letter)) {
+        let text = format!("a device rule has the access {:?}: use letters of rwm", rule.access);
+        return Err(Error::invalid(text));
+    }
     let bit = |letter, bit| if rule.access.contains(letter) { bit } else { 0 };
     let access = match rule.access.as_str() {
         "" => ALL,
@@ -106,13 +126,13 @@ fn from_spec(rule: &LinuxDeviceCgroup) -> Rule {
     };
     // The protocol has no "absent" number: type "a" means all, and so does a negative one.
     let number = |value: i64| if kind == 0 || value < 0 { ANY } else { value };
-    Rule {
+    Ok(Rule {
         allow: rule.allow,
         kind,
         access,
         major: number(rule.major),
         minor: number(rule.minor),
-    }
+    })
 }
 
 fn from_device(device: &LinuxDevice) -> Rule {
@@ -189,6 +209,10 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
             }
         }
         out.extend(part);
+        // The kernel refuses a program with instructions that it can't reach.
+        if *rule == everything() || *rule == nothing() {
+            return out;
+        }
     }
     out.extend([op(MOVE, 0, 0, 0, 0), op(EXIT, 0, 0, 0, 0)]);
     out
@@ -294,7 +318,7 @@ mod tests {
 
     #[test]
     fn an_ordinary_container_reads_null_and_no_disk() {
-        let program = program(&rules(&spec(vec![])).unwrap());
+        let program = program(&rules(&spec(vec![])).unwrap().unwrap());
         assert!(decide(&program, CHAR, READ | WRITE, 1, 3));
         assert!(decide(&program, CHAR, READ, 136, 7));
         assert!(decide(&program, BLOCK, MKNOD, 254, 0));
@@ -316,20 +340,35 @@ mod tests {
             rule(true, "b", 8, "rwm"),
             rule(false, "b", 8, "w"),
         ];
-        let program = program(&rules(&spec(given)).unwrap());
+        let program = program(&rules(&spec(given)).unwrap().unwrap());
         assert!(decide(&program, BLOCK, READ, 8, 0));
         assert!(!decide(&program, BLOCK, READ | WRITE, 8, 0));
         assert!(!decide(&program, BLOCK, READ, 9, 0));
     }
 
+    fn allow_all(kind: &str, access: &str) -> LinuxDeviceCgroup {
+        LinuxDeviceCgroup {
+            allow: true,
+            r#type: kind.into(),
+            access: access.into(),
+            ..LinuxDeviceCgroup::default()
+        }
+    }
+
     #[test]
     fn a_privileged_container_is_not_limited() {
-        let all = LinuxDeviceCgroup {
-            allow: true,
-            r#type: "a".into(),
-            access: "rwm".into(),
-            ..LinuxDeviceCgroup::default()
-        };
-        assert_eq!(rules(&spec(vec![all])), None);
+        assert_eq!(rules(&spec(vec![allow_all("a", "rwm")])), Ok(None));
+        assert_eq!(rules(&spec(vec![allow_all("", "")])), Ok(None));
+        assert!(rules(&spec(vec![allow_all("a", "rw")])).unwrap().is_some());
+    }
+
+    #[test]
+    fn rules_of_no_meaning_are_refused() {
+        for (kind, access) in [("p", "rwm"), ("a", "rx")] {
+            let error = rules(&spec(vec![allow_all(kind, access)])).unwrap_err();
+            assert!(error.text.contains("device rule"), "{error}");
+        }
+        let many = vec![allow_all("b", "r"); RULES_MAX + 1];
+        assert!(rules(&spec(many)).unwrap_err().text.contains("401"));
     }
 }
