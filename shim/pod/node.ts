@@ -195,14 +195,14 @@ export class PodNode {
 		}
 	}
 
-	/** Removes a container, or its whole pod, that containerd has given up; says how it ended, if that is known. */
+	/** Removes a container that containerd has given up, and its pod when it was the last; says how it ended, if that is known. */
 	async discard(address: string, namespace: string, id: string): Promise<DeleteResult | undefined> {
 		for (const pod of this.#pods.values()) {
 			const { identity } = pod;
 			if (identity.address !== address || identity.namespace !== namespace) continue;
-			if (identity.podId !== id && !pod.containers.has(id)) continue;
+			if (identity.podId !== id && !pod.knows(id)) continue;
 			const result = await pod.discard(id);
-			if (identity.podId === id || pod.containers.size === 0) await this.remove(pod);
+			if (pod.containers.size === 0) await this.remove(pod);
 			return result;
 		}
 		// A keeper that was never asked for a container has no pod, and must not wait for one any longer.

@@ -26,7 +26,7 @@ import { Timeline } from "./timeline.ts";
 /** The states of a pod. A pod without a VM is `new`; one whose VM has died by itself is `lost`; `gone` is the end. */
 export type PodState =
 	| { readonly kind: "new" }
-	| { readonly kind: "booting"; readonly abort: AbortController }
+	| { readonly kind: "booting" }
 	| { readonly kind: "running"; readonly machine: Machine }
 	| { readonly kind: "lost"; readonly death: ShimError }
 	| { readonly kind: "gone" };
@@ -69,6 +69,8 @@ export class Pod implements ContainerHost {
 	readonly #scope: Scope;
 	#state: PodState = { kind: "new" };
 	#mover: Mover | undefined;
+	/** The container that is being made: its removal, or the pod's, ends the making. */
+	#making: { readonly id: string; readonly abort: AbortController } | undefined;
 
 	constructor(identity: PodIdentity, folder: string, config: Config, services: PodServices) {
 		this.identity = identity;
@@ -162,21 +164,27 @@ export class Pod implements ContainerHost {
 				throw new ShimError("container.exists", `container ${request.id} exists already`);
 			}
 			if (this.#state.kind === "lost") throw this.#state.death;
-			const spec = await this.timeline.step("read-spec", () => readSpec(request.bundle));
-			const container = this.#state.kind === "new" ? await this.#createFirst(request, spec) : await this.#createFurther(request, spec);
 			const { id, bundle, rootfs, stdio } = request;
-			this.publish({ kind: "create", containerId: container.id, bundle, rootfs, stdio, pid: this.pid });
+			const abort = new AbortController();
+			this.#making = { id, abort };
+			try {
+				const spec = await this.timeline.step("read-spec", () => readSpec(bundle));
+				if (this.#state.kind === "new") await this.#createFirst(request, spec, abort);
+				else await this.#createFurther(request, spec, abort);
+			} finally {
+				this.#making = undefined;
+			}
+			this.publish({ kind: "create", containerId: id, bundle, rootfs, stdio, pid: this.pid });
 			this.log.info("container created", { container: id });
 			return this.pid;
 		});
 	}
 
-	async #createFirst(request: CreateRequest, spec: OciSpec): Promise<Container> {
+	async #createFirst(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
 		const plan = planPod(this.identity.podId, spec, this.config, this.folder);
 		await checkGuestFiles(plan);
-		const abort = new AbortController();
 		const boot = new Scope(`boot of pod ${this.identity.podId}`);
-		this.transition({ kind: "booting", abort });
+		this.transition({ kind: "booting" });
 		let making: Promise<unknown> = Promise.resolve();
 		try {
 			boot.defer("pod folder", () => this.journal.remove());
@@ -205,7 +213,6 @@ export class Pod implements ContainerHost {
 			await this.#prepare(made, slot, abort.signal);
 			boot.moveTo(this.#scope);
 			this.#watchDeath(machine);
-			return made;
 		} catch (error) {
 			abort.abort(error);
 			await Promise.allSettled([making]);
@@ -217,10 +224,9 @@ export class Pod implements ContainerHost {
 		}
 	}
 
-	async #createFurther(request: CreateRequest, spec: OciSpec): Promise<Container> {
+	async #createFurther(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
 		const machine = this.machine();
 		const scope = this.#scope.child(`container ${request.id}`);
-		const abort = new AbortController();
 		try {
 			const { container, disk } = this.#newContainer(request, spec, scope, abort.signal);
 			const { id, path } = await disk;
@@ -235,7 +241,6 @@ export class Pod implements ContainerHost {
 				return slot;
 			});
 			await this.#prepare(made, slot, abort.signal);
-			return made;
 		} catch (error) {
 			this.containers.delete(request.id);
 			await this.#undo(scope);
@@ -360,11 +365,16 @@ export class Pod implements ContainerHost {
 			return result;
 		}
 		container.init.require(["created", "stopped"], "delete");
-		return this.#mailbox.run(() => this.#deleteContainer(container));
+		return this.#mailbox.run(async () => {
+			if (!this.containers.has(containerId)) throw new ShimError("container.not-found", `container ${containerId} is deleted already`);
+			const result = await this.#removeContainer(container);
+			this.publish({ kind: "delete", containerId, execId, pid: result.pid, status: result.exitStatus, atMs: result.exitedAtMs });
+			return result;
+		});
 	}
 
-	async #deleteContainer(container: Container): Promise<DeleteResult> {
-		if (!this.containers.has(container.id)) throw new ShimError("container.not-found", `container ${container.id} is deleted already`);
+	/** Gives back all that a container has, running or not; with the last one the VM goes too. */
+	async #removeContainer(container: Container): Promise<DeleteResult> {
 		const result = container.result(container.init);
 		const { id } = container;
 		if (this.containers.size === 1) {
@@ -375,7 +385,6 @@ export class Pod implements ContainerHost {
 		}
 		this.containers.delete(id);
 		this.#bury(id, "", result);
-		this.publish({ kind: "delete", containerId: id, execId: "", pid: result.pid, status: result.exitStatus, atMs: result.exitedAtMs });
 		return result;
 	}
 
@@ -404,8 +413,7 @@ export class Pod implements ContainerHost {
 
 	/** Removes the pod with all that it has, whatever its state, and ends its keeper. */
 	async destroy(): Promise<void> {
-		if (this.#state.kind === "booting")
-			this.#state.abort.abort(new ShimError("wait.canceled", `pod ${this.identity.podId} is being removed`));
+		this.#making?.abort.abort(new ShimError("wait.canceled", `pod ${this.identity.podId} is being removed`));
 		await this.#mailbox.run(async () => {
 			await this.#release();
 			this.containers.clear();
@@ -413,18 +421,22 @@ export class Pod implements ContainerHost {
 		this.#mover?.end();
 	}
 
-	/** Removes one container, running or not; for containerd's clean-up after a failure. Gives what is known of its end. */
+	/**
+	 * Removes one container that containerd has given up, running or not, or while it is being made; its own clean-up tells the events.
+	 * containerd asks for it after an ordinary Delete as well: the others of the pod go on.
+	 * @returns what is known of its end
+	 */
 	async discard(containerId: string): Promise<DeleteResult | undefined> {
-		const stone = this.tombstones.find((entry) => entry.containerId === containerId && entry.execId === "");
-		const container = this.containers.get(containerId);
-		if (container === undefined) return stone;
-		if (this.containers.size === 1) {
-			const result = container.result(container.init);
-			await this.destroy();
-			return result;
-		}
+		const known = (): DeleteResult | undefined =>
+			this.tombstones.findLast((entry) => entry.containerId === containerId && entry.execId === "");
+		const made = this.#making?.id === containerId;
+		if (!made && !this.containers.has(containerId)) return known();
+		if (made) this.#making?.abort.abort(new ShimError("wait.canceled", `container ${containerId} is being removed`));
 		return this.#mailbox
-			.run(() => this.#deleteContainer(container))
+			.run(async () => {
+				const container = this.containers.get(containerId);
+				return container === undefined ? known() : await this.#removeContainer(container);
+			})
 			.catch((error: unknown) => {
 				throw asShimError(error, "internal", `removing container ${containerId}`);
 			});
