@@ -53,6 +53,27 @@ export async function withDeadline<T>(wait: Wait, work: (signal: AbortSignal) =>
 	}
 }
 
+/**
+ * As `withDeadline`, for work that holds something: once it is given up, its own end is awaited too, for at most `graceMs`.
+ * @param onStuck called when the work has not ended by then
+ */
+export async function withDeadlineAndEnd<T>(
+	wait: Wait & { readonly graceMs: number },
+	work: (signal: AbortSignal) => Promise<T>,
+	onStuck: () => void = () => undefined,
+): Promise<T> {
+	let running: Promise<unknown> = Promise.resolve();
+	try {
+		return await withDeadline(wait, (signal) => {
+			const started = work(signal);
+			running = started.catch(() => undefined);
+			return started;
+		});
+	} finally {
+		await withDeadline({ what: `the end of ${wait.what}`, timeoutMs: wait.graceMs }, () => running).catch(onStuck);
+	}
+}
+
 function canceled(what: string, reason: unknown): ShimError {
 	return reason instanceof ShimError ? reason : new ShimError("wait.canceled", `${what}: canceled`, { cause: reason });
 }

@@ -1,8 +1,15 @@
-/** File systems of the host: free space, and FIFOs. */
+/** File systems of the host: free space, folders, and FIFOs. */
 
-import { statfs } from "node:fs/promises";
+import { access, constants, mkdir, stat, statfs } from "node:fs/promises";
+import { dirname } from "node:path";
+
+import { errnoOf } from "../base/errors.ts";
 
 export { makeFifo } from "../../native/src/file.ts";
+
+const FOLDER_MODE = 0o700;
+/** File systems that may have no blocks and hold files nevertheless: tmpfs without a size, and ramfs (statfs(2)). */
+const IN_MEMORY: ReadonlySet<number> = new Set([0x01021994, 0x858458f6]);
 
 /** Space of a file system in bytes; `freeBytes` is what an unprivileged process may still use. */
 export interface Space {
@@ -14,4 +21,42 @@ export interface Space {
 export async function spaceAt(path: string): Promise<Space> {
 	const stats = await statfs(path);
 	return { totalBytes: stats.blocks * stats.bsize, freeBytes: stats.bavail * stats.bsize };
+}
+
+/**
+ * Makes a folder and those above it that are missing, for its owner alone. It must lie in a file system that holds files: not in /proc, in
+ * the cgroups or their like, where Node's own recursive mkdir tries again for ever.
+ * @param path absolute
+ * @throws Error that names the folder which can't be used; SystemError: ENOSPC, EROFS, EACCES, ENOTDIR
+ */
+export async function makeFolder(path: string): Promise<void> {
+	const missing: string[] = [];
+	let base = path;
+	while (!(await isThere(base))) {
+		missing.unshift(base);
+		base = dirname(base);
+	}
+	if (missing.length > 0) await requireRoom(base);
+	for (const folder of missing) {
+		await mkdir(folder, { mode: FOLDER_MODE }).catch((error: unknown) => {
+			if (errnoOf(error) !== "EEXIST") throw error;
+		});
+	}
+	if (!(await stat(path)).isDirectory()) throw new Error(`${path} is not a folder`);
+}
+
+async function isThere(path: string): Promise<boolean> {
+	try {
+		await stat(path);
+		return true;
+	} catch (error) {
+		if (errnoOf(error) === "ENOENT" && dirname(path) !== path) return false;
+		throw error;
+	}
+}
+
+async function requireRoom(folder: string): Promise<void> {
+	await access(folder, constants.W_OK);
+	const { blocks, type } = await statfs(folder);
+	if (blocks === 0 && !IN_MEMORY.has(type)) throw new Error(`${folder} belongs to a file system of the kernel, which holds no files`);
 }

@@ -1,6 +1,6 @@
 /** All pods of a node: found by their keepers, brought back from their journals, removed when nobody holds them any more. */
 
-import { existsSync, mkdirSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 
 import { ShimError } from "../base/errors.ts";
@@ -8,6 +8,7 @@ import type { Log } from "../base/log.ts";
 import { podFolder, podKey } from "../base/names.ts";
 import { loadConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
+import { makeFolder } from "../host/filesystem.ts";
 import { ProcessHandle } from "../host/processes.ts";
 import { RootfsImages } from "../storage/images.ts";
 import { readJournals } from "./journal.ts";
@@ -59,7 +60,8 @@ export class PodNode {
 	/** Takes up the pods of an earlier snpd. Each that can't be taken up is cleared away; none keeps the others from coming back. */
 	async recover(): Promise<void> {
 		const folder = join(this.#options.stateDir, "p");
-		mkdirSync(folder, { recursive: true, mode: 0o700 });
+		// A pod that finds no folder says so when it is made.
+		await makeFolder(folder).catch((error: unknown) => this.#options.log.error("the folder of all pods can't be made", error));
 		const found = readJournals(folder);
 		await Promise.all(
 			found.map(async (entry) => {

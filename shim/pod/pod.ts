@@ -6,6 +6,7 @@ import { readSpec } from "../agent/oci-spec.ts";
 import type { OciSpec } from "../agent/oci-spec.ts";
 import { shmStorage } from "../agent/storages.ts";
 import { asShimError, explain, ShimError } from "../base/errors.ts";
+import { withDeadline } from "../base/deadline.ts";
 import type { Log } from "../base/log.ts";
 import { Mailbox } from "../base/mailbox.ts";
 import { Scope } from "../base/scope.ts";
@@ -49,6 +50,8 @@ export interface PodServices {
 
 /** How many ends of deleted processes are remembered for calls that are replayed. */
 const MAX_TOMBSTONES = 64;
+/** How long work that was aborted may take to notice. */
+const GIVE_UP_MS = 10_000;
 
 /** One pod. */
 export class Pod implements ContainerHost {
@@ -215,13 +218,19 @@ export class Pod implements ContainerHost {
 			this.#watchDeath(machine);
 		} catch (error) {
 			abort.abort(error);
-			await Promise.allSettled([making]);
 			await this.#undo(boot);
+			await this.#settled(making);
 			this.containers.clear();
 			this.vmm = null;
 			this.#state = { kind: "new" };
 			throw error;
 		}
+	}
+
+	/** What is given up late finds its scope closed, so nothing leaks when this wait is. */
+	async #settled(making: Promise<unknown>): Promise<void> {
+		const wait = { what: `the container of pod ${this.identity.podId} that was being made`, timeoutMs: GIVE_UP_MS };
+		await withDeadline(wait, () => Promise.allSettled([making])).catch((error: unknown) => this.log.error("cleaning up goes on", error));
 	}
 
 	async #createFurther(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
@@ -242,6 +251,7 @@ export class Pod implements ContainerHost {
 			});
 			await this.#prepare(made, slot, abort.signal);
 		} catch (error) {
+			abort.abort(error);
 			this.containers.delete(request.id);
 			await this.#undo(scope);
 			this.#saveQuietly();
@@ -269,6 +279,7 @@ export class Pod implements ContainerHost {
 			return { id: `disk${this.nextNumber()}`, path: image.path };
 		});
 		const container = disk.then((found) => {
+			signal.throwIfAborted();
 			const { id, bundle, stdio } = request;
 			const made = new Container({ id, bundle, spec, stdio, disk: found, scope }, this);
 			this.containers.set(id, made);

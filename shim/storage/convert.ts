@@ -8,9 +8,9 @@ import { constants } from "node:fs";
 import { access, mkdir, rm, stat, symlink } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 
-import { withDeadline } from "../base/deadline.ts";
+import { withDeadlineAndEnd } from "../base/deadline.ts";
 import { messageOf, ShimError } from "../base/errors.ts";
-import { spaceAt } from "../host/filesystem.ts";
+import { makeFolder, spaceAt } from "../host/filesystem.ts";
 import type { Layer } from "./rootfs-plan.ts";
 
 /** What is converted, and to where. */
@@ -49,23 +49,27 @@ exec "$@"`;
 
 const MAX_STDERR_CHARACTERS = 4096;
 const MIN_FREE_BYTES = 64 * 1024;
+/** How long a killed process may take to end. One that hangs in the kernel, on a file system that does not answer, may never do so. */
+const END_TIMEOUT_MS = 5_000;
 const SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /**
- * Makes the image. Nothing is left behind on failure, and no process on abort.
+ * Makes the image. Nothing is left behind on failure, and no process on abort; a process that can't be killed keeps its files, which the next
+ * sweep removes.
  * @throws ShimError storage.image, storage.full, wait.deadline, wait.canceled
  */
 export async function convert(conversion: Conversion): Promise<void> {
 	const mkfs = await findMkfs(conversion.mkfs);
 	const work = `${conversion.output}.d`;
+	let stuck = false;
 	try {
 		const command = await prepareCommand(conversion, mkfs, work);
-		await runToEnd(command, conversion);
+		await runToEnd(command, conversion, () => (stuck = true));
 	} catch (error) {
-		await rm(conversion.output, { force: true });
+		if (!stuck) await rm(conversion.output, { force: true });
 		throw await explained(conversion, error);
 	} finally {
-		await rm(work, { recursive: true, force: true });
+		if (!stuck) await rm(work, { recursive: true, force: true });
 	}
 }
 
@@ -77,7 +81,7 @@ async function prepareCommand(conversion: Conversion, mkfs: string, work: string
 	const mounts: string[] = [];
 	const places: string[] = [];
 	if (!direct) {
-		await mkdir(join(work, "merged"), { recursive: true, mode: 0o700 });
+		await makeFolder(join(work, "merged"));
 		for (const [index, layer] of layers.entries()) places.push(await layPlace(layer, String(index), work, mounts));
 	}
 	const overlay = layers.length > 1 ? ["ro", `lowerdir=${places.join(":")}`, ...conversion.overlayOptions].join(",") : "";
@@ -102,15 +106,14 @@ async function layPlace(layer: Layer, name: string, work: string, mounts: string
 	return name + layer.folder;
 }
 
-/** Runs a command and returns only when its process is gone, also after an abort: nothing may write to what is then removed. */
-async function runToEnd(command: readonly string[], conversion: Conversion): Promise<void> {
-	let running: Promise<void> = Promise.resolve();
-	const wait = { what: `the conversion to ${conversion.output}`, timeoutMs: conversion.timeoutMs, signal: conversion.signal };
-	try {
-		await withDeadline(wait, (signal) => (running = run(command, signal)));
-	} finally {
-		await running.catch(() => undefined);
-	}
+/**
+ * Runs a command and returns only when its process is gone, also after an abort: nothing may write to what is then removed.
+ * @param onStuck called when the process has not ended some time after it was killed
+ */
+async function runToEnd(command: readonly string[], conversion: Conversion, onStuck: () => void): Promise<void> {
+	const { output, timeoutMs, signal } = conversion;
+	const wait = { what: `the conversion to ${output}`, timeoutMs, signal, graceMs: END_TIMEOUT_MS };
+	await withDeadlineAndEnd(wait, (given) => run(command, given), onStuck);
 }
 
 /** Runs a command; its process is killed when the signal aborts. Settles when the process has ended. */

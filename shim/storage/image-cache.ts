@@ -1,10 +1,11 @@
 /** The folder of images: shared ones under their keys, and for every pod hard links to those that it uses, so that nothing in use is ever removed. */
 
 import { createHash } from "node:crypto";
-import { link, mkdir, readdir, rename, rm, rmdir, stat, utimes } from "node:fs/promises";
+import { link, readdir, rename, rm, rmdir, stat, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
-import { errnoOf, ShimError } from "../base/errors.ts";
+import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
+import { makeFolder } from "../host/filesystem.ts";
 import { startTimeOf } from "../host/processes.ts";
 
 const SUFFIX = ".erofs";
@@ -15,6 +16,7 @@ const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
 export class ImageCache {
 	/** Images under their keys. */
 	readonly #images: string;
+	readonly #folder: string;
 	readonly #building: string;
 	readonly #pods: string;
 	#made: Promise<unknown> | undefined;
@@ -25,19 +27,36 @@ export class ImageCache {
 	 * @param instance whose pods these are: several programs share the images of one folder, but know only their own pods
 	 */
 	constructor(folder: string, instance: string) {
+		this.#folder = folder;
 		this.#images = join(folder, "rootfs");
 		this.#building = join(this.#images, "building");
 		this.#pods = join(this.#images, "pods", createHash("sha256").update(instance).digest("hex").slice(0, 16));
 	}
 
-	/** Makes the folders. */
+	/**
+	 * Makes the folders.
+	 * @throws ShimError storage.image when the cache folder can't hold files; SystemError
+	 */
 	async ready(): Promise<void> {
-		this.#made ??= Promise.all([this.#building, this.#pods].map((folder) => mkdir(folder, { recursive: true, mode: 0o700 })));
+		// One attempt at a time: on a file system that does not answer each holds one of the few threads that Node has for files.
+		this.#made ??= this.#make();
 		try {
 			await this.#made;
 		} catch (error) {
 			this.#made = undefined;
 			throw error;
+		}
+	}
+
+	async #make(): Promise<void> {
+		try {
+			for (const folder of [this.#building, this.#pods]) await makeFolder(folder);
+		} catch (error) {
+			if (errnoOf(error) === "ENOSPC" || errnoOf(error) === "EDQUOT") throw error;
+			throw new ShimError("storage.image", `the folder of images ${this.#folder} can't be made: ${messageOf(error)}`, {
+				remedy: "set storage.cache_dir to a folder on a disk that can be written to",
+				cause: error,
+			});
 		}
 	}
 
@@ -73,12 +92,12 @@ export class ImageCache {
 	 * @throws what `place` throws
 	 */
 	async #put(path: string, place: () => Promise<void>): Promise<void> {
-		await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+		await makeFolder(dirname(path));
 		try {
 			await place();
 		} catch (error) {
 			if (errnoOf(error) !== "ENOENT") throw error;
-			await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+			await makeFolder(dirname(path));
 			await place();
 		}
 	}

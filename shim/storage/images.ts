@@ -5,7 +5,7 @@
 
 import { realpath, rename, rm, stat } from "node:fs/promises";
 
-import { withDeadline } from "../base/deadline.ts";
+import { withDeadline, withDeadlineAndEnd } from "../base/deadline.ts";
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { Scope } from "../base/scope.ts";
@@ -59,6 +59,9 @@ export interface RootfsImage {
 
 const DEFAULT_BUILD_TIMEOUT_MS = 600_000;
 const MAX_TAKES = 3;
+/** How long a preparation that was given up may take to remove what it made. */
+const CLEAN_UP_MS = 8_000;
+const SLOW_REMEDY = "check the disks of the snapshotter and of storage.cache_dir, or raise timeouts.image_build_ms";
 
 /** A conversion that runs, and how many wait for it. */
 interface Build {
@@ -79,22 +82,33 @@ export class RootfsImages {
 	}
 
 	/**
-	 * Gives the image of a root filesystem, and makes it first when there is none.
+	 * Gives the image of a root filesystem, and makes it first when there is none. The whole of it has the time of one conversion, also where a file
+	 * system does not answer.
 	 * @throws ShimError storage.mount (mounts of an unknown kind, layers that are missing), storage.image, storage.full, spec.invalid,
 	 * wait.canceled, wait.deadline
 	 */
 	async prepare(request: PrepareRequest): Promise<RootfsImage> {
 		const plan = planRootfs(request.mounts, request.rootfsDir);
+		const [what, timeoutMs] = [`the image of ${describe(plan)}`, this.#timeoutMs];
+		const wait = { what, timeoutMs, remedy: SLOW_REMEDY, signal: request.signal, graceMs: CLEAN_UP_MS };
+		return await withDeadlineAndEnd(wait, (signal) => this.#prepare(request, plan, signal));
+	}
+
+	async #prepare(request: PrepareRequest, plan: RootfsPlan, signal: AbortSignal): Promise<RootfsImage> {
 		const written = plan.upper !== undefined && !(await isEmptyLayer(plan.upper));
 		const layers = written && plan.upper !== undefined ? [plan.upper, ...plan.lowers] : plan.lowers;
 		const ready = await readyImage(layers);
 		if (ready !== undefined) return ready;
 		try {
 			await this.#cache.ready();
+			signal.throwIfAborted();
 			const path = this.#cache.podPath(request.owner, request.name);
 			request.scope.defer(`image ${path}`, () => this.#cache.drop(path));
-			if (plan.immutable && !written) return await this.#shared(plan, path, request.signal);
-			return await this.#own(layers, plan, path, request.signal);
+			const shared = plan.immutable && !written;
+			const image = shared ? await this.#shared(plan, path, signal) : await this.#own(layers, plan, path, signal);
+			// The scope may have closed before the image was there.
+			if (signal.aborted) await this.#cache.drop(path);
+			return image;
 		} catch (error) {
 			throw named(this.#options.cacheDir, error);
 		}
@@ -111,7 +125,7 @@ export class RootfsImages {
 		await this.#cache.evict(this.#options.maxBytes);
 	}
 
-	async #shared(plan: RootfsPlan, path: string, signal: AbortSignal | undefined): Promise<RootfsImage> {
+	async #shared(plan: RootfsPlan, path: string, signal: AbortSignal): Promise<RootfsImage> {
 		const key = await imageKey(plan.lowers, plan.overlayOptions);
 		let cached = true;
 		// Another process may evict the image between its making and its taking.
@@ -125,7 +139,7 @@ export class RootfsImages {
 		});
 	}
 
-	async #own(layers: readonly Layer[], plan: RootfsPlan, path: string, signal: AbortSignal | undefined): Promise<RootfsImage> {
+	async #own(layers: readonly Layer[], plan: RootfsPlan, path: string, signal: AbortSignal): Promise<RootfsImage> {
 		const output = this.#cache.unfinishedPath();
 		await convert({ layers, overlayOptions: plan.overlayOptions, output, mkfs: this.#mkfs, timeoutMs: this.#timeoutMs, signal });
 		await this.#cache.give(output, path);
@@ -133,7 +147,7 @@ export class RootfsImages {
 	}
 
 	/** Waits for the image of a key, however many want it at once. The conversion is given up when nobody waits any more. */
-	async #built(key: string, plan: RootfsPlan, signal: AbortSignal | undefined): Promise<void> {
+	async #built(key: string, plan: RootfsPlan, signal: AbortSignal): Promise<void> {
 		let build = this.#builds.get(key);
 		if (build === undefined) {
 			const abort = new AbortController();

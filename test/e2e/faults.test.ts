@@ -155,6 +155,34 @@ const cases: Case[] = [
 		},
 	},
 	{
+		name: "a folder for images that can't hold files is named, with its key",
+		check: async (t, bed) => {
+			await refused(t, bed, "cache", { cacheDir: "/proc/x" }, [/\/proc/, /storage\.cache_dir/]);
+			await worksAgain(t, bed);
+		},
+	},
+	{
+		name: "an image that is never made holds up neither the boot time-out nor the pod's end",
+		check: async (t, bed) => {
+			// What it leaves behind keeps the pipe open whose end tells that a converter is gone, like one that hangs in the kernel.
+			const mkfs = await buildScript(bed.containerd.rootDir, "mkfs-never", "setsid sleep 1003 &\nwait");
+			const dropIns = `${bed.containerd.configFile}.d`;
+			mkdirSync(dropIns);
+			writeFileSync(join(dropIns, "mkfs.toml"), `[storage]\nmkfs_erofs = ${JSON.stringify(mkfs)}\ncache_dir = "${dropIns}/cache"\n`);
+			try {
+				await refused(t, bed, "never", { bootTimeoutMs: SHORT_BOOT_TIMEOUT_MS }, [/timeouts\.boot_ms/, /rootfs-image/]);
+				t.notOk(
+					bed.containerd.processes().some((info) => / --api-socket /.test(info.commandLine)),
+					"the VMM is gone",
+				);
+			} finally {
+				await rm(dropIns, { recursive: true });
+				for (const info of bed.containerd.processes()) if (info.commandLine === "sleep 1003") process.kill(info.pid, "SIGKILL");
+			}
+			await worksAgain(t, bed);
+		},
+	},
+	{
 		name: "a full tmpfs under the state folder is named; with room again all is well",
 		check: async (t, bed) => {
 			const filler = bed.containerd.seen(join(bed.containerd.stateDir, "filler"));

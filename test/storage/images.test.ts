@@ -279,6 +279,48 @@ t.test("failures are named and leave nothing", async (t) => {
 	t.same(left(), []);
 });
 
+t.test("a cache folder that can't hold files is refused at once, with its key, and nothing is made there", async (t) => {
+	const { folder } = place(t);
+	const sealed = join(folder, "sealed");
+	mkdirSync(sealed);
+	execFileSync("mount", ["-t", "tmpfs", "-o", "ro", "none", sealed]);
+	t.teardown(() => execFileSync("umount", [sealed]));
+	const mounts = view(layer(folder, "l", { a: "1" }));
+	for (const cacheDir of ["/proc/x/y", "/sys/x", join(sealed, "x")]) {
+		const images = new RootfsImages({ cacheDir, maxBytes: 1 });
+		const error = await reasonOf(images.prepare({ mounts, rootfsDir: "", owner: "pod", name: "c", scope: new Scope("x") }));
+		t.match(error, { reason: "storage.image", message: new RegExp(cacheDir), remedy: /storage\.cache_dir/ });
+		t.notOk(existsSync(cacheDir), cacheDir);
+	}
+});
+
+t.test("a converter that outlives its kill holds nobody up and keeps its files, until a later sweep", async (t) => {
+	const { folder } = place(t);
+	const talk = mkdtempSync(join(tmpdir(), "snp-"));
+	execFileSync("mkfifo", [join(talk, "runs")]);
+	const mkfs = join(talk, "mkfs");
+	// Its child keeps the pipe open that tells of its end.
+	writeFileSync(mkfs, `#!/bin/sh\nsetsid sleep 1000 &\necho $! >${talk}/runs\nwait\n`, { mode: 0o755 });
+	const reader = spawn("cat", [join(talk, "runs")], { stdio: ["ignore", "pipe", "inherit"] });
+	const images = new RootfsImages({ cacheDir: join(folder, "cache"), maxBytes: MEBIBYTE, mkfsPath: mkfs });
+	const abort = new AbortController();
+	const scope = new Scope("stuck");
+	const upper = layer(folder, "upper", { b: "2" });
+	const options = [`lowerdir=${layer(folder, "l", { a: "1" })}`, `upperdir=${upper}`, `workdir=${folder}`];
+	const mounts = [{ type: "overlay", source: "overlay", target: "", options }];
+	const asked = reasonOf(images.prepare({ mounts, rootfsDir: "", owner: "pod", name: "c", scope, signal: abort.signal }));
+	const pid = Number(((await once(reader.stdout, "data")) as [Buffer])[0].toString());
+	t.teardown(() => {
+		process.kill(pid, "SIGKILL");
+		rmSync(talk, { recursive: true });
+	});
+	abort.abort();
+	t.equal((await asked).reason, "wait.canceled");
+	await scope.close();
+	t.ok(existsSync(`/proc/${pid}`));
+	t.match(readdirSync(join(folder, "cache/rootfs/building")), [/erofs\.d$/]);
+});
+
 t.test("a full disk is named, and the half image is gone", async (t) => {
 	const disk = mkdtempSync(join(tmpdir(), "snp-"));
 	execFileSync("mount", ["-t", "tmpfs", "-o", "size=256k", "none", disk]);

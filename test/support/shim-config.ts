@@ -12,6 +12,8 @@ export type ShimConfig = {
 	readonly image?: string;
 	/** How long a guest may take until its agent answers, in milliseconds. */
 	readonly bootTimeoutMs?: number;
+	/** Where built images are kept; a folder of the test's containerd when left out. */
+	readonly cacheDir?: string;
 	/** Text put at the end of the file as it is, for faulty files. */
 	readonly append?: string;
 };
@@ -28,7 +30,7 @@ path = ${JSON.stringify(config.hypervisor ?? join(distBinDir, "ch-qemu"))}
 kernel = ${JSON.stringify(config.kernel ?? join(distShareDir, "vmlinux"))}
 image = ${JSON.stringify(config.image ?? join(distShareDir, "initramfs"))}
 [storage]
-cache_dir = ${JSON.stringify(cacheDir)}
+cache_dir = ${JSON.stringify(config.cacheDir ?? cacheDir)}
 [timeouts]
 boot_ms = ${config.bootTimeoutMs ?? BOOT_TIMEOUT_MS}
 ${config.append ?? ""}
