@@ -96,7 +96,8 @@ async function answer(service: TaskService, keeper: Keeper, request: KeeperReque
 	const identity = { key: podKey, namespace, podId, address, ttrpcAddress, publishBinary, configFile };
 	try {
 		if (!TASK_SERVICES.has(request.service)) throw new ShimError("call.unimplemented", `there is no service ${request.service}`);
-		const payload = await service.call(request.method, request.payload, { identity, mover: mover(keeper), replay: request.replay });
+		const { method, replay, timeoutMs } = request;
+		const payload = await service.call(method, request.payload, { identity, mover: mover(keeper), replay, timeoutMs });
 		log.debug("call answered", { method: request.method, pod: podId, replay: request.replay });
 		return { payload };
 	} catch (error) {

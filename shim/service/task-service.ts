@@ -5,6 +5,7 @@
 
 import { containerd } from "../../proto/gen/containerd.js";
 import { parseJson, parseSpec, processSchema, resourcesSchema } from "../agent/oci-spec.ts";
+import { withDeadline } from "../base/deadline.ts";
 import { messageOf, ShimError } from "../base/errors.ts";
 import type { PodNode } from "../pod/node.ts";
 import type { Pod } from "../pod/pod.ts";
@@ -26,6 +27,8 @@ export interface Caller {
 	readonly mover: Mover;
 	/** The call may have had its effect with an earlier snpd. */
 	readonly replay: boolean;
+	/** How long the caller waits for the answer, if it said so. */
+	readonly timeoutMs: number | undefined;
 }
 
 type Method = (payload: Uint8Array, caller: Caller) => Promise<Uint8Array>;
@@ -179,7 +182,10 @@ export class TaskService {
 	}
 
 	async #wait(request: containerd.task.v2.WaitRequest, caller: Caller): Promise<Uint8Array> {
-		const exit = await this.#pod(caller).container(request.id).process(request.exec_id).exited;
+		const process = this.#pod(caller).container(request.id).process(request.exec_id);
+		const { timeoutMs } = caller;
+		const what = `the end of ${process.name}`;
+		const exit = await (timeoutMs === undefined ? process.exited : withDeadline({ what, timeoutMs }, () => process.exited));
 		return task.WaitResponse.encode({ exit_status: exit.status, exited_at: timestamp(exit.atMs) }).finish();
 	}
 

@@ -37,8 +37,8 @@ export interface KeeperLink {
 	readonly drop: () => void;
 }
 
-/** The keeper holds back at 256 unanswered requests and 16 MiB; more than four times that is a defect, and the link is ended. */
-const MAX_UNANSWERED = 1024;
+/** The keeper refuses calls beyond 9216 unanswered ones and 16 MiB; far more than that is a defect, and the link is ended. */
+const MAX_UNANSWERED = 16384;
 const MAX_UNANSWERED_BYTES = 64 * 1024 * 1024;
 const MAX_CHANNELS = 4096;
 const MAX_STREAMS = 16384;

@@ -116,6 +116,11 @@ pub fn ttrpc_error(stream: u32, code: u64, message: &str) -> Vec<u8> {
     frame
 }
 
+/// The method that a ttrpc `Request` names; nothing when the message is not well formed.
+pub fn ttrpc_method(body: &[u8]) -> Option<&[u8]> {
+    crate::protobuf::bytes(&crate::protobuf::fields(body)?, 2)
+}
+
 fn u32_at(buffer: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_be_bytes(buffer.get(offset..offset + 4)?.try_into().ok()?))
 }

@@ -17,6 +17,8 @@ const MAX_CONNECTIONS: usize = 256;
 const MAX_WAITING_BYTES: usize = 4 << 20;
 /// The pause after the system had no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// How many bytes of the keeper's own answers may wait for it, before its calls are not read any more.
+const MAX_REFUSAL_BYTES: usize = 64 << 10;
 const READ_ROUNDS: usize = 8;
 /// See [`Connections::desertion`].
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -32,6 +34,13 @@ pub struct Connection {
     pub input: Input,
     pub output: Output,
     watched: i32,
+}
+
+impl Connection {
+    /// How many bytes of answers the keeper itself may add. None for a peer that does not read: nothing is read from it then.
+    pub fn room_for_refusals(&self) -> usize {
+        MAX_REFUSAL_BYTES.saturating_sub(self.output.len())
+    }
 }
 
 /// The listening socket and what was accepted from it.
@@ -170,7 +179,8 @@ impl Connections {
     /// When epoll can't; nothing would work then.
     pub fn watch(&mut self, epoll: &Epoll, reading: bool, now: Instant) -> std::io::Result<()> {
         for (channel, connection) in &mut self.open {
-            let wanted = if reading { EPOLLIN } else { 0 } | if connection.output.is_empty() { 0 } else { EPOLLOUT };
+            let heard = reading && connection.room_for_refusals() > 0;
+            let wanted = if heard { EPOLLIN } else { 0 } | if connection.output.is_empty() { 0 } else { EPOLLOUT };
             epoll.change(
                 &connection.socket,
                 CONNECTION | u64::from(*channel),

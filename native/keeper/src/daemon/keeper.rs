@@ -1,33 +1,30 @@
 //! The event loop, which joins connections, link and streams.
 
+mod from_containerd;
 mod from_snpd;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libc::EPOLLIN;
 use serde::Serialize;
 
-use super::buffer::Received;
 use super::connections::{self, Connections};
 use super::log::Log;
 use super::requests::Requests;
 use super::streams::{Report, Streams};
 use super::uplink::{self, Uplink};
 use super::Identity;
-use crate::link::{self, kind};
+use crate::link::kind;
 use crate::pod::Places;
-use crate::snpd;
 use crate::sys::{self, Epoll, Event};
 
 const SIGNALS: u64 = 4 << 32;
 const EVENTS_PER_TURN: usize = 32;
 const SCRATCH_BYTES: usize = 16 << 10;
-/// The version of the link, and gRPC's code for "try again later".
 const LINK_VERSION: u32 = 1;
-const UNAVAILABLE: u64 = 14;
 
 #[derive(Serialize)]
 struct Hello<'a> {
@@ -51,6 +48,10 @@ pub struct Keeper<'a> {
     uplink: Uplink,
     streams: Streams,
     scratch: Vec<u8>,
+    /// The last call of containerd was refused.
+    refuses: bool,
+    /// Received calls were left for the next turn.
+    unfinished: bool,
     /// After END: when it is over, sent or not.
     end_by: Option<Instant>,
     terminated: bool,
@@ -82,6 +83,8 @@ impl<'a> Keeper<'a> {
             uplink: Uplink::new(now),
             streams: Streams::default(),
             scratch: vec![0; SCRATCH_BYTES],
+            refuses: false,
+            unfinished: false,
             end_by: None,
             terminated: false,
         })
@@ -99,9 +102,11 @@ impl<'a> Keeper<'a> {
             if self.is_over(Instant::now()) {
                 return Ok(());
             }
-            let timeout = self
-                .next_deadline()
-                .map(|time| time.saturating_duration_since(Instant::now()));
+            let pause = |time: Instant| time.saturating_duration_since(Instant::now());
+            let timeout = match std::mem::take(&mut self.unfinished) {
+                true => Some(Duration::ZERO),
+                false => self.next_deadline().map(pause),
+            };
             let count = self.epoll.wait(&mut events, timeout)?;
             for event in &events[..count] {
                 self.on_event(event.u64);
@@ -203,65 +208,7 @@ impl<'a> Keeper<'a> {
     }
 
     fn may_forward(&self) -> bool {
-        self.requests.has_room() && !self.uplink.is_clogged()
-    }
-
-    /// containerd sent something, or closed.
-    fn on_connection(&mut self, channel: u32) {
-        let received = self.connections.receive(channel, &mut self.scratch);
-        self.forward(channel);
-        if received == Received::End {
-            self.close_connection(channel);
-        }
-    }
-
-    /// Hands the complete frames of a connection to snpd, as many as may be remembered.
-    fn forward(&mut self, channel: u32) {
-        let Some(connection) = self.connections.get(channel) else {
-            return;
-        };
-        if connection.input.bytes().is_empty() {
-            return;
-        }
-        let mut input = std::mem::take(&mut connection.input);
-        let now = Instant::now();
-        let mut broken = None;
-        while self.may_forward() {
-            match link::take_ttrpc(input.bytes()) {
-                Ok(Some(frame)) => {
-                    let sent = self.uplink.is_up();
-                    if sent {
-                        self.uplink.put(kind::FRAME, channel, frame.whole);
-                    }
-                    self.requests.remember(channel, &frame, sent, now);
-                    let size = frame.whole.len();
-                    input.consume(size);
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    broken = Some(error);
-                    break;
-                }
-            }
-        }
-        input.compact();
-        if let Some(connection) = self.connections.get(channel) {
-            connection.input = input;
-        }
-        if let Some(link::TooLong(length)) = broken {
-            self.log.line(&format!(
-                "containerd sent a frame of {length} bytes, more than {}: connection closed",
-                link::MAX_TTRPC_BODY
-            ));
-            self.close_connection(channel);
-        }
-    }
-
-    fn close_connection(&mut self, channel: u32) {
-        if self.connections.close(channel, &self.epoll, Instant::now()) {
-            self.requests.forget_channel(channel);
-            self.uplink.put(kind::CLOSED, channel, &[]);
-        }
+        !self.uplink.is_clogged()
     }
 
     /// Makes the link; the first frame is HELLO.
@@ -289,20 +236,6 @@ impl<'a> Keeper<'a> {
             self.requests.lost(now);
         }
         self.uplink.lose(&self.epoll, now);
-    }
-
-    /// Answers what has waited for snpd too long.
-    fn answer_expired(&mut self, now: Instant) {
-        let text = snpd::explain_absence(&self.places, self.uplink.problem());
-        for (channel, stream) in self.requests.take_expired(now, self.uplink.is_starting()) {
-            if let Some(connection) = self.connections.get(channel) {
-                connection
-                    .output
-                    .buffer()
-                    .extend_from_slice(&link::ttrpc_error(stream, UNAVAILABLE, &text));
-            }
-        }
-        self.log.line(&text);
     }
 }
 

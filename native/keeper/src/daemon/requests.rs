@@ -3,12 +3,22 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::link::{TtrpcFrame, TTRPC_REQUEST};
+use crate::link::{self, TtrpcFrame, TTRPC_HEADER, TTRPC_REQUEST};
+use crate::sys;
 
-/// How many are held at most; beyond that nothing more is read from containerd.
-pub const MAX_REQUESTS: usize = 256;
+/// How many are held at most. A Wait is held for as long as its process runs, and containerd tells nobody when its client
+/// has given up: the count is far above what a pod needs.
+pub const MAX_REQUESTS: usize = 8192;
+/// How many more of those that do not wait for a process: they are answered soon, and no number of Waits may keep them out.
+pub const RESERVE: usize = 1024;
 /// How many bytes of them are held at most; one frame may go beyond.
 pub const MAX_REQUEST_BYTES: usize = 16 << 20;
+/// The method whose answer may take as long as a process lives.
+const WAIT: &[u8] = b"Wait";
+/// The memory that an empty queue keeps, in places.
+const KEEP_PLACES: usize = 8;
+/// From this size on a queue that shrinks has left holes that are worth giving back.
+const MANY_PLACES: usize = 512;
 /// How long snpd may be away before requests are answered with an error, while nobody holds its socket.
 const AWAY_DEADLINE: Duration = Duration::from_secs(10);
 /// The same while an snpd lives that has not said HELLO yet: a loaded node takes its time to start one.
@@ -48,9 +58,23 @@ impl Requests {
         }
     }
 
-    /// Whether one more may be read.
-    pub fn has_room(&self) -> bool {
-        self.queue.len() < MAX_REQUESTS && self.bytes < MAX_REQUEST_BYTES
+    /// Why this frame can't be held, in words for the user; nothing when it can, or need not be.
+    pub fn refusal(&self, frame: &TtrpcFrame<'_>, sent: bool) -> Option<String> {
+        if sent && frame.kind != TTRPC_REQUEST {
+            return None;
+        }
+        let count = self.queue.len();
+        let full = if self.bytes >= MAX_REQUEST_BYTES {
+            format!("{} bytes of calls", self.bytes)
+        } else if count >= MAX_REQUESTS + RESERVE || (count >= MAX_REQUESTS && waits(frame)) {
+            format!("{count} calls")
+        } else {
+            return None;
+        };
+        Some(format!(
+            "{full} of this pod are unanswered, more than the shim holds: most of them wait for processes. End processes that are \
+             not needed, or restart containerd, which forgets the calls of clients that have gone"
+        ))
     }
 
     /// Remembers a frame. One that was sent and expects no answer need not be.
@@ -118,12 +142,27 @@ impl Requests {
     }
 
     fn keep(&mut self, wanted: impl Fn(&Request) -> bool) {
-        self.queue.retain(wanted);
-        self.bytes = self.queue.iter().map(|request| request.frame.len()).sum();
-        if self.queue.is_empty() {
-            self.queue.shrink_to(8);
+        let mut bytes = 0;
+        self.queue.retain(|request| {
+            let stays = wanted(request);
+            bytes += if stays { request.frame.len() } else { 0 };
+            stays
+        });
+        self.bytes = bytes;
+        let places = self.queue.capacity();
+        if self.queue.len() < places / 4 {
+            self.queue.shrink_to((self.queue.len() * 2).max(KEEP_PLACES));
+            if places >= MANY_PLACES {
+                sys::return_memory();
+            }
         }
     }
+}
+
+/// Whether a request is a Wait for a process: the method in ttrpc's `Request`.
+fn waits(frame: &TtrpcFrame<'_>) -> bool {
+    let body = frame.whole.get(TTRPC_HEADER..).unwrap_or_default();
+    link::ttrpc_method(body) == Some(WAIT)
 }
 
 /// Until when a request that came at `came` is held.
@@ -135,6 +174,7 @@ fn deadline(away_since: Instant, came: Instant, starting: bool) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protobuf::Writer;
 
     fn frame(stream: u32, kind: u8) -> Vec<u8> {
         [&[0, 0, 0, 0][..], &stream.to_be_bytes(), &[kind, 0]].concat()
@@ -213,16 +253,54 @@ mod tests {
         assert_eq!(requests.take_expired(at(60), true), [(1, 1)]);
     }
 
+    fn request(method: &str, body: usize) -> Vec<u8> {
+        let message = Writer::new().bytes(2, method).bytes(3, vec![0; body]).done();
+        [&frame(1, TTRPC_REQUEST)[..], &message].concat()
+    }
+
+    fn admits(requests: &Requests, bytes: &[u8]) -> bool {
+        let frame = TtrpcFrame {
+            stream: 1,
+            kind: TTRPC_REQUEST,
+            whole: bytes,
+        };
+        requests.refusal(&frame, true).is_none()
+    }
+
     #[test]
-    fn is_bounded() {
+    fn is_bounded_and_keeps_room_for_what_does_not_wait() {
         let now = Instant::now();
         let mut requests = Requests::new(now);
-        for stream in 0..MAX_REQUESTS as u32 {
-            assert!(requests.has_room());
-            add(&mut requests, 1, stream, 1, true, now);
+        let (wait, kill) = (request("Wait", 0), request("Kill", 0));
+        for stream in 0..(MAX_REQUESTS + RESERVE) as u32 {
+            assert_eq!(admits(&requests, &wait), (stream as usize) < MAX_REQUESTS);
+            assert!(admits(&requests, &kill));
+            add(&mut requests, 1, stream, TTRPC_REQUEST, true, now);
         }
-        assert!(!requests.has_room());
+        assert!(!admits(&requests, &kill));
         requests.answered(1, 0);
-        assert!(requests.has_room());
+        assert!(admits(&requests, &kill) && !admits(&requests, &wait));
+        requests.forget_channel(1);
+        assert!(admits(&requests, &wait));
+        assert!(requests.queue.capacity() <= KEEP_PLACES);
+    }
+
+    #[test]
+    fn is_bounded_in_bytes() {
+        let now = Instant::now();
+        let mut requests = Requests::new(now);
+        let large = request("Exec", 4 << 20);
+        for stream in 0..4 {
+            assert!(admits(&requests, &large));
+            let frame = TtrpcFrame {
+                stream,
+                kind: TTRPC_REQUEST,
+                whole: &large,
+            };
+            requests.remember(1, &frame, true, now);
+        }
+        assert!(!admits(&requests, &request("State", 0)));
+        requests.answered(1, 0);
+        assert!(admits(&requests, &request("State", 0)));
     }
 }
