@@ -144,6 +144,26 @@ fn does_not_read_from_a_peer_that_takes_no_refusals() {
 }
 
 #[test]
+fn holds_what_an_snpd_has_seen_until_the_next_one_comes() {
+    let world = World::new();
+    let (snpd, link, _hello, mut containerd) = world.attached("pod");
+    let wait = ttrpc(1, REQUEST, &call("Wait", 0));
+    containerd.write_all(&wait).unwrap();
+    assert_eq!(link.next(), (kind::FRAME, 1, wait.clone()));
+    world.install_snpd("exit 1");
+    drop((snpd, link));
+    // The answer to a call that comes now tells that snpd has been away for long enough.
+    containerd.write_all(&ttrpc(3, REQUEST, &call("State", 0))).unwrap();
+    let (stream, code, _) = refusal(&containerd);
+    assert_eq!((stream, code), (3, 14));
+    let snpd = world.snpd();
+    let (link, _) = snpd.accept();
+    assert_eq!(link.next(), (kind::REPLAY, 1, wait));
+    link.send(kind::FRAME, 1, &ttrpc(1, RESPONSE, b"exited"));
+    assert_eq!(read_ttrpc(&containerd), (1, RESPONSE, b"exited".to_vec()));
+}
+
+#[test]
 fn answers_unavailable_with_the_end_of_the_log() {
     let world = World::new();
     world.install_snpd("echo the reason why snpd does not start >&2");

@@ -19,7 +19,7 @@ const WAIT: &[u8] = b"Wait";
 const KEEP_PLACES: usize = 8;
 /// From this size on a queue that shrinks has left holes that are worth giving back.
 const MANY_PLACES: usize = 512;
-/// How long snpd may be away before requests are answered with an error, while nobody holds its socket.
+/// How long snpd may be away before requests that it has not seen are answered with an error, while nobody holds its socket.
 const AWAY_DEADLINE: Duration = Duration::from_secs(10);
 /// The same while an snpd lives that has not said HELLO yet: a loaded node takes its time to start one.
 const STARTING_DEADLINE: Duration = Duration::from_secs(60);
@@ -119,24 +119,22 @@ impl Requests {
         self.keep(|request| request.opens);
     }
 
-    /// Takes out what has waited for snpd too long. `starting`: an snpd lives, but has not answered yet.
+    /// Takes out what has waited too long for an snpd to see it. What one has seen may have had its effect, and may be a Wait
+    /// for a container that goes on without snpd: it is held until an snpd answers. `starting`: an snpd lives, but has not
+    /// answered yet.
     pub fn take_expired(&mut self, now: Instant, starting: bool) -> Vec<(u32, u32)> {
         let since = self.away_since;
-        let expired = |request: &&Request| request.opens && now >= deadline(since, request.came, starting);
-        let taken = self
-            .queue
-            .iter()
-            .filter(expired)
-            .map(|request| (request.channel, request.stream))
-            .collect();
-        self.keep(|request| now < deadline(since, request.came, starting));
+        let expired = |request: &Request| !request.sent && now >= deadline(since, request.came, starting);
+        let opening = self.queue.iter().filter(|request| request.opens && expired(request));
+        let taken = opening.map(|request| (request.channel, request.stream)).collect();
+        self.keep(|request| !expired(request));
         taken
     }
 
     /// When the first of them expires, if snpd stays away, or goes on `starting`.
     pub fn expiry(&self, starting: bool) -> Option<Instant> {
-        self.queue
-            .iter()
+        let unseen = self.queue.iter().filter(|request| !request.sent);
+        unseen
             .map(|request| deadline(self.away_since, request.came, starting))
             .min()
     }
@@ -225,18 +223,21 @@ mod tests {
     }
 
     #[test]
-    fn expires_when_snpd_stays_away() {
+    fn expires_what_no_snpd_has_seen() {
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
         let mut requests = Requests::new(now);
         add(&mut requests, 1, 1, 1, true, now);
         requests.lost(at(5));
-        add(&mut requests, 1, 3, 1, false, at(14));
+        assert_eq!(requests.expiry(false), None);
+        add(&mut requests, 1, 3, 1, false, at(6));
+        add(&mut requests, 1, 5, 1, false, at(14));
         assert_eq!(requests.expiry(false), Some(at(15)));
         assert!(requests.take_expired(at(14), false).is_empty());
-        assert_eq!(requests.take_expired(at(15), false), [(1, 1)]);
-        assert_eq!(requests.take_expired(at(16), false), [(1, 3)]);
+        assert_eq!(requests.take_expired(at(15), false), [(1, 3)]);
+        assert_eq!(requests.take_expired(at(16), false), [(1, 5)]);
         assert_eq!(requests.expiry(false), None);
+        assert_eq!(resent(&mut requests), [(1, 1, true)]);
     }
 
     #[test]
@@ -244,7 +245,7 @@ mod tests {
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
         let mut requests = Requests::new(now);
-        add(&mut requests, 1, 1, 1, true, now);
+        add(&mut requests, 1, 1, 1, false, now);
         assert_eq!(
             (requests.expiry(true), requests.expiry(false)),
             (Some(at(60)), Some(at(10)))
