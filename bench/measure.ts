@@ -6,7 +6,7 @@ import { type Ctr, SNP_RUNTIME } from "../test/support/ctr.ts";
 import { runOk } from "../test/support/process.ts";
 import { eventually } from "../test/support/retry.ts";
 import { readTimeline, type Step } from "../test/support/timeline.ts";
-import { ContainerdApi } from "./containerd-api.ts";
+import { ContainerdApi } from "../test/support/containerd-api.ts";
 
 const SNAPSHOTTER = "overlayfs";
 const START_TIMEOUT_MS = 30_000;

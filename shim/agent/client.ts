@@ -5,7 +5,7 @@
 
 import { messageOf, ShimError } from "../base/errors.ts";
 import type { ErrorReason } from "../base/errors.ts";
-import { STREAMS_CAPABILITY } from "../base/names.ts";
+import { LIMITS_CAPABILITY, STREAMS_CAPABILITY } from "../base/names.ts";
 import { GrpcCode } from "../wire/codes.ts";
 import { RemoteError, type TtrpcClient } from "../wire/client.ts";
 import { grpc } from "../../proto/gen/agent.js";
@@ -27,6 +27,7 @@ export type ContainerStats = grpc.StatsContainerResponse;
 export interface AgentDetails {
 	readonly version: string;
 	readonly streams: boolean;
+	readonly limits: boolean;
 	readonly seccomp: boolean;
 }
 
@@ -85,6 +86,7 @@ export class AgentClient {
 		return {
 			version: details?.version ?? "",
 			streams: details?.extra_features?.includes(STREAMS_CAPABILITY) ?? false,
+			limits: details?.extra_features?.includes(LIMITS_CAPABILITY) ?? false,
 			seccomp: details?.supports_seccomp ?? false,
 		};
 	}

@@ -3,11 +3,10 @@
  * Pure: nothing is read or changed. What can't exist across a VM is refused by name.
  */
 
-import Long from "long";
-
 import { ShimError } from "../base/errors.ts";
 import type { grpc } from "../../proto/gen/agent.js";
-import type { OciMount, OciProcess, OciResources, OciSpec } from "./oci-spec.ts";
+import { guestResources, unsigned64 } from "./guest-resources.ts";
+import type { OciMount, OciProcess, OciSpec } from "./oci-spec.ts";
 
 /** Where the agent keeps what the host gives it (Kata agent protocol). */
 export const GUEST_SHARED = "/run/kata-containers/shared/containers";
@@ -25,16 +24,10 @@ export interface GuestSpecContext {
 	readonly sandbox: boolean;
 	/** The agent takes seccomp profiles (`agent_details.supports_seccomp`). */
 	readonly seccomp: boolean;
+	/** The agent takes files of cgroup version 2 and lists of processors (`snp.limits.v1`). */
+	readonly limits: boolean;
 	/** Guest paths of bind mounts whose source was brought into the VM, by destination. */
 	readonly guestSources: ReadonlyMap<string, string>;
-}
-
-/** Above this a JavaScript number has lost the low bits: RLIM_INFINITY (2^64-1) arrives as 2^64. */
-const NEAR_U64_MAX = 2 ** 64 - 4096;
-
-/** Converts a JSON number to u64; what is too near 2^64 to be exact means "no limit". */
-export function unsigned64(value: number): Long {
-	return value >= NEAR_U64_MAX ? Long.MAX_UNSIGNED_VALUE : Long.fromNumber(value, true);
 }
 
 /** Converts `process` of a specification; SELinux and AppArmor labels belong to the host and are dropped. */
@@ -62,30 +55,6 @@ export function guestProcess(process: OciProcess): grpc.Process.$Properties {
 		Rlimits: (process.rlimits ?? []).map((limit) => ({ Type: limit.type, Hard: unsigned64(limit.hard), Soft: unsigned64(limit.soft) })),
 		NoNewPrivileges: process.noNewPrivileges ?? false,
 		OOMScoreAdj: process.oomScoreAdj ?? 0,
-	};
-}
-
-/** Converts resources; CPU and memory node lists name the host's and are dropped, as are device and block rules. */
-export function guestResources(resources: OciResources): grpc.LinuxResources.$Properties {
-	const memory = resources.memory;
-	const cpu = resources.cpu;
-	return {
-		...(memory
-			? {
-					Memory: {
-						Limit: memory.limit ?? 0,
-						Reservation: memory.reservation ?? 0,
-						Swap: memory.swap ?? 0,
-						...(memory.swappiness != null ? { Swappiness: unsigned64(memory.swappiness) } : {}),
-						DisableOOMKiller: memory.disableOOMKiller ?? false,
-					},
-				}
-			: {}),
-		...(cpu
-			? { CPU: { Shares: unsigned64(cpu.shares ?? 0), Quota: cpu.quota ?? 0, Period: unsigned64(cpu.period ?? 0), Cpus: "", Mems: "" } }
-			: {}),
-		...(resources.pids?.limit != null ? { Pids: { Limit: resources.pids.limit } } : {}),
-		HugepageLimits: (resources.hugepageLimits ?? []).map((limit) => ({ Pagesize: limit.pageSize, Limit: unsigned64(limit.limit) })),
 	};
 }
 
@@ -176,7 +145,7 @@ export function guestSpec(spec: OciSpec, context: GuestSpecContext): grpc.Spec.$
 		},
 		Linux: {
 			Sysctl: spec.linux?.sysctl ?? {},
-			Resources: guestResources(spec.linux?.resources ?? {}),
+			Resources: guestResources(spec.linux?.resources ?? {}, context),
 			CgroupsPath: `/snp/${context.containerId}`,
 			Namespaces: guestNamespaces(spec),
 			Devices: (spec.linux?.devices ?? []).map((device) => ({

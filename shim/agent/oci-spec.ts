@@ -47,7 +47,8 @@ export const processSchema = v.object({
 	oomScoreAdj: maybe(integer),
 });
 
-const linuxMemory = v.object({
+// Loose, here and below: what is not listed is not dropped silently, but named by `resourcesLeftOut`.
+const linuxMemory = v.looseObject({
 	limit: maybe(integer),
 	reservation: maybe(integer),
 	swap: maybe(integer),
@@ -55,7 +56,7 @@ const linuxMemory = v.object({
 	disableOOMKiller: maybe(v.boolean()),
 });
 
-const linuxCpu = v.object({
+const linuxCpu = v.looseObject({
 	shares: maybe(unsigned),
 	quota: maybe(integer),
 	period: maybe(unsigned),
@@ -63,12 +64,23 @@ const linuxCpu = v.object({
 	mems: maybe(v.string()),
 });
 
+const deviceRule = v.object({
+	allow: v.optional(v.boolean(), false),
+	type: maybe(v.string()),
+	major: maybe(integer),
+	minor: maybe(integer),
+	access: maybe(v.string()),
+});
+
 /** `linux.resources`, and the whole of an Update's resources. */
-export const resourcesSchema = v.object({
+export const resourcesSchema = v.looseObject({
+	devices: maybe(v.array(deviceRule)),
 	memory: maybe(linuxMemory),
 	cpu: maybe(linuxCpu),
 	pids: maybe(v.object({ limit: maybe(integer) })),
+	blockIO: maybe(v.looseObject({ weight: maybe(v.pipe(unsigned, v.maxValue(0xffff))) })),
 	hugepageLimits: maybe(v.array(v.object({ pageSize: v.string(), limit: unsigned }))),
+	unified: maybe(v.record(v.string(), v.string())),
 });
 
 const seccomp = v.object({

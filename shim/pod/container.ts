@@ -1,7 +1,8 @@
 /** A container of a pod: its processes, their starts and their ends. */
 
 import type { ContainerStats } from "../agent/client.ts";
-import { guestProcess, guestResources, guestSpec } from "../agent/guest-spec.ts";
+import { guestResources, resourcesLeftOut } from "../agent/guest-resources.ts";
+import { guestProcess, guestSpec } from "../agent/guest-spec.ts";
 import type { OciProcess, OciResources, OciSpec } from "../agent/oci-spec.ts";
 import { rootfsStorage } from "../agent/storages.ts";
 import { explain, ShimError } from "../base/errors.ts";
@@ -102,8 +103,10 @@ export class Container {
 			containerId: this.id,
 			sandbox: isSandboxContainer(this.spec),
 			seccomp: machine.details.seccomp,
+			limits: machine.details.limits,
 			guestSources: new Map(),
 		});
+		this.#nameLeftOut(this.spec.linux?.resources ?? {});
 		const storages = [rootfsStorage(this.id, slot)];
 		this.init.streams = numberStreams(this.init, () => this.#host.nextNumber());
 		this.#host.save();
@@ -278,8 +281,17 @@ export class Container {
 		return this.#host.machine().agent.stats(this.id);
 	}
 
+	/** Changes limits; those that are left out stay as they are. @throws ShimError `guest.call` for one that the guest can't hold */
 	async update(resources: OciResources): Promise<void> {
-		await this.#host.machine().agent.updateContainer(this.id, guestResources(resources));
+		const { agent, details } = this.#host.machine();
+		this.#nameLeftOut(resources);
+		await agent.updateContainer(this.id, guestResources(resources, details));
+	}
+
+	#nameLeftOut(resources: OciResources): void {
+		const leftOut = resourcesLeftOut(resources, this.#host.machine().details);
+		if (leftOut.length > 0)
+			this.#host.log.warn("resources that have no place in the guest", { container: this.id, passedOver: leftOut.join(" ") });
 	}
 
 	/**

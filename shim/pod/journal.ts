@@ -58,7 +58,7 @@ const podRecord = v.object({
 	keeperPid: v.number(),
 	state: v.picklist(["booting", "running", "lost"]),
 	vmm: v.nullable(v.object({ pid: v.number(), startTime: v.string() })),
-	agent: v.nullable(v.object({ version: v.string(), streams: v.boolean(), seccomp: v.boolean() })),
+	agent: v.nullable(v.object({ version: v.string(), streams: v.boolean(), limits: v.optional(v.boolean(), false), seccomp: v.boolean() })),
 	nextNumber: v.number(),
 	containers: v.array(containerRecord),
 	tombstones: v.array(tombstone),

@@ -1,7 +1,7 @@
 import Long from "long";
 import t from "tap";
 import { grpc } from "../../proto/gen/agent.js";
-import { guestProcess, guestResources, guestSpec, hostBindMounts, unsigned64 } from "../../shim/agent/guest-spec.ts";
+import { guestProcess, guestSpec, hostBindMounts } from "../../shim/agent/guest-spec.ts";
 import { parseSpec, specSchema } from "../../shim/agent/oci-spec.ts";
 import type { OciSpec } from "../../shim/agent/oci-spec.ts";
 import { failing } from "../base/failing.ts";
@@ -19,14 +19,7 @@ function spec(changes: Record<string, unknown> = {}, linux: Record<string, unkno
 	return parseSpec(specSchema, base, "a test");
 }
 
-const context = { containerId: "c1", sandbox: false, seccomp: true, guestSources: new Map<string, string>() };
-
-t.test("unsigned64 keeps what JSON can't: RLIM_INFINITY arrives as 2^64 and means no limit", (t) => {
-	t.equal(unsigned64(JSON.parse("18446744073709551615") as number).toString(), "18446744073709551615");
-	t.equal(unsigned64(2 ** 53 - 1).toString(), "9007199254740991");
-	t.equal(unsigned64(0).toString(), "0");
-	t.end();
-});
+const context = { containerId: "c1", sandbox: false, seccomp: true, limits: true, guestSources: new Map<string, string>() };
 
 t.test("guestProcess carries user, capabilities, limits and environment, and survives the wire", (t) => {
 	const process = spec({
@@ -122,16 +115,15 @@ t.test("guestSpec passes seccomp only to an agent that takes it, with errno and 
 	t.end();
 });
 
-t.test("guestResources keep memory, CPU and process limits and drop the host's CPU and node lists", (t) => {
-	const guest = guestResources({
-		memory: { limit: 64 << 20 },
-		cpu: { shares: 512, quota: 50_000, period: 100_000, cpus: "0-3", mems: "0" },
-		pids: { limit: 9 },
-	});
-	t.equal(guest.Memory?.Limit, 64 << 20);
-	t.equal(guest.CPU?.Cpus, "");
-	t.equal(guest.CPU?.Mems, "");
-	t.equal(Long.fromValue(guest.CPU?.Shares ?? 0).toNumber(), 512);
-	t.equal(guest.Pids?.Limit, 9);
+t.test("guestSpec hands over the rules of devices: they tell a privileged container from one with a capability", (t) => {
+	const rules = [
+		{ allow: false, access: "rwm" },
+		{ allow: true, type: "c", major: 10, access: "rw" },
+	];
+	const guest = guestSpec(spec({}, { resources: { devices: rules } }), context);
+	t.strictSame(guest.Linux?.Resources?.Devices, [
+		{ Allow: false, Type: "a", Major: -1, Minor: -1, Access: "rwm" },
+		{ Allow: true, Type: "c", Major: 10, Minor: -1, Access: "rw" },
+	]);
 	t.end();
 });

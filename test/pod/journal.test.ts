@@ -12,7 +12,7 @@ const RECORD: PodRecord = {
 	keeperPid: 7,
 	state: "running",
 	vmm: { pid: 8, startTime: "9" },
-	agent: { version: "1", streams: true, seccomp: true },
+	agent: { version: "1", streams: true, limits: true, seccomp: true },
 	nextNumber: 3,
 	containers: [
 		{

@@ -16,8 +16,8 @@ use std::fs::{self, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// The capability of streams by token.
-const STREAMS_FEATURE: &str = "snp.streams.v1";
+/// What this agent takes beyond Kata's protocol (docs/contracts.md).
+const FEATURES: [&str; 2] = ["snp.streams.v1", "snp.limits.v1"];
 const MEMORY_BLOCK_SIZE: &str = "/sys/devices/system/memory/block_size_bytes";
 /// Entropy that one request may bring.
 const ENTROPY_BYTES_MAX: usize = 64 << 10;
@@ -38,7 +38,7 @@ pub fn details(request: &GuestDetailsRequest, init: bool) -> GuestDetailsRespons
             device_handlers: words(&storage::DEVICES),
             storage_handlers: words(&storage::DRIVERS),
             supports_seccomp: true,
-            extra_features: vec![STREAMS_FEATURE.into()],
+            extra_features: words(&FEATURES),
         }),
         // Memory comes online by itself: no probe is wanted.
         support_mem_hotplug_probe: false,

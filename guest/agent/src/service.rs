@@ -125,7 +125,7 @@ impl Agent {
                 let message: UpdateContainerRequest = decode(request)?;
                 self.container(&message.container_id)?
                     .cgroup
-                    .apply(&message.resources.unwrap_or_default())?;
+                    .update(&message.resources.unwrap_or_default())?;
             }
             "StatsContainer" => {
                 let message: StatsContainerRequest = decode(request)?;

@@ -304,9 +304,6 @@ fn what_the_agent_does_not_do_says_so() {
     let (code, text) = agent.refused("CreateContainer", &request);
     assert!(code == 12 && text.contains("floppy"), "{text}");
     let details: GuestDetailsResponse = agent.call("GetGuestDetails", &GuestDetailsRequest::default());
-    assert!(details
-        .agent_details
-        .unwrap()
-        .extra_features
-        .contains(&"snp.streams.v1".to_string()));
+    let features = details.agent_details.unwrap().extra_features;
+    assert_eq!(features, ["snp.streams.v1", "snp.limits.v1"]);
 }

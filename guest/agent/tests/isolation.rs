@@ -127,6 +127,39 @@ fn device_rules_decide_what_a_node_opens_and_a_capability_does_not() {
 }
 
 #[test]
+fn wrong_limits_are_refused_and_change_nothing() {
+    let agent = Agent::start();
+    agent.sandbox();
+    let mut request = agent.container("c1", &["sleep", "1000"]);
+    let wrong = |file: &str| LinuxResources {
+        unified: [(file.into(), "1".into())].into(),
+        ..LinuxResources::default()
+    };
+    linux(&mut request).resources = Some(wrong("../escape"));
+    let (code, text) = agent.refused("CreateContainer", &request);
+    assert!(code == 3 && text.contains("../escape"), "{text}");
+    assert_eq!(agent.cgroups_left(), 0);
+    linux(&mut request).resources = None;
+    agent.call::<()>("CreateContainer", &request);
+    let update = |resources| UpdateContainerRequest {
+        container_id: "c1".into(),
+        resources: Some(resources),
+    };
+    let (code, text) = agent.refused("UpdateContainer", &update(wrong("cgroup.freeze")));
+    assert!(code == 3 && text.contains("cgroup.freeze"), "{text}");
+    let frozen = std::fs::read_to_string(agent.cgroup("c1").join("cgroup.freeze"));
+    assert_eq!(frozen.unwrap(), "0\n");
+    let rules = vec![LinuxDeviceCgroup::default()];
+    agent.call::<()>(
+        "UpdateContainer",
+        &update(LinuxResources {
+            devices: rules,
+            ..LinuxResources::default()
+        }),
+    );
+}
+
+#[test]
 fn a_read_only_root_is_read_only() {
     let agent = Agent::start();
     agent.sandbox();

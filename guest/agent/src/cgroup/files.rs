@@ -1,6 +1,7 @@
 //! The formats of cgroup2's files.
 
-use crate::error::{Context, Result};
+use crate::error::{errno_text, Context, Error, Result};
+use nix::errno::Errno;
 use std::path::Path;
 
 /// A file's whole text.
@@ -8,9 +9,13 @@ pub fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
 }
 
-/// Writes a value; the error names both.
+/// Writes a value; the error names both, and is the caller's when the kernel does not take the value.
 pub fn write(path: &Path, value: &str) -> Result<()> {
-    std::fs::write(path, value).with_context(|| format!("write {value:?} to {}", path.display()))
+    let written = std::fs::write(path, value).map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL | libc::ERANGE) => Error::invalid(errno_text(Errno::EINVAL)),
+        _ => error.into(),
+    });
+    written.with_context(|| format!("write {value:?} to {}", path.display()))
 }
 
 /// The number behind `key` in lines of the form "key number".

@@ -1,5 +1,6 @@
 //! Control groups of containers, version 2 only. Each container has one, below a folder of the agent.
 
+mod cpuset;
 mod devices;
 mod files;
 mod limits;
@@ -118,21 +119,47 @@ impl Cgroup {
         }
     }
 
-    /// Sets limits; absent ones stay as they are.
+    /// Sets limits; absent ones stay as they are. Nothing is set when one of them is wrong; what has no meaning here is named in the log.
     pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
-        for (file, value) in limits::files(resources) {
+        let change = limits::change(resources, &self.present())?;
+        let mut passed_over = change.passed_over;
+        let mut files = Vec::new();
+        for (file, value) in change.files {
             let path = self.path.join(&file);
-            if !path.exists() {
-                if self.strict && limits::must_hold(&file) {
-                    let text = format!("the guest's kernel has no {file}: the limit {value:?} can't be set");
-                    return Err(Error::new(Code::FailedPrecondition, text));
-                }
-                crate::debug!("the kernel has no {file}: {value:?} is not set");
-                continue;
+            if path.exists() {
+                files.push((path, value));
+            } else if self.strict && limits::must_hold(&file) {
+                let text = format!("the guest's kernel has no {file}: the limit {value:?} can't be set");
+                return Err(Error::new(Code::FailedPrecondition, text));
+            } else if value != "0" {
+                passed_over.push(format!("{file} {value:?} (this kernel has no such file)"));
             }
-            write(&path, &value)?;
         }
-        Ok(())
+        if !passed_over.is_empty() {
+            crate::info!("{}: passed over: {}", self.path.display(), passed_over.join(", "));
+        }
+        files.iter().try_for_each(|(path, value)| write(path, value))
+    }
+
+    /// As `apply`, for a container that exists: it keeps the device rules that it was made with, as under runc.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        if !resources.devices.is_empty() {
+            let rules = resources.devices.len();
+            crate::info!("{}: passed over: {rules} device rules", self.path.display());
+        }
+        self.apply(resources)
+    }
+
+    /// What a change depends on.
+    fn present(&self) -> limits::Present {
+        let value = |folder: &Path, file: &str| fs::read_to_string(folder.join(file)).ok();
+        let parent = self.path.parent().unwrap_or(&self.root);
+        limits::Present {
+            cpu_max: value(&self.path, "cpu.max"),
+            memory_max: value(&self.path, "memory.max"),
+            cpus: value(parent, "cpuset.cpus.effective"),
+            mems: value(parent, "cpuset.mems.effective"),
+        }
     }
 
     /// Kills all processes, those of sub-groups too.

@@ -1,0 +1,72 @@
+/** Limits and devices of a container: what Update changes, and what the rules keep away. A guest has cgroup version 2; the host may not. */
+import { ContainerdApi } from "../support/containerd-api.ts";
+import type { Ctr } from "../support/ctr.ts";
+import { runCases, type Case } from "../support/fixture.ts";
+
+const MEMORY_BYTES = 52_428_800;
+const SUM_BYTES = 73_400_320;
+
+/** Values of files in the container's cgroup, the root of its cgroup namespace. The container must be privileged to mount it. */
+async function limits(ctr: Ctr, id: string, ...files: readonly string[]): Promise<string[]> {
+	const script = `mkdir -p /tmp/cg; test -e /tmp/cg/cgroup.procs || mount -t cgroup2 none /tmp/cg; cd /tmp/cg && cat ${files.join(" ")}`;
+	const { stdout, stderr } = await ctr.exec(id, ["sh", "-c", script]);
+	if (stderr !== "") throw new Error(`reading ${files.join(" ")} in ${id}: ${stderr}`);
+	return stdout.trim().split("\n");
+}
+
+/** Makes the node of the guest's first disk and reads it. */
+const READ_DISK = 'n=$(cat /sys/block/vda/dev); mknod /tmp/disk b "${n%:*}" "${n#*:}" && head -c 1 /tmp/disk | wc -c';
+
+const cases: Case[] = [
+	{
+		name: "update: what is named changes, everything else stays; what is wrong is refused and changes nothing",
+		vmOnly: true,
+		check: async (t, { ctr, containerd }) => {
+			const id = ctr.newId("update");
+			await ctr.detach(id, ["sleep", "1000"], {
+				flags: ["--privileged", "--memory-limit", String(MEMORY_BYTES), "--cpu-quota", "50000", "--cpu-period", "100000"],
+			});
+			const api = new ContainerdApi(containerd.address, containerd.namespace);
+			try {
+				t.strictSame(await limits(ctr, id, "cpu.max", "memory.max"), ["50000 100000", String(MEMORY_BYTES)]);
+				await api.updateTask(id, { cpu: { period: 200_000 } });
+				t.strictSame(await limits(ctr, id, "cpu.max"), ["50000 200000"], "the quota stays");
+				await api.updateTask(id, { cpu: { quota: 20_000 } });
+				t.strictSame(await limits(ctr, id, "cpu.max"), ["20000 200000"], "the period stays");
+				await api.updateTask(id, { memory: { swap: SUM_BYTES } });
+				const memory = ["memory.max", "memory.swap.max"];
+				t.strictSame(await limits(ctr, id, ...memory), [String(MEMORY_BYTES), String(SUM_BYTES - MEMORY_BYTES)]);
+				await api.updateTask(id, {
+					devices: [{ allow: false, access: "rwm" }],
+					cpu: { cpus: "0", mems: "0" },
+					pids: { limit: 77 },
+					blockIO: { weight: 100 },
+					unified: { "memory.high": "41943040", "memory.oom.group": "1" },
+				});
+				const files = ["cpuset.cpus", "cpuset.mems", "pids.max", "memory.high", "memory.oom.group", "cpu.max"];
+				t.strictSame(await limits(ctr, id, ...files), ["0", "0", "77", "41943040", "1", "20000 200000"]);
+				await api.updateTask(id, { cpu: { cpus: "0-95" } });
+				t.strictSame(await limits(ctr, id, "cpuset.cpus"), ["0"], "processors that only the host has change nothing");
+				await t.rejects(api.updateTask(id, { pids: { limit: 5 }, unified: { "cgroup.freeze": "1" } }), /cgroup\.freeze/);
+				await t.rejects(api.updateTask(id, { pids: { limit: 5 }, memory: { swap: 1 } }), /memory and swap together/);
+				t.strictSame(await limits(ctr, id, "pids.max"), ["77"]);
+			} finally {
+				api.close();
+			}
+			await ctr.remove(id);
+		},
+	},
+	{
+		name: "devices: the guest's disks are for privileged containers, and a capability does not make one",
+		vmOnly: true,
+		check: async (t, { ctr }) => {
+			const capable = await ctr.run(ctr.newId("capable"), ["sh", "-c", READ_DISK], { flags: ["--cap-add", "CAP_SYS_ADMIN"] });
+			t.match(capable.stderr, /disk: Operation not permitted/);
+			t.equal(capable.stdout, "0\n");
+			const privileged = await ctr.run(ctr.newId("privileged"), ["sh", "-c", READ_DISK], { flags: ["--privileged"] });
+			t.strictSame([privileged.stderr, privileged.stdout], ["", "1\n"]);
+		},
+	},
+];
+
+await runCases(cases, { withControl: false });
