@@ -62,6 +62,8 @@ const podRecord = v.object({
 	nextNumber: v.number(),
 	containers: v.array(containerRecord),
 	tombstones: v.array(tombstone),
+	/** When the spans began, in milliseconds since 1970. */
+	beganAtMs: v.optional(v.number()),
 	spans: v.array(v.object({ step: v.string(), startMs: v.number(), durationMs: v.optional(v.number()), failed: v.boolean() })),
 });
 

@@ -18,6 +18,7 @@ export function podRecord(pod: Pod): PodRecord {
 		nextNumber: pod.nextStream,
 		containers: [...pod.containers.values()].map(containerRecord),
 		tombstones: pod.tombstones.map((stone) => ({ ...stone })),
+		beganAtMs: pod.timeline.beganAtMs,
 		spans: pod.timeline.spans.map((span) => {
 			const { durationMs, ...rest } = span;
 			return durationMs === undefined ? rest : { ...rest, durationMs };

@@ -23,6 +23,7 @@ import type { Machine } from "./machine.ts";
 import type { Pod } from "./pod.ts";
 import { GuestProcess } from "./process.ts";
 import type { ExitRecord, ProcessState } from "./process.ts";
+import { Timeline } from "./timeline.ts";
 
 const KILLED = 137;
 const KILL_WAIT_MS = 10_000;
@@ -53,6 +54,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 	pod.keeperPid = record.keeperPid;
 	pod.nextStream = record.nextNumber;
 	pod.tombstones = [...record.tombstones];
+	pod.timeline = new Timeline(record);
 	// A bundle that is gone means that containerd has removed the container while no snpd could be told.
 	const kept = record.containers.filter((container) => container.complete && existsSync(container.bundle));
 	const dropped = record.containers.filter((container) => !kept.includes(container));

@@ -8,17 +8,26 @@ export interface Span {
 	failed: boolean;
 }
 
+/** A span as the journal has it. One without a duration had not ended. */
+export type EarlierSpan = Omit<Span, "durationMs"> & { readonly durationMs?: number | undefined };
+
 /** More spans than this are not kept: a pod that lives long restarts containers for ever. */
 const MAX_SPANS = 512;
 
 /** Collects the spans of one pod. */
 export class Timeline {
+	/** The time of the pod's first call, in milliseconds since 1970: what a later snpd counts on from. */
+	readonly beganAtMs: number;
+	/** The same by this process's own clock, which is not set back. */
 	readonly #origin: number;
 	readonly #spans: Span[] = [];
 
-	/** @param origin `performance.now()` of the pod's first call */
-	constructor(origin: number = performance.now()) {
-		this.#origin = origin;
+	/** @param earlier what an earlier snpd wrote into the pod's journal */
+	constructor(earlier?: { readonly beganAtMs?: number | undefined; readonly spans: readonly EarlierSpan[] }) {
+		const nowMs = Date.now();
+		this.beganAtMs = earlier?.beganAtMs ?? nowMs;
+		this.#origin = performance.now() - (nowMs - this.beganAtMs);
+		for (const span of earlier?.spans ?? []) this.#spans.push({ ...span, durationMs: span.durationMs });
 	}
 
 	/** The spans so far, in the order of their starts. */

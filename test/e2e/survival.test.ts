@@ -5,6 +5,7 @@ import { SNP_RUNTIME } from "../support/ctr.ts";
 import { isDaemon } from "../support/leftovers.ts";
 import { descriptorsOf, type ProcessInfo } from "../support/procfs.ts";
 import { eventually } from "../support/retry.ts";
+import { readTimeline } from "../support/timeline.ts";
 
 const WAIT_MS = 60_000;
 const LINES = 80;
@@ -95,6 +96,24 @@ const cases: Case[] = [
 			} finally {
 				child.kill();
 			}
+		},
+	},
+	{
+		name: "the timeline of a pod outlives snpd",
+		check: async (t, bed) => {
+			const id = bed.ctr.newId("timeline");
+			await bed.ctr.detach(id, ["sleep", "1000"]);
+			const before = await readTimeline(bed.containerd, id);
+			t.ok(
+				before.some((step) => step.step === "vm-boot"),
+				"the boot's steps are told",
+			);
+			await killDaemon(bed);
+			await bed.ctr.exec(id, ["true"]);
+			const after = await readTimeline(bed.containerd, id);
+			t.strictSame(after.slice(0, before.length), before);
+			t.equal(after.at(-1)?.step, "exec-start");
+			await bed.ctr.remove(id);
 		},
 	},
 	{

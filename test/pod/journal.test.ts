@@ -35,6 +35,7 @@ const RECORD: PodRecord = {
 		},
 	],
 	tombstones: [],
+	beganAtMs: 5,
 	spans: [{ step: "vm-boot", startMs: 1, durationMs: 2, failed: false }],
 };
 
