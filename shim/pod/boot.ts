@@ -154,10 +154,7 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 		return vmm;
 	});
 	const [vmm, disk] = await Promise.all([owned, context.disk]);
-	const died = Promise.race([
-		vmmEnd(vmm).then((how) => new ShimError("vmm.exited", `the hypervisor ${plan.hypervisorPath} of pod ${context.podId} ${how}`)),
-		guestEnd.ended.then((how) => guestDeath(context, how)),
-	]);
+	const died = Promise.race([vmmDeath(context, vmm), guestEnd.ended.then((how) => guestDeath(context, how))]);
 	const failed = died.then((death) => Promise.reject(death));
 	failed.catch(() => undefined);
 	try {
@@ -171,6 +168,12 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 async function rootCause(error: unknown, died: Promise<ShimError>): Promise<unknown> {
 	if (!(error instanceof ShimError) || !EARLY_SIGNS.has(error.reason)) return error;
 	return withDeadline({ what: "the VM's end", timeoutMs: DEATH_NOTICE_MS }, () => died).catch(() => error);
+}
+
+/** A hypervisor that ended before the guest's agent answered. */
+async function vmmDeath(context: BootContext, vmm: Vmm): Promise<ShimError> {
+	const what = `the hypervisor ${context.plan.hypervisorPath} of pod ${context.podId} ${await vmmEnd(vmm)}`;
+	return new ShimError("vmm.exited", what, vmm.remedyFor(await vmm.exited));
 }
 
 /** A guest that ended before its agent answered; with a console its last lines tell why. */

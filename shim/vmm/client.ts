@@ -67,12 +67,18 @@ export class VmmClient {
 	readonly #options: VmmClientOptions;
 	readonly #connection: ApiConnection;
 	readonly #queue: Mailbox;
+	#answered = false;
 
 	constructor(socketPath: string, options: VmmClientOptions = {}) {
 		this.socketPath = socketPath;
 		this.#options = options;
 		this.#connection = new ApiConnection(socketPath);
 		this.#queue = new Mailbox(`the hypervisor at ${socketPath}`, options.queueLimit ?? DEFAULT_QUEUE_LIMIT);
+	}
+
+	/** True once the VMM has answered a call, in whatever way. */
+	get answered(): boolean {
+		return this.#answered;
 	}
 
 	/** Version, pid and compile-time features. */
@@ -234,6 +240,7 @@ export class VmmClient {
 	async #exchange(endpoint: string, request: HttpRequest, signal: AbortSignal): Promise<Buffer> {
 		try {
 			const response = await this.#connection.exchange(request, signal);
+			this.#answered = true;
 			if (response.status >= 200 && response.status <= 299) return response.body;
 			const refusal = new VmmApiError(endpoint, response.status, errorChain(response.body));
 			throw new ShimError("vmm.api", `the hypervisor refused ${endpoint} (HTTP ${response.status}): ${refusal.message}`, {

@@ -73,6 +73,14 @@ export class Vmm {
 		this.#process.close();
 	}
 
+	/**
+	 * What to do about an end of the process, when that is more precise than the catalogue's remedy: a program that gives up before its API has answered
+	 * once is most likely the wrong one, or was called in a way that it does not know.
+	 */
+	remedyFor(exit: VmmExit): { readonly remedy?: string } {
+		return exit.code === undefined || this.client.answered ? {} : { remedy: "check hypervisor.path, and run that program with --version" };
+	}
+
 	/** The end of the VMM's log. */
 	logTail(): Promise<string> {
 		return logTail(vmmFiles(this.folder).log);
@@ -85,6 +93,7 @@ export class Vmm {
 		const tail = await this.logTail();
 		const log = tail === "" ? "its log is empty" : `the end of its log: ${tail}`;
 		return new ShimError("vmm.exited", `the hypervisor (process ${this.pid}) ${exit.text} and did not answer ${endpoint}; ${log}`, {
+			...this.remedyFor(exit),
 			cause: lost,
 		});
 	}

@@ -98,7 +98,22 @@ t.test("a program that ends at once: the first call says how, with the end of it
 		error.message,
 		/^the hypervisor \(process \d+\) ended with exit code 2 and did not answer vmm\.ping; the end of its log: Error: no such argument$/,
 	);
+	t.match(error.remedy, /hypervisor\.path.*--version/);
 	t.match(await vmm.kill(), { code: 2 }, "killing it again is harmless");
+});
+
+t.test("a program that ends after it has answered is the right one: the remedy is another", async (t) => {
+	const server = `require("net").createServer((socket) => {
+		socket.once("data", () => {
+			socket.once("data", () => process.exit(3));
+			socket.write("HTTP/1.1 200 \\r\\nContent-Length: 2\\r\\n\\r\\n{}");
+		});
+	}).listen({ fd: 3 });`;
+	const vmm = await launch(t, place(t, `exec ${process.execPath} -e '${server}'`));
+	await vmm.client.ping();
+	const error = await failure(vmm.client.ping());
+	t.match(error, { reason: "vmm.exited", message: /ended with exit code 3 and did not answer vmm\.ping/ });
+	t.notMatch(error.remedy, /hypervisor\.path/);
 });
 
 t.test("a program that is killed while a call waits", async (t) => {
