@@ -75,12 +75,13 @@ put_in_place() {
 }
 
 # cargo_static REPOSITORY PACKAGE PROGRAM: builds a release of one workspace member as a static binary
-# and prints its path. Its target folder is in the cache, shared by the members; --target keeps the
+# and prints its path. Its target folder is in the cache, shared by the members, one for each checkout:
+# cargo takes workspaces in different folders for the same one, and would mix them. --target keeps the
 # flags away from build scripts and macros, which must stay dynamic. Local paths are mapped away, so
 # that equal sources give equal bytes wherever they lie.
 cargo_static() {
   local target_dir host=x86_64-unknown-linux-gnu home="${CARGO_HOME:-${HOME:-/root}/.cargo}"
-  target_dir="$(cache_dir)/cargo-target"
+  target_dir="$(cache_dir)/cargo/$(printf '%s' "$1" | sha256sum | cut -c1-16)"
   CARGO_TARGET_DIR="$target_dir" LIBSECCOMP_LINK_TYPE=static \
     LIBSECCOMP_LIB_PATH="${LIBSECCOMP_LIB_PATH:-/usr/lib/x86_64-linux-gnu}" \
     RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$1=/src --remap-path-prefix=$home=/cargo --remap-path-prefix=$target_dir=/target" \

@@ -11,9 +11,10 @@ import type { Counts } from "./report.ts";
 
 const MINUTE_MS = 60_000;
 
-/** Cargo's settings: built results stay in the cache. */
+/** Cargo's settings: built results stay in the cache, in the folder of this checkout (scripts/lib.sh, `cargo_static`). */
 export function cargoEnvironment(): NodeJS.ProcessEnv {
-	return { CARGO_TARGET_DIR: join(cacheDir(), "cargo-target"), CARGO_TERM_COLOR: "never" };
+	const checkout = createHash("sha256").update(REPOSITORY.replace(/\/$/u, "")).digest("hex").slice(0, 16);
+	return { CARGO_TARGET_DIR: join(cacheDir(), "cargo", checkout), CARGO_TERM_COLOR: "never" };
 }
 
 /** The product's workspace, and the stand-in VMM's vsock device, which is none of the product. */
