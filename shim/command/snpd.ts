@@ -4,8 +4,8 @@
  */
 
 import { env, exit, pid, stdout } from "node:process";
-import { writeSync } from "node:fs";
 
+import { descriptorSink } from "../base/descriptor-sink.ts";
 import { explain, ShimError } from "../base/errors.ts";
 import { Log } from "../base/log.ts";
 import type { LogLevel } from "../base/log.ts";
@@ -26,12 +26,13 @@ import { VERSION } from "./version.ts";
 /** First inherited descriptor (systemd, sd_listen_fds(3)). */
 const LISTEN_FD = 3;
 const STDERR = 2;
+const sink = descriptorSink(STDERR);
 
 async function main(): Promise<void> {
 	const [word] = process.argv.slice(2);
 	if (word === "--help" || word === "-h") return void stdout.write(`${SNPD_USAGE}\n`);
 	if (word === "--version") return void stdout.write(`snpd ${VERSION}\n`);
-	const log = new Log((line) => void writeSync(STDERR, line)).with({ snpd: pid });
+	const log = new Log(sink).with({ snpd: pid });
 	const { stateDir, level } = await settings(log);
 	log.setLevel(level);
 	const publishers = new EventPublishers(log);
@@ -108,6 +109,6 @@ async function answer(service: TaskService, keeper: Keeper, request: KeeperReque
 }
 
 main().catch((error: unknown) => {
-	writeSync(STDERR, `snpd: ${explain(error)}\n`);
+	sink(`snpd: ${explain(error)}\n`);
 	exit(1);
 });

@@ -1,5 +1,5 @@
 /** Bad input and faults: the text at ctr's output names the thing and the remedy, and nothing is left behind. */
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Test } from "tap";
@@ -7,6 +7,8 @@ import { SNP_RUNTIME } from "../support/ctr.ts";
 import { runCases, type Bed, type Case } from "../support/fixture.ts";
 import { buildInitramfs, buildScript } from "../support/guest.ts";
 import { buildForeignImage } from "../support/image.ts";
+import { isDaemon } from "../support/leftovers.ts";
+import type { ProcessInfo } from "../support/procfs.ts";
 import { run, type Finished } from "../support/process.ts";
 import { distBinDir } from "../support/paths.ts";
 import { eventually } from "../support/retry.ts";
@@ -15,6 +17,7 @@ import type { ShimConfig } from "../support/shim-config.ts";
 
 const WAIT_MS = 60_000;
 const SHORT_BOOT_TIMEOUT_MS = 4_000;
+const FAILING_CALLS = 10;
 const NEVER_ANSWERS = "while :; do /bin/busybox sleep 1000; done";
 
 /** Runs a container under a changed configuration that must be refused with all of the texts. */
@@ -185,18 +188,35 @@ const cases: Case[] = [
 	{
 		name: "a full tmpfs under the state folder is named; with room again all is well",
 		check: async (t, bed) => {
-			const filler = bed.containerd.seen(join(bed.containerd.stateDir, "filler"));
-			fillUp(filler);
-			try {
-				const finished = await bed.ctr.run(bed.ctr.newId("full"), ["true"]);
+			const { containerd, ctr } = bed;
+			const filler = containerd.seen(join(containerd.stateDir, "filler"));
+			const live = ctr.newId("live");
+			await ctr.detach(live, ["sleep", "1000"]);
+			const daemon = (): ProcessInfo | undefined => containerd.processes().find((info) => isDaemon(info) && info.state !== "Z");
+			const failing = async (): Promise<void> => {
+				const finished = await ctr.run(ctr.newId("full"), ["true"]);
 				t.not(finished.code, 0);
 				t.match(finished.stderr, /no space|full/i);
 				t.match(finished.stderr, /free space|tmpfs/i);
-				t.match(finished.stderr, new RegExp(bed.containerd.stateDir));
+				t.match(finished.stderr, new RegExp(containerd.stateDir));
+			};
+			fillUp(filler);
+			try {
+				const first = daemon()?.pid;
+				for (let count = 0; count < FAILING_CALLS; count++) await failing();
+				t.equal(daemon()?.pid, first, "snpd lives on without its log");
+				process.kill(first ?? 0, "SIGKILL");
+				// The next one takes up the container that runs, and fails as the first one did.
+				for (let count = 0; count < FAILING_CALLS; count++) await failing();
+				t.not(daemon()?.pid, first);
+				t.equal(await ctr.status(live), "RUNNING");
 			} finally {
 				await rm(filler);
 			}
+			t.equal((await ctr.exec(live, ["echo", "alive"])).stdout, "alive\n");
+			await ctr.remove(live);
 			await worksAgain(t, bed);
+			t.match(readFileSync(containerd.seen(join(containerd.stateDir, "snpd.log")), "utf8"), /lines of this log could not be written/);
 		},
 	},
 	{

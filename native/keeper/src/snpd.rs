@@ -143,11 +143,29 @@ pub fn explain_absence(places: &Places, problem: Option<&str>) -> String {
     if let Some(problem) = problem {
         text.push_str(&format!(" ({problem})"));
     }
+    if let Some(problem) = lack_of_room(places.state_dir()) {
+        text.push_str(&format!("; {problem}"));
+    }
     match log_end(&log) {
         Some(end) => text.push_str(&format!("; the end of {}: {end}", log.display())),
         None => text.push_str(&format!("; {} is empty", log.display())),
     }
     text
+}
+
+/// What keeps files from being written in the state folder, and with them snpd's log and journals. Tried out, since what a
+/// file system says of its free space is not what it gives.
+fn lack_of_room(state_dir: &Path) -> Option<String> {
+    let probe = state_dir.join(format!(".probe-{}", std::process::id()));
+    let written = std::fs::write(&probe, b"\n");
+    let _ = std::fs::remove_file(&probe);
+    let error = written.err()?;
+    let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+    let remedy = if full { ": free space on its file system" } else { "" };
+    Some(format!(
+        "nothing can be written in state_dir {} ({error}){remedy}",
+        state_dir.display()
+    ))
 }
 
 /// The last lines, each once: an snpd that can't start says the same at every attempt.
@@ -171,4 +189,43 @@ fn log_end(path: &Path) -> Option<String> {
         }
     }
     (!lines.is_empty()).then(|| lines.join(" | "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::testing::Folder;
+
+    #[test]
+    fn names_a_state_folder_that_can_not_be_written() {
+        let folder = Folder::new("room");
+        assert_eq!(lack_of_room(&folder.path("")), None);
+        assert_eq!(std::fs::read_dir(folder.path("")).unwrap().count(), 0);
+        let text = explain_absence(&Places::new(folder.path("gone")), Some("why"));
+        assert!(text.contains("(why); nothing can be written in state_dir"), "{text}");
+        assert!(text.contains("No such file") && !text.contains("free space"), "{text}");
+    }
+
+    #[test]
+    fn names_a_full_file_system_with_the_remedy() {
+        // SAFETY: no pointers.
+        if unsafe { libc::geteuid() } != 0 {
+            return;
+        }
+        let folder = Folder::new("full");
+        let place = folder.path("");
+        let run = |program: &str, options: &[&str]| {
+            let status = Command::new(program).args(options).arg(&place).status();
+            assert!(status.unwrap().success(), "{program}");
+        };
+        run("mount", &["-t", "tmpfs", "-o", "size=4k", "none"]);
+        let filled = std::fs::write(folder.path("filler"), [0; 4096]);
+        let text = lack_of_room(&place);
+        run("umount", &[]);
+        filled.unwrap();
+        let text = text.unwrap();
+        assert!(text.contains("No space left") && text.contains("free space"), "{text}");
+    }
 }
