@@ -21,11 +21,14 @@ import type { Keeper, KeeperAnswer, KeeperRequest } from "../wire/keeper.ts";
 import { serveKeepers } from "../wire/keeper-server.ts";
 import { EventPublishers } from "../wire/publisher.ts";
 import { SNPD_USAGE, stateDirArgument } from "./arguments.ts";
+import { IdleEnd } from "./idle-end.ts";
 import { VERSION } from "./version.ts";
 
 /** First inherited descriptor (systemd, sd_listen_fds(3)). */
 const LISTEN_FD = 3;
 const STDERR = 2;
+/** How long an snpd without a configuration stays when nobody is connected. */
+const IDLE_MS = 60_000;
 const sink = descriptorSink(STDERR);
 
 async function main(): Promise<void> {
@@ -33,7 +36,7 @@ async function main(): Promise<void> {
 	if (word === "--help" || word === "-h") return void stdout.write(`${SNPD_USAGE}\n`);
 	if (word === "--version") return void stdout.write(`snpd ${VERSION}\n`);
 	const log = new Log(sink).with({ snpd: pid });
-	const { stateDir, level } = await settings(log);
+	const { stateDir, level, astray } = await settings(log);
 	log.setLevel(level);
 	const publishers = new EventPublishers(log);
 	const publish = (identity: PodIdentity, event: PodEvent): void => {
@@ -43,6 +46,7 @@ async function main(): Promise<void> {
 	const node = new PodNode({ stateDir, defaultConfigFile, publish, log });
 	await node.recover();
 	const service = new TaskService(node, VERSION);
+	let idle: IdleEnd | undefined;
 	const listen = env.LISTEN_FDS === undefined ? daemonSocket(stateDir) : LISTEN_FD;
 	const server = await serveKeepers(
 		listen,
@@ -51,6 +55,7 @@ async function main(): Promise<void> {
 			gone: (keeper) => node.detach(keeper.hello.podKey),
 			request: (keeper, request) => answer(service, keeper, request, log),
 			control: (request) => answerControl(node, request),
+			connections: (count) => idle?.connections(count),
 		},
 		log,
 	);
@@ -63,22 +68,25 @@ async function main(): Promise<void> {
 			.catch((error: unknown) => log.error("stopping", error))
 			.finally(() => exit(0));
 	};
+	// Where a keeper could not read state_dir either, this may be the wrong folder: nobody would ever come back to it.
+	if (astray) idle = new IdleEnd({ idleMs: IDLE_MS, busy: () => node.list().length > 0, end: stop });
 	process.once("SIGTERM", stop);
 	process.once("SIGINT", stop);
 	process.on("unhandledRejection", (error) => log.error("a failure that nobody waited for", error));
 }
 
-async function settings(log: Log): Promise<{ stateDir: string; level: LogLevel }> {
+/** @returns `astray`: a keeper named the state folder, and the configuration can't be read */
+async function settings(log: Log): Promise<{ stateDir: string; level: LogLevel; astray: boolean }> {
 	const given = stateDirArgument(process.argv.slice(2));
 	const file = env[CONFIG_FILE_VARIABLE];
 	try {
 		const config = await loadConfig(file ?? DEFAULT_CONFIG_FILE, { required: file !== undefined });
-		return { stateDir: given ?? config.state_dir, level: config.log.level };
+		return { stateDir: given ?? config.state_dir, level: config.log.level, astray: false };
 	} catch (error) {
 		// A keeper that waits must get an answer: each pod's Create will say what is wrong with the configuration.
 		if (given === undefined) throw error;
 		log.error("the configuration is wrong", error);
-		return { stateDir: given, level: "info" };
+		return { stateDir: given, level: "info", astray: true };
 	}
 }
 

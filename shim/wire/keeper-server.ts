@@ -20,6 +20,8 @@ export interface KeeperHandlers {
 	readonly gone: (keeper: Keeper) => void;
 	/** A CONTROL request: parsed JSON, not validated. What it returns is the answer; a rejection is answered as `{"error": text}`. */
 	readonly control: (request: unknown) => Promise<Record<string, unknown>>;
+	/** How many connections there are, whenever that changes. */
+	readonly connections?: (count: number) => void;
 }
 
 /** A running server. */
@@ -47,8 +49,13 @@ export async function serveKeepers(listen: number | string, handlers: KeeperHand
 	// Half-open: a client of CONTROL may close its sending side before it reads the answer.
 	const server = net.createServer({ allowHalfOpen: true }, (socket) => {
 		const connection = new Connection(socket, handlers, log, attached);
+		const changed = (): void => handlers.connections?.(connections.size);
 		connections.add(connection);
-		socket.once("close", () => connections.delete(connection));
+		changed();
+		socket.once("close", () => {
+			connections.delete(connection);
+			changed();
+		});
 	});
 	server.maxConnections = MAX_CONNECTIONS;
 	await new Promise<void>((resolve, reject) => {

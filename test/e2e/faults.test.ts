@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Test } from "tap";
+import { DEFAULT_STATE_DIR } from "../../shim/base/names.ts";
 import { SNP_RUNTIME } from "../support/ctr.ts";
 import { runCases, type Bed, type Case } from "../support/fixture.ts";
 import { buildInitramfs, buildScript } from "../support/guest.ts";
@@ -64,6 +65,7 @@ const cases: Case[] = [
 		name: "a configuration file that is no TOML is named, with the line",
 		check: async (t, bed) => {
 			await refused(t, bed, "toml", { append: "this is no TOML" }, [new RegExp(bed.containerd.configFile), /line|\d+:\d+/]);
+			t.notOk(existsSync(bed.containerd.seen(DEFAULT_STATE_DIR)), "its state_dir is found nevertheless");
 		},
 	},
 	{

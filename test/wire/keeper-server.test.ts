@@ -350,6 +350,29 @@ t.test("a keeper whose pod can't be taken on is cut off", async (t) => {
 	t.match(lines.join(""), /the journal of pod-a is cut short/);
 });
 
+t.test("the number of connections is told whenever it changes", async (t) => {
+	const counts: number[] = [];
+	let closed = (): void => undefined;
+	const allClosed = new Promise<void>((resolve) => {
+		closed = resolve;
+	});
+	const { connect } = await serve(t, {
+		control: async () => ({}),
+		connections: (count) => {
+			counts.push(count);
+			if (count === 0) closed();
+		},
+	});
+	const clients = [connect(), connect()];
+	for (const far of clients) {
+		far.socket.write(encodeLinkJson(LinkKind.control, 1, {}));
+		await far.next();
+	}
+	for (const far of clients) far.socket.end();
+	await allClosed;
+	t.same(counts, [1, 2, 1, 0]);
+});
+
 t.test("CONTROL is answered without HELLO, also to a client that has closed its sending side", async (t) => {
 	const { connect } = await serve(t, {
 		control: async (request) => {

@@ -41,17 +41,30 @@ pub fn state_dir(file: Option<&Path>) -> Result<PathBuf, String> {
 }
 
 fn read_key(file: &Path) -> Option<String> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     fs::File::open(file)
         .ok()?
         .take(MAX_FILE_BYTES)
-        .read_to_string(&mut text)
+        .read_to_end(&mut bytes)
         .ok()?;
-    text.parse::<toml::Table>()
-        .ok()?
-        .get("state_dir")?
-        .as_str()
-        .map(str::to_owned)
+    let text = String::from_utf8_lossy(&bytes);
+    match text.parse::<toml::Table>() {
+        Ok(table) => table.get("state_dir")?.as_str().map(str::to_owned),
+        Err(_) => scan(&text),
+    }
+}
+
+/// The key in a file that is no TOML, if its line is whole: a mistake elsewhere must not make a second snpd in another folder.
+fn scan(text: &str) -> Option<String> {
+    let top = text.lines().take_while(|line| !line.trim_start().starts_with('['));
+    top.filter(|line| line.trim_start().starts_with("state_dir"))
+        .find_map(|line| {
+            line.parse::<toml::Table>()
+                .ok()?
+                .get("state_dir")?
+                .as_str()
+                .map(str::to_owned)
+        })
 }
 
 #[cfg(test)]
@@ -89,6 +102,26 @@ mod tests {
                 "{text:?}"
             );
         }
+    }
+
+    #[test]
+    fn finds_the_key_in_a_file_that_is_no_toml() {
+        let folder = Folder::new("broken");
+        let file = folder.path("config.toml");
+        for (text, expected) in [
+            ("state_dir = \"/run/a\" # ours\nthis is no TOML", "/run/a"),
+            ("what?\n  state_dir='/run/b/'\n[log]\nlevel = ", "/run/b"),
+            ("state_dir = '/run/a'\n[log]\nlevel = 1\nlevel = 2", "/run/a"),
+            ("[broken\nstate_dir = '/run/a'", DEFAULT_STATE_DIR),
+            ("state_dir = '/run/a\n", DEFAULT_STATE_DIR),
+            ("state_dirs = '/run/a'\nno", DEFAULT_STATE_DIR),
+            ("# state_dir = '/run/a'\nno", DEFAULT_STATE_DIR),
+        ] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(state_dir(Some(&file)).unwrap(), Path::new(expected), "{text:?}");
+        }
+        fs::write(&file, b"state_dir = '/run/a'\n# \xff\n]").unwrap();
+        assert_eq!(state_dir(Some(&file)).unwrap(), Path::new("/run/a"));
     }
 
     #[test]
