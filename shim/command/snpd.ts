@@ -95,6 +95,7 @@ function mover(keeper: Keeper) {
 		pid: keeper.hello.pid,
 		openStream: keeper.openStream.bind(keeper),
 		stream: keeper.stream.bind(keeper),
+		lingerOthers: keeper.lingerOthers.bind(keeper),
 		// The call that ends the pod is answered first: END makes the keeper exit, and answers that are settled by now go out before the next turn.
 		end: () => void setImmediate(() => keeper.end()),
 	};

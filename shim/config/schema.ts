@@ -61,7 +61,7 @@ export const ConfigSchema = v.strictObject({
 		stdio_drain_ms: milliseconds(
 			5_000,
 			0,
-			"For a container's last output to be read after its process has ended; what nobody reads by then is dropped.",
+			"How long the end of a process is held back while its last output is being read. What is left then goes on to its reader for as long as there is one; a client that closes its FIFOs at the exit, as containerd 2's ctr does, loses it.",
 		),
 	}),
 	log: table("snpd's own log.", {

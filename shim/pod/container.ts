@@ -198,13 +198,23 @@ export class Container {
 		}
 	}
 
-	/** Adopts the stdio of processes that an earlier snpd started; called when the keeper has come back. */
+	/**
+	 * Adopts the stdio of processes that an earlier snpd, or this one, started; called when the keeper has come back. What a stopped process has left is the
+	 * keeper's until Delete: by streams alone, calls end with their process.
+	 */
 	adoptStreams(): void {
+		const { streams } = this.#host.machine().details;
 		for (const process of [this.init, ...this.execs.values()]) {
-			if (process.state.kind === "stopped" || this.#stdio.has(process.execId)) continue;
+			const busy = this.#stdio.has(process.execId) && (!streams || process.state.kind === "starting");
+			if (busy || (process.state.kind === "stopped" && !streams)) continue;
 			if (process.execId !== "" && process.state.kind === "created") continue;
 			this.#stdio.set(process.execId, adoptStdio(process, this.#stdioContext()));
 		}
+	}
+
+	/** The numbers of all streams that a process here has or had. */
+	get streamNumbers(): number[] {
+		return [this.init, ...this.execs.values()].flatMap(({ streams }) => [streams.stdin, streams.stdout, streams.stderr]);
 	}
 
 	/** Registers an exec; it runs once `start` is called. */
@@ -234,6 +244,8 @@ export class Container {
 			throw new ShimError("process.state", `${process.name} was not started: only SIGTERM and SIGKILL can reach it`);
 		}
 		if (process.state.kind === "created") {
+			// Nothing ever wrote there, and containerd's client waits for the end of it.
+			this.#stdio.get(execId)?.abort();
 			await this.#stopped(process, { status: SIGNAL_EXIT_BASE + signalNumber, atMs: Date.now() });
 			return;
 		}
@@ -301,8 +313,7 @@ export class Container {
 	deleteExec(execId: string): DeleteResult {
 		const process = this.process(execId);
 		process.require(["created", "stopped"], "delete");
-		this.#stdio.get(execId)?.abort();
-		this.#stdio.delete(execId);
+		this.#releaseStdio(process);
 		this.execs.delete(execId);
 		this.execSpecs.delete(execId);
 		return this.result(process);
@@ -314,17 +325,25 @@ export class Container {
 		return { pid: this.#host.pid, exitStatus: exit.status, exitedAtMs: exit.atMs };
 	}
 
-	/** Gives up all stdio; for a container that is being removed. */
-	abortStdio(): void {
-		for (const stdio of this.#stdio.values()) stdio.abort();
-		this.#stdio.clear();
+	/** Gives all stdio away; for a container that is being removed. */
+	releaseStdio(): void {
+		for (const process of [this.init, ...this.execs.values()]) this.#releaseStdio(process);
+	}
+
+	/** Last output belongs to its reader, however slow it is; of a process that never ran there is none. */
+	#releaseStdio(process: GuestProcess): void {
+		const stdio = this.#stdio.get(process.execId);
+		this.#stdio.delete(process.execId);
+		const ran = process.state.kind === "running" || process.state.kind === "stopped";
+		if (ran && stdio?.linger !== undefined) stdio.linger();
+		else stdio?.abort();
 	}
 
 	#supervise(process: GuestProcess): void {
 		this.#watch(process).catch((error: unknown) => this.#host.log.error("watching a process failed", error, { process: process.name }));
 	}
 
-	/** Waits for a process's end, then for its output, then tells everybody. */
+	/** Waits for a process's end, then for its output, then tells everybody. Output that takes longer is moved on, until Delete and after it. */
 	async #watch(process: GuestProcess): Promise<void> {
 		const machine = this.#host.machine();
 		const dead = machine.died.then(() => SIGNAL_EXIT_BASE + SIGKILL);
@@ -338,7 +357,7 @@ export class Container {
 		try {
 			await stdio?.drain(this.#host.config.timeouts.stdio_drain_ms);
 		} catch (error) {
-			this.#host.log.warn("a process's last output was not moved", { process: process.name, error: explain(error) });
+			this.#host.log.warn("a process's end is told before its last output is read", { process: process.name, error: explain(error) });
 		}
 		if (process.execId === "") await this.#execsEnd();
 		await this.#stopped(process, exit);
@@ -365,8 +384,6 @@ export class Container {
 	async #stopped(process: GuestProcess, exit: ExitRecord): Promise<void> {
 		if (process.state.kind === "stopped") return;
 		process.transition({ kind: "stopped", exit });
-		this.#stdio.get(process.execId)?.abort();
-		this.#stdio.delete(process.execId);
 		this.#saveQuietly(process);
 		this.#host.publish({
 			kind: "exit",

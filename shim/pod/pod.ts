@@ -130,7 +130,10 @@ export class Pod implements ContainerHost {
 	attach(mover: Mover): void {
 		this.#mover = mover;
 		this.keeperPid = mover.pid;
-		if (this.#state.kind === "running") for (const container of this.containers.values()) container.adoptStreams();
+		if (this.#state.kind !== "running") return;
+		const containers = [...this.containers.values()];
+		for (const container of containers) container.adoptStreams();
+		mover.lingerOthers(new Set(containers.flatMap((container) => container.streamNumbers)));
 	}
 
 	/** True while the pod's keeper is connected. */
@@ -291,7 +294,7 @@ export class Pod implements ContainerHost {
 
 	async #prepare(container: Container, slot: string, signal: AbortSignal): Promise<void> {
 		this.save();
-		container.scope.defer(`stdio of container ${container.id}`, () => container.abortStdio());
+		container.scope.defer(`stdio of container ${container.id}`, () => container.releaseStdio());
 		await container.prepare(slot, signal);
 		this.save();
 	}
@@ -417,7 +420,7 @@ export class Pod implements ContainerHost {
 	async #release(): Promise<void> {
 		if (this.#state.kind === "gone") return;
 		this.transition({ kind: "gone" });
-		for (const container of this.containers.values()) container.abortStdio();
+		for (const container of this.containers.values()) container.releaseStdio();
 		await this.#undo(this.#scope);
 		this.journal.remove();
 	}

@@ -12,7 +12,8 @@ export interface MovedStream {
 	readonly opened: Promise<{ readonly hostPort: number }>;
 	/** Settles when everything was moved; rejects when the stream failed. */
 	readonly done: Promise<{ readonly bytes: number }>;
-	close(mode: "drain" | "abort"): void;
+	/** `drain` and `abort` end it, and `done` tells when; `linger` leaves what is left of an output to its reader, and nothing is told. */
+	close(mode: "drain" | "abort" | "linger"): void;
 }
 
 /** What to move where. */
@@ -33,6 +34,8 @@ export interface Mover {
 	openStream(request: StreamRequest): MovedStream;
 	/** A stream that the keeper still knows from an earlier snpd. */
 	stream(id: number): MovedStream | undefined;
+	/** Leaves the streams that are not among `known` to their readers. */
+	lingerOthers(known: ReadonlySet<number>): void;
 	/** Tells the keeper that its pod is no more. */
 	end(): void;
 }

@@ -124,7 +124,7 @@ async function restoreContainer(pod: Pod, record: ContainerRecord): Promise<void
 	const disk = record.disk;
 	if (disk !== null) scope.defer(`disk ${disk.id}`, () => pod.releaseDisk(record.id, disk.id));
 	const container = new Container({ id: record.id, bundle: record.bundle, spec, stdio: init.stdio, disk, scope }, pod);
-	scope.defer(`stdio of container ${record.id}`, () => container.abortStdio());
+	scope.defer(`stdio of container ${record.id}`, () => container.releaseStdio());
 	container.complete = true;
 	container.paused = record.paused;
 	fill(container.init, init);

@@ -18,8 +18,10 @@ export interface ProcessStdio {
 	readonly opened: Promise<void>;
 	/** Ends standard input after what containerd has written so far. */
 	closeStdin(): void;
-	/** Waits until all output has reached containerd's side. @throws ShimError when it takes longer or fails; streams are then aborted */
+	/** Ends standard input and waits until all output has reached containerd's side. @throws ShimError when it takes longer or fails; output then goes on */
 	drain(timeoutMs: number): Promise<void>;
+	/** Leaves what is left of the output of a process that is being forgotten to its reader. Without it `abort` takes its place. */
+	linger?(): void;
 	/** Gives everything up at once. */
 	abort(): void;
 }
@@ -97,14 +99,14 @@ class MovedStdio implements ProcessStdio {
 
 	async drain(timeoutMs: number): Promise<void> {
 		this.#input?.close("abort");
-		try {
-			await withDeadline({ what: `the output of ${this.#process.name}`, timeoutMs }, () =>
-				Promise.all(this.#outputs.map((stream) => stream.done)),
-			);
-		} catch (error) {
-			this.abort();
-			throw error;
-		}
+		await withDeadline({ what: `the output of ${this.#process.name}`, timeoutMs }, () =>
+			Promise.all(this.#outputs.map((stream) => stream.done)),
+		);
+	}
+
+	linger(): void {
+		for (const stream of this.#outputs) stream.close("linger");
+		this.#input?.close("abort");
 	}
 
 	abort(): void {

@@ -2,7 +2,7 @@
 
 import { deferred } from "../base/deadline.ts";
 import { ShimError } from "../base/errors.ts";
-import type { StreamState } from "./link.ts";
+import type { CloseMode, StreamState } from "./link.ts";
 
 /** What a stream was made with, for messages. */
 export interface StreamPlace {
@@ -20,10 +20,10 @@ export class KeeperStream {
 	readonly #opened = deferred<{ hostPort: number }>();
 	readonly #done = deferred<{ bytes: number }>();
 	readonly #place: StreamPlace;
-	readonly #sendClose: (mode: "drain" | "abort") => void;
+	readonly #sendClose: (mode: CloseMode) => void;
 	#finished = false;
 
-	constructor(place: StreamPlace, sendClose: (mode: "drain" | "abort") => void) {
+	constructor(place: StreamPlace, sendClose: (mode: CloseMode) => void) {
 		this.id = place.id;
 		this.#place = place;
 		this.#sendClose = sendClose;
@@ -37,10 +37,11 @@ export class KeeperStream {
 	}
 
 	/**
-	 * Asks the keeper to end the stream: `drain` forwards what the FIFO holds and then closes (stdin), `abort` closes at once.
-	 * `done` tells when it happened. On a finished stream it lets the keeper forget it.
+	 * Asks the keeper to end the stream: `drain` forwards what the FIFO holds and then closes (stdin), `abort` closes at once; `done` tells
+	 * when it happened. `linger` leaves the rest of an output to the keeper and its reader: nothing is told of it any more.
+	 * On a finished stream it lets the keeper forget it.
 	 */
-	close(mode: "drain" | "abort"): void {
+	close(mode: CloseMode): void {
 		this.#sendClose(mode);
 	}
 

@@ -106,6 +106,11 @@ export class Keeper {
 		return this.#streams.get(id);
 	}
 
+	/** Leaves the streams that are not among `known` to their readers: an earlier snpd forgot their processes and could not say so. */
+	lingerOthers(known: ReadonlySet<number>): void {
+		for (const [id, stream] of [...this.#streams]) if (!known.has(id)) stream.close("linger");
+	}
+
 	/** Closes one connection of containerd. */
 	closeChannel(channel: number): void {
 		if (this.#channels.delete(channel)) this.#link.send(encodeLink(LinkKind.closed, channel));
@@ -171,7 +176,7 @@ export class Keeper {
 	#addStream(id: number): KeeperStream {
 		const stream = new KeeperStream({ podId: this.hello.podId, id }, (mode) => {
 			this.#link.send(encodeLinkJson(LinkKind.streamClose, id, { mode }));
-			if (stream.finished) this.#streams.delete(id);
+			if (stream.finished || mode === "linger") this.#streams.delete(id);
 		});
 		this.#streams.set(id, stream);
 		return stream;

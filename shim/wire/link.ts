@@ -113,6 +113,9 @@ export const HelloSchema = v.object({
 /** What a keeper says about itself when its link is made. */
 export type Hello = v.InferOutput<typeof HelloSchema>;
 
+/** How STREAM_CLOSE wants a stream to end (`docs/contracts.md`, "Container stdio"). */
+export type CloseMode = "drain" | "abort" | "linger";
+
 /** What STREAM_OPEN asks of the keeper. */
 export interface StreamOpen {
 	readonly direction: "in" | "out";

@@ -441,6 +441,22 @@ t.test("garbage never reaches a handler and never brings the server down", async
 	await attach();
 });
 
+t.test("a lingering stream is nobody's: told once, forgotten, and its later states are ignored", async (t) => {
+	const { attach } = await serve(t);
+	const state = { state: "open", bytes: 0, hostPort: 5 };
+	const { far, keeper } = await attach({ resumed: true, streams: [1, 2, 3].map((id) => ({ id, ...state })) });
+	keeper.stream(1)?.close("linger");
+	keeper.lingerOthers(new Set([3]));
+	for (const id of [1, 2]) {
+		const { kind, channel, payload } = await far.next();
+		t.same([kind, channel, JSON.parse(payload.toString())], [LinkKind.streamClose, id, { mode: "linger" }]);
+		t.equal(keeper.stream(id), undefined);
+	}
+	far.socket.write(encodeLinkJson(LinkKind.streamState, 1, { ...state, state: "done" }));
+	far.socket.write(encodeLinkJson(LinkKind.streamState, 3, { ...state, state: "done", bytes: 7 }));
+	t.same(await keeper.stream(3)?.done, { bytes: 7 });
+});
+
 t.test("a keeper that sends more unanswered requests than it may is cut off", async (t) => {
 	const { attach } = await serve(t, { request: () => new Promise(() => undefined) });
 	const { far } = await attach();

@@ -3,6 +3,8 @@
 mod from_containerd;
 mod from_snpd;
 
+use from_snpd::END_DEADLINE;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -115,10 +117,15 @@ impl<'a> Keeper<'a> {
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        let paid = self
-            .end_by
-            .is_some_and(|time| now >= time || self.connections.is_idle());
-        self.terminated || paid || self.desertion().is_some_and(|time| time <= now)
+        let told = self.end_by.is_some() && self.debts().is_none_or(|time| now >= time);
+        self.terminated || told || self.desertion().is_some_and(|time| time <= now)
+    }
+
+    /// Once END has come: until when containerd may take its answers, and readers the last output. Nothing when nobody is owed any.
+    fn debts(&self) -> Option<Instant> {
+        let answers = self.end_by.filter(|_| !self.connections.is_idle());
+        let output = self.end_by.and(self.streams.lingers_since());
+        answers.max(output.map(|time| time + END_DEADLINE))
     }
 
     /// When the keeper ends by itself: no snpd ever knew of the pod, so there is nothing to keep, and containerd has gone.
@@ -165,7 +172,7 @@ impl<'a> Keeper<'a> {
             self.streams.next_deadline(),
             self.connections.next_deadline(),
             self.desertion(),
-            self.end_by,
+            self.debts(),
         ]
         .into_iter()
         .flatten()

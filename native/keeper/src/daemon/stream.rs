@@ -1,16 +1,19 @@
 //! One container's stdin, stdout or stderr: bytes between a FIFO and a vsock stream of the VM. Nothing is parsed and
 //! nothing is held here; what one side does not take stays in the kernel on the other.
 
+mod linger;
+
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use libc::{EPOLLHUP, EPOLLIN, EPOLLOUT};
+use libc::{EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT};
 use serde::Deserialize;
 
 use super::local::{self, Local};
 use crate::sys::{self, Epoll};
+pub use linger::open_writer;
 
 /// How long the VM's side may take to answer.
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(10);
@@ -84,6 +87,8 @@ pub struct Stream {
     greeting: Vec<u8>,
     /// How many bytes are still to be moved, when the stream is being drained.
     left: Option<u64>,
+    /// When it last moved bytes, once it lingers.
+    lingers: Option<Instant>,
     /// The numbers that epoll gives back, and what is watched.
     socket_number: u64,
     local_number: u64,
@@ -108,6 +113,7 @@ impl Stream {
             socket: None,
             greeting: Vec::new(),
             left: None,
+            lingers: None,
             socket_number: numbers.0,
             local_number: numbers.1,
             socket_watch: 0,
@@ -125,13 +131,14 @@ impl Stream {
         match self.phase {
             Phase::Waiting { retry_at } => Some(retry_at.min(self.deadline)),
             Phase::Dialing => Some(self.deadline),
-            Phase::Open => None,
+            Phase::Open => self.silent_by(),
         }
     }
 
     /// Goes on when the time has come: dials again, or gives up.
     pub fn on_time(&mut self, epoll: &Epoll, now: Instant) -> Step {
         match self.phase {
+            Phase::Open if self.silent_by().is_some_and(|time| now >= time) => Step::Done,
             Phase::Open => Step::Going,
             _ if now >= self.deadline => {
                 let seconds = DIAL_DEADLINE.as_secs();
@@ -168,6 +175,7 @@ impl Stream {
             (Phase::Waiting { .. }, _) => Step::Going,
             (Phase::Dialing, _) => self.greet(epoll),
             (Phase::Open, Direction::In) => self.pump_in(epoll),
+            (Phase::Open, Direction::Out) if self.is_abandoned() => Step::Done,
             (Phase::Open, Direction::Out) => self.pump_out(epoll),
         }
     }
@@ -298,10 +306,14 @@ impl Stream {
                 Err(error) => match error.kind() {
                     // Bytes are there, so the FIFO is full. The socket is not watched meanwhile: its end would be reported over and over.
                     ErrorKind::WouldBlock if sys::has_bytes(socket.as_fd()) => return self.watch(epoll, 0, EPOLLOUT),
-                    ErrorKind::WouldBlock => return self.watch(epoll, EPOLLIN, 0),
+                    ErrorKind::WouldBlock => {
+                        let reader = if self.is_lingering() { EPOLLERR } else { 0 };
+                        return self.watch(epoll, EPOLLIN, reader);
+                    }
                     ErrorKind::Interrupted => {}
                     // The VM is gone; what it had sent was read before this.
                     ErrorKind::ConnectionReset => return Step::Done,
+                    ErrorKind::BrokenPipe if self.is_lingering() => return Step::Done,
                     _ => return self.failed(&format!("move bytes: {error}")),
                 },
             }
@@ -318,6 +330,9 @@ impl Stream {
 
     fn moved(&mut self, count: usize) {
         self.bytes += count as u64;
+        if let Some(moved) = &mut self.lingers {
+            *moved = Instant::now();
+        }
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(count as u64);
         }

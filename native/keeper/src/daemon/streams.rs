@@ -1,16 +1,14 @@
 //! All streams of the pod, and what is to be told about them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use libc::{EPOLLIN, EPOLLRDHUP};
 use serde::Serialize;
 
-use super::stream::{Direction, Plan, Step, Stream};
+use super::stream::{open_writer, Direction, Plan, Step, Stream};
 use crate::sys::{self, Epoll};
 
 /// How many streams may live at a time.
@@ -23,7 +21,7 @@ const MAX_UNREAD: usize = 256;
 /// What epoll's numbers mean for streams; the id is in the lower half.
 pub const SOCKET: u64 = 10 << 32;
 pub const LOCAL: u64 = 11 << 32;
-pub const LINGERING: u64 = 12 << 32;
+pub const HALF_CLOSED: u64 = 12 << 32;
 pub const WATCHER: u64 = 13 << 32;
 
 /// The state of a stream as STREAM_STATE and HELLO tell it.
@@ -44,6 +42,7 @@ pub struct Report {
 pub enum Close {
     Drain,
     Abort,
+    Linger,
 }
 
 /// The FIFO of an ended output stream that still has bytes while nobody reads: kept open, since the kernel drops the
@@ -60,7 +59,7 @@ pub struct Streams {
     /// Ended streams, and whether the HELLO that is being answered names them.
     finished: VecDeque<(Report, bool)>,
     /// Sockets of input streams that were closed in one direction and whose peer has not closed the other.
-    lingering: BTreeMap<u32, OwnedFd>,
+    half_closed: BTreeMap<u32, OwnedFd>,
     unread: VecDeque<Unread>,
     watcher: Option<OwnedFd>,
     reports: Vec<Report>,
@@ -92,24 +91,38 @@ impl Streams {
     }
 
     /// STREAM_CLOSE. For a stream that has ended it means that snpd knows.
-    pub fn close(&mut self, id: u32, mode: Close, epoll: &Epoll) {
+    pub fn close(&mut self, id: u32, mode: Close, epoll: &Epoll, now: Instant) {
         self.finished.retain(|(report, _)| report.id != id);
         if let Some(stream) = self.live.get_mut(&id) {
             let step = match mode {
                 Close::Drain => stream.drain(epoll),
-                Close::Abort => return self.end(id, "done", None, epoll, false),
+                Close::Linger if stream.may_linger() => stream.linger(epoll, now),
+                Close::Linger | Close::Abort => return self.end(id, "done", None, epoll, false),
             };
             self.follow(id, step, epoll);
-        } else if mode == Close::Abort {
-            self.lingering.remove(&id);
+        } else if mode != Close::Drain {
+            self.half_closed.remove(&id);
         }
+    }
+
+    /// The pod is gone: no stream has another owner than its reader.
+    pub fn linger_all(&mut self, epoll: &Epoll, now: Instant) {
+        let ids: Vec<u32> = self.live.keys().copied().collect();
+        for id in ids {
+            self.close(id, Close::Linger, epoll, now);
+        }
+    }
+
+    /// When bytes last went to a reader that streams linger for; nothing when none does.
+    pub fn lingers_since(&self) -> Option<Instant> {
+        self.live.values().filter_map(Stream::lingers_since).max()
     }
 
     /// An event of epoll; `number` is one of this module's.
     pub fn on_event(&mut self, number: u64, epoll: &Epoll) {
         let id = number as u32;
         match number >> 32 << 32 {
-            LINGERING => self.on_lingering(id),
+            HALF_CLOSED => self.on_half_closed(id),
             WATCHER => self.on_watcher(),
             _ => {
                 let Some(stream) = self.live.get_mut(&id) else {
@@ -154,9 +167,8 @@ impl Streams {
             *told = true;
         }
         let ended = self.finished.iter().map(|(report, _)| report.clone());
-        ended
-            .chain(self.live.iter().map(|(id, stream)| describe(*id, stream)))
-            .collect()
+        let owned = self.live.iter().filter(|(_, stream)| !stream.is_lingering());
+        ended.chain(owned.map(|(id, stream)| describe(*id, stream))).collect()
     }
 
     /// The HELLO was answered: what it told need not be kept.
@@ -219,57 +231,56 @@ impl Streams {
             error,
             ..describe(id, &stream)
         };
+        // Nobody is told of it, and the FIFO is kept by its reader if there is one.
+        let lingered = stream.is_lingering();
         let direction = stream.plan.direction;
         let (socket, fifo) = stream.close(epoll);
         match (direction, socket, fifo) {
-            (Direction::In, Some(socket), _) if gently => self.linger(id, socket, epoll),
-            (Direction::Out, _, Some(fifo)) if gently => self.leave_to_reader(&fifo, epoll),
+            (Direction::In, Some(socket), _) if gently => self.half_close(id, socket, epoll),
+            (Direction::Out, _, Some(fifo)) if gently && !lingered => self.leave_to_reader(&fifo, epoll),
             _ => {}
         }
-        self.finish(report);
+        if !lingered {
+            self.finish(report);
+        }
     }
 
     /// Half-closes, and waits for the guest to close its half: closing both could overtake bytes on their way to it.
-    fn linger(&mut self, id: u32, socket: OwnedFd, epoll: &Epoll) {
-        let number = LINGERING | u64::from(id);
+    fn half_close(&mut self, id: u32, socket: OwnedFd, epoll: &Epoll) {
+        let number = HALF_CLOSED | u64::from(id);
         if sys::shutdown_write(socket.as_fd()).is_ok() && epoll.change(&socket, number, 0, EPOLLIN | EPOLLRDHUP).is_ok()
         {
-            self.lingering.insert(id, socket);
+            self.half_closed.insert(id, socket);
         }
     }
 
-    fn on_lingering(&mut self, id: u32) {
-        let Some(socket) = self.lingering.get(&id) else {
+    fn on_half_closed(&mut self, id: u32) {
+        let Some(socket) = self.half_closed.get(&id) else {
             return;
         };
         let mut buffer = [0u8; 4096];
         match sys::receive(socket.as_fd(), &mut buffer) {
             Ok(1..) => {}
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            _ => drop(self.lingering.remove(&id)),
+            _ => drop(self.half_closed.remove(&id)),
         }
     }
 
     /// Keeps a FIFO open until a reader has it, if it has bytes that nobody could read otherwise.
     fn leave_to_reader(&mut self, fifo: &OwnedFd, epoll: &Epoll) {
-        let path = PathBuf::from(format!("/proc/self/fd/{}", fifo.as_raw_fd()));
-        let Ok(writer) = OpenOptions::new()
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&path)
-        else {
+        let Ok(writer) = open_writer(fifo.as_fd()) else {
             return;
         };
         if sys::waiting_bytes(fifo.as_fd()).unwrap_or(0) == 0 {
             return;
         }
-        let writer = OwnedFd::from(writer);
         if self.watcher.is_none() {
             self.watcher = sys::watcher()
                 .ok()
                 .filter(|watcher| epoll.change(watcher, WATCHER, 0, EPOLLIN).is_ok());
         }
         let Some(watcher) = &self.watcher else { return };
+        let path = PathBuf::from(format!("/proc/self/fd/{}", fifo.as_raw_fd()));
         let Ok(watch) = sys::watch_opens(watcher.as_fd(), &path) else {
             return;
         };

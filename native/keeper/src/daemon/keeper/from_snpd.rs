@@ -9,8 +9,8 @@ use super::super::streams::Close;
 use super::{Keeper, LINK_VERSION};
 use crate::link::{self, kind, TTRPC_RESPONSE};
 
-/// How long an END waits for containerd to take what it is owed.
-const END_DEADLINE: Duration = Duration::from_secs(5);
+/// How long an END waits for containerd to take what it is owed, and for readers that take no more of the last output.
+pub const END_DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 struct PeerHello {
@@ -73,16 +73,17 @@ impl Keeper<'_> {
                     .refuse(channel, format!("STREAM_OPEN {channel} is not understood: {error}")),
             },
             kind::STREAM_CLOSE => {
-                let mode = serde_json::from_slice::<StreamClose>(payload).map(|close| close.mode);
-                let mode = if mode.is_ok_and(|mode| mode == "drain") {
-                    Close::Drain
-                } else {
-                    Close::Abort
+                let close = serde_json::from_slice::<StreamClose>(payload);
+                let mode = match close.as_ref().map(|close| close.mode.as_str()) {
+                    Ok("drain") => Close::Drain,
+                    Ok("linger") => Close::Linger,
+                    _ => Close::Abort,
                 };
-                self.streams.close(channel, mode, &self.epoll);
+                self.streams.close(channel, mode, &self.epoll, now);
             }
             kind::END => {
                 self.connections.stop_listening();
+                self.streams.linger_all(&self.epoll, now);
                 self.end_by = Some(now + END_DEADLINE);
             }
             // A later snpd may know more kinds.
