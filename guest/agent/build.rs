@@ -4,7 +4,12 @@ use std::path::PathBuf;
 use std::{env, error::Error};
 
 /// Protocol files, relative to the include folders.
-const PROTOS: [&str; 3] = ["agent/agent.proto", "agent/health.proto", "stage.proto"];
+const PROTOS: [&str; 4] = [
+    "agent/agent.proto",
+    "agent/health.proto",
+    "agent/extensions.proto",
+    "stage.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);

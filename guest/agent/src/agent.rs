@@ -6,7 +6,9 @@ use crate::error::{Code, Context, Error, Result};
 use crate::options::Options;
 use crate::process::Process;
 use crate::proto::grpc::{CreateContainerRequest, CreateSandboxRequest, RemoveContainerRequest};
+use crate::proto::stage::Plan;
 use crate::reaper::Reaper;
+use crate::spawn::{self, Stage};
 use crate::storage::Storages;
 use crate::streams::Streams;
 use nix::sched::{unshare, CloneFlags};
@@ -22,6 +24,10 @@ use tokio::sync::Notify;
 const OOM_EVENTS_MAX: usize = 256;
 /// Longest host name (Linux).
 const HOSTNAME_BYTES_MAX: usize = 64;
+/// What a container is to its pod (Kata's annotation).
+const CONTAINER_TYPE: &str = "io.katacontainers.pkg.oci.container_type";
+/// Below the agent's folder: a folder of each container for files that the host brought, which go with the container.
+const FILES_FOLDER: &str = "snp";
 /// A container's removal, when the request names no time.
 const REMOVE_MAX: Duration = Duration::from_secs(60);
 
@@ -69,8 +75,10 @@ impl Ooms {
 struct Sandbox {
     id: String,
     namespaces: Option<Rc<Namespaces>>,
-    /// The first container's pid namespace, when the pod shares one.
+    /// The pid namespace that containers share: the first container's, or that of the holder.
     pid_ns: Option<OwnedFd>,
+    /// A process that does nothing but hold that namespace.
+    holder: Option<Stage>,
     share_pid_ns: bool,
     resolv_conf: String,
 }
@@ -135,6 +143,7 @@ impl Agent {
             id: request.sandbox_id,
             namespaces: Some(Rc::new(namespaces)),
             pid_ns: None,
+            holder: None,
             share_pid_ns: request.sandbox_pidns,
             resolv_conf,
         };
@@ -174,6 +183,9 @@ impl Agent {
             self.containers.borrow_mut().remove(&container.id);
         }
         self.storages.release_all().await;
+        if let Some(holder) = self.sandbox.borrow_mut().holder.take() {
+            crate::process::signal(&holder.pidfd, libc::SIGKILL)?;
+        }
         *self.sandbox.borrow_mut() = Sandbox::default();
         self.ended.set(true);
         self.end.notify_one();
@@ -184,6 +196,9 @@ impl Agent {
     pub async fn create_container(self: &Rc<Self>, mut request: CreateContainerRequest) -> Result<()> {
         let id = request.container_id.clone();
         check_id(&id)?;
+        if request.sandbox_pidns && wants_holder(&request) {
+            self.hold_pid_ns().await?;
+        }
         let taken = self.containers.borrow().contains_key(&id) || !self.creating.borrow_mut().insert(id.clone());
         if taken {
             return Err(Error::new(
@@ -198,6 +213,34 @@ impl Agent {
             self.sandbox.borrow_mut().pid_ns = Some(container.share_pid_ns()?);
         }
         self.containers.borrow_mut().insert(id, container);
+        Ok(())
+    }
+
+    /// Makes the pid namespace that containers share, with a first process that outlives them all.
+    async fn hold_pid_ns(&self) -> Result<()> {
+        if self.sandbox.borrow().pid_ns.is_some() {
+            return Ok(());
+        }
+        let plan = Plan {
+            holder: true,
+            ..Plan::default()
+        };
+        let how = spawn::Clone {
+            flags: libc::CLONE_NEWPID as u64,
+            cgroup: None,
+            pid_ns: None,
+            inherited: &[],
+        };
+        let stage = spawn::spawn(&plan, &how)?;
+        drop(self.reaper.watch(stage.pid));
+        stage.ready().await.context("hold a pid namespace")?;
+        let pid_ns = File::open(format!("/proc/{}/ns/pid", stage.pid)).context("find the pid namespace")?;
+        let mut sandbox = self.sandbox.borrow_mut();
+        if sandbox.pid_ns.is_some() {
+            return crate::process::signal(&stage.pidfd, libc::SIGKILL);
+        }
+        sandbox.pid_ns = Some(pid_ns.into());
+        sandbox.holder = Some(stage);
         Ok(())
     }
 
@@ -242,6 +285,7 @@ impl Agent {
             .await
             .map_err(|_| late())?;
         self.containers.borrow_mut().remove(&container.id);
+        let _ = fs::remove_dir_all(self.options.run_dir.join(FILES_FOLDER).join(&container.id));
         removed
     }
 
@@ -279,6 +323,15 @@ impl Agent {
     pub fn ended(&self) -> bool {
         self.ended.get()
     }
+}
+
+/// A pod's sandbox container holds the shared pid namespace itself; a host that names none leaves that to the agent.
+fn wants_holder(request: &CreateContainerRequest) -> bool {
+    let kind = request
+        .oci
+        .as_ref()
+        .and_then(|spec| spec.annotations.get(CONTAINER_TYPE));
+    kind.is_some_and(|kind| kind == "pod_container")
 }
 
 /// An id names folders: it must be a plain file name.

@@ -1,4 +1,4 @@
-//! CopyFile: a file from the host in pieces. It appears under its name when it is whole.
+//! Files between host and guest: CopyFile brings one in pieces (it appears under its name when it is whole), ReadFile gives one back.
 //!
 //! Nothing is named by a path that the kernel could lead elsewhere: the way is walked folder by folder without following links, and modes
 //! and owners are changed through the descriptor of what was opened or made.
@@ -11,6 +11,7 @@ use nix::sys::stat::{fchmod, mkdirat, Mode, SFlag};
 use nix::unistd::{fchown, fchownat, symlinkat, unlinkat, Gid, Uid, UnlinkatFlags};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -20,6 +21,33 @@ use std::path::{Component, Path};
 pub fn copy_file(run_dir: &Path, request: &CopyFileRequest) -> Result<()> {
     let parts = parts(run_dir, &request.path)?;
     copy(run_dir, &parts, request).with_context(|| format!("copy to {}", request.path))
+}
+
+/// One answer to ReadFile.
+const READ_BYTES_MAX: u32 = 1 << 20;
+
+/// The beginning of a plain file below `run_dir`, at most `max_bytes`.
+pub fn read_file(run_dir: &Path, path: &str, max_bytes: u32) -> Result<Vec<u8>> {
+    let parts = parts(run_dir, path)?;
+    read(run_dir, &parts, max_bytes.min(READ_BYTES_MAX)).with_context(|| format!("read {path}"))
+}
+
+fn read(run_dir: &Path, parts: &[&OsStr], max_bytes: u32) -> Result<Vec<u8>> {
+    let (name, way) = parts.split_last().ok_or_else(|| Error::invalid("the path is empty"))?;
+    let mut folder: OwnedFd = File::open(run_dir)
+        .with_context(|| format!("open {}", run_dir.display()))?
+        .into();
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    for part in way {
+        folder = openat(&folder, *part, flags | OFlag::O_DIRECTORY, Mode::empty())?;
+    }
+    let file: File = openat(&folder, *name, flags, Mode::empty())?.into();
+    if !file.metadata()?.is_file() {
+        return Err(Error::invalid("it is no plain file"));
+    }
+    let mut data = Vec::new();
+    file.take(max_bytes.into()).read_to_end(&mut data)?;
+    Ok(data)
 }
 
 /// The names on the way from `run_dir` to the path, when it stays below: no "..". Never empty.
@@ -224,6 +252,19 @@ mod tests {
         assert_eq!((mode("a"), mode("a/b")), (0o755, 0o1777));
         copy_file(&folder.0, &folder.request("a/b", 0o040700, 0, 0, b"")).unwrap();
         assert_eq!((mode("a"), mode("a/b")), (0o755, 0o700));
+    }
+
+    #[test]
+    fn the_beginning_of_a_plain_file_is_given_back() {
+        let folder = Folder::new("read");
+        copy_file(&folder.0, &folder.request("a/f", 0o100644, 6, 0, b"abcdef")).unwrap();
+        copy_file(&folder.0, &folder.request("l", 0o120777, 4, 0, b"a/f")).unwrap();
+        let read = |name: &str, bytes| read_file(&folder.0, &folder.0.join(name).to_string_lossy(), bytes);
+        assert_eq!(read("a/f", 4).unwrap(), b"abcd");
+        assert_eq!(read("a/f", u32::MAX).unwrap(), b"abcdef");
+        for name in ["a", "l", "missing", "", "../x"] {
+            assert!(read(name, 4).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -9,16 +9,20 @@ use crate::proto::grpc::{
 };
 use crate::service::AGENT_VERSION;
 use crate::storage;
+use crate::uevent::Uevents;
 use nix::errno::Errno;
 use nix::mount::{mount, MsFlags};
 use nix::sys::statvfs::statvfs;
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::time::Duration;
 
 /// What this agent takes beyond Kata's protocol (docs/contracts.md).
-const FEATURES: [&str; 2] = ["snp.streams.v1", "snp.limits.v1"];
+const FEATURES: [&str; 4] = ["snp.streams.v1", "snp.limits.v1", "snp.files.v1", "snp.pidns.v1"];
 const MEMORY_BLOCK_SIZE: &str = "/sys/devices/system/memory/block_size_bytes";
+/// Processors that the host plugged in have come up within this time.
+const ONLINE_MAX: Duration = Duration::from_secs(10);
 /// Entropy that one request may bring.
 const ENTROPY_BYTES_MAX: usize = 64 << 10;
 
@@ -77,18 +81,32 @@ pub fn reseed(request: &ReseedRandomDevRequest) -> Result<()> {
     Ok(())
 }
 
-/// Brings processors (at most the number asked for; all for zero) and all memory online.
-pub fn bring_online(request: &OnlineCpuMemRequest) -> Result<()> {
+/// Brings processors (at most the number asked for; all for zero) and all memory online. A host that says so is answered when the
+/// processors that it plugged in have come up, which the kernel may find a moment later.
+pub async fn bring_online(request: &OnlineCpuMemRequest) -> Result<()> {
     let limit = if request.nb_cpus == 0 {
         usize::MAX
     } else {
         request.nb_cpus as usize
     };
-    let done = online_below(Path::new("/sys/devices/system/cpu"), "cpu", limit);
-    if request.wait && request.nb_cpus > 0 && done < limit {
-        return Err(Error::internal(format!(
-            "{done} of {limit} processors could be brought online"
-        )));
+    let folder = Path::new("/sys/devices/system/cpu");
+    // Listening begins before the first look: nothing is missed in between.
+    let uevents = Uevents::open()?;
+    let mut done = online_below(folder, "cpu", limit);
+    if request.wait && request.nb_cpus > 0 {
+        let come = async {
+            while done < limit {
+                uevents.added("cpu").await?;
+                done += online_below(folder, "cpu", limit - done);
+            }
+            Ok::<(), Error>(())
+        };
+        let waited = tokio::time::timeout(ONLINE_MAX, come).await;
+        waited.unwrap_or_else(|_| {
+            Err(Error::internal(format!(
+                "{done} of {limit} processors could be brought online in {ONLINE_MAX:?}"
+            )))
+        })?;
     }
     if !request.cpu_only {
         online_below(Path::new("/sys/devices/system/memory"), "memory", usize::MAX);

@@ -270,7 +270,7 @@ fn connect(master: &Option<Rc<Fd>>, lines: [&mut Line; 3]) -> (Vec<AbortHandle>,
 }
 
 /// Sends a signal by descriptor, which never hits another process.
-fn signal(pidfd: &OwnedFd, number: i32) -> Result<()> {
+pub fn signal(pidfd: &OwnedFd, number: i32) -> Result<()> {
     let code = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, 0, 0) };
     if code == 0 {
         return Ok(());

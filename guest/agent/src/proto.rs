@@ -12,6 +12,12 @@ pub mod types {
     include!(concat!(env!("OUT_DIR"), "/types.rs"));
 }
 
+/// Package `snp.v1`: what this agent does beyond that protocol.
+#[allow(clippy::all, missing_docs)]
+pub mod extensions {
+    include!(concat!(env!("OUT_DIR"), "/snp.v1.rs"));
+}
+
 /// Package `stage`: what the agent tells a process before it becomes the container's.
 #[allow(clippy::all, missing_docs)]
 pub mod stage {

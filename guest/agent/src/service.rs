@@ -1,10 +1,11 @@
 //! The services `grpc.AgentService` and `grpc.Health`: decode, one call, encode.
 
 use crate::agent::Agent;
-use crate::copyfile::copy_file;
+use crate::copyfile::{copy_file, read_file};
 use crate::error::{Code, Error, Result};
 use crate::guest;
 use crate::network;
+use crate::proto::extensions::{ReadFileRequest, ReadFileResponse};
 use crate::proto::grpc::{
     health_check_response, AddArpNeighborsRequest, CloseStdinRequest, ExecProcessRequest, GetDiagnosticDataRequest,
     GetDiagnosticDataResponse, HealthCheckResponse, Interfaces, Metrics, OomEvent, PauseContainerRequest,
@@ -48,6 +49,7 @@ impl Handler for Agent {
             let result = match request.service.as_str() {
                 "grpc.AgentService" => self.agent_service(&request).await,
                 "grpc.Health" => health(&request),
+                "snp.v1.Files" => self.files(&request),
                 other => Err(Error::new(
                     Code::Unimplemented,
                     format!("there is no service {other:?}"),
@@ -94,6 +96,16 @@ fn health(request: &Request) -> Result<Vec<u8>> {
 }
 
 impl Agent {
+    fn files(&self, request: &Request) -> Result<Vec<u8>> {
+        if request.method != "ReadFile" {
+            let text = format!("snp.v1.Files has no method {:?}", request.method);
+            return Err(Error::new(Code::Unimplemented, text));
+        }
+        let message: ReadFileRequest = decode(request)?;
+        let data = read_file(&self.options.run_dir, &message.path, message.max_bytes)?;
+        encode(ReadFileResponse { data })
+    }
+
     async fn agent_service(self: &Rc<Self>, request: &Request) -> Result<Vec<u8>> {
         if self.ended() {
             return Err(Error::precondition(
@@ -233,7 +245,7 @@ impl Agent {
             "CopyFile" => copy_file(&self.options.run_dir, &decode(request)?)?,
             "SetGuestDateTime" => guest::set_time(&decode(request)?)?,
             "ReseedRandomDev" => guest::reseed(&decode(request)?)?,
-            "OnlineCPUMem" => guest::bring_online(&decode(request)?)?,
+            "OnlineCPUMem" => guest::bring_online(&decode(request)?).await?,
             "UpdateEphemeralMounts" => {
                 let message: UpdateEphemeralMountsRequest = decode(request)?;
                 guest::remount(&message.storages)?;

@@ -284,6 +284,30 @@ fn containers_share_a_pid_namespace_when_the_pod_does() {
 }
 
 #[test]
+fn a_shared_pid_namespace_without_a_sandbox_container_outlives_the_first_one() {
+    const KIND: &str = "io.katacontainers.pkg.oci.container_type";
+    let agent = Agent::start();
+    agent.sandbox();
+    let create = |name: &str, args: &[&str]| {
+        let mut request = agent.container(name, args);
+        request.sandbox_pidns = true;
+        let spec = request.oci.as_mut().unwrap();
+        spec.annotations.insert(KIND.into(), "pod_container".into());
+        agent.call::<()>("CreateContainer", &request);
+        agent.call::<()>("StartContainer", &id(name));
+    };
+    create("c1", &["sleep", "1000"]);
+    create("c2", &["sleep", "2000"]);
+    remove(&agent, "c1");
+    create("c3", &["sh", "-c", "cat /proc/[0-9]*/cmdline"]);
+    let seen = text(read(&agent, "c3", "", false));
+    assert!(!seen.contains("1000") && seen.contains("2000"), "{seen:?}");
+    assert!(seen.starts_with("snp-agent"), "{seen:?}");
+    remove(&agent, "c2");
+    remove(&agent, "c3");
+}
+
+#[test]
 fn what_the_agent_does_not_do_says_so() {
     let agent = Agent::start();
     let (code, text) = agent.refused("SetPolicy", &SetPolicyRequest { policy: "x".into() });

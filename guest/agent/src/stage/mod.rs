@@ -70,6 +70,9 @@ fn run(control: &Control, plan: RawFd) -> Result<std::convert::Infallible> {
         libc::prctl(libc::PR_SET_DUMPABLE, 0);
     }
     unistd::setsid().context("start a session")?;
+    if plan.holder {
+        hold(control);
+    }
     unsafe { libc::umask(0o022) };
     let process = plan
         .process
@@ -134,6 +137,19 @@ fn reset_signals() {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+/// Reports `ready` and then only reaps: with SIGCHLD ignored the kernel does it.
+fn hold(control: &Control) -> ! {
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    let ready = Report {
+        ready: true,
+        error: String::new(),
+    };
+    control.send(&ready, None);
+    loop {
+        unistd::pause();
     }
 }
 

@@ -69,14 +69,23 @@ impl Wanted {
 
     fn look(&self) -> Option<PathBuf> {
         match self {
-            Self::File(path) => path.exists().then(|| path.clone()),
+            Self::File(path) => ready(path).then(|| path.clone()),
             Self::Slot(slot) => {
                 let function = PathBuf::from(PCI_DEVICES).join(format!("0000:00:{slot:02x}.0"));
                 let name = block_below(&function)?;
                 let path = Path::new("/dev").join(name);
-                path.exists().then_some(path)
+                ready(&path).then_some(path)
             }
         }
+    }
+}
+
+/// Whether the device file is there and its disk can be opened: the file comes first, the disk behind it a moment later (ENXIO until then);
+/// the kernel announces it after that.
+fn ready(path: &Path) -> bool {
+    match fs::File::open(path) {
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => false,
+        _ => path.exists(),
     }
 }
 
