@@ -5,13 +5,15 @@
 
 import { messageOf, ShimError } from "../base/errors.ts";
 import type { ErrorReason } from "../base/errors.ts";
-import { LIMITS_CAPABILITY, STREAMS_CAPABILITY } from "../base/names.ts";
+import { FILES_CAPABILITY, LIMITS_CAPABILITY, STREAMS_CAPABILITY } from "../base/names.ts";
 import { GrpcCode } from "../wire/codes.ts";
 import { RemoteError, type TtrpcClient } from "../wire/client.ts";
-import { grpc } from "../../proto/gen/agent.js";
+import { grpc, snp } from "../../proto/gen/agent.js";
 
 const AGENT_SERVICE = "grpc.AgentService";
 const HEALTH_SERVICE = "grpc.Health";
+/** Our own agent's, behind its capability (proto/agent/extensions.proto). */
+const FILES_SERVICE = "snp.v1.Files";
 
 /** How long a call may take, and the caller's own end. */
 export interface CallOptions {
@@ -21,13 +23,15 @@ export interface CallOptions {
 }
 
 /** A container's resource use, as the agent tells it. */
-export type ContainerStats = grpc.StatsContainerResponse;
+export type ContainerStats = grpc.StatsContainerResponse.$Properties;
 
 /** What the agent says of itself. */
 export interface AgentDetails {
 	readonly version: string;
 	readonly streams: boolean;
 	readonly limits: boolean;
+	/** It gives files back. */
+	readonly files: boolean;
 	readonly seccomp: boolean;
 }
 
@@ -87,6 +91,7 @@ export class AgentClient {
 			version: details?.version ?? "",
 			streams: details?.extra_features?.includes(STREAMS_CAPABILITY) ?? false,
 			limits: details?.extra_features?.includes(LIMITS_CAPABILITY) ?? false,
+			files: details?.extra_features?.includes(FILES_CAPABILITY) ?? false,
 			seccomp: details?.supports_seccomp ?? false,
 		};
 	}
@@ -191,6 +196,11 @@ export class AgentClient {
 		await this.#send("ResumeContainer", grpc.ResumeContainerRequest, { container_id: containerId }, options);
 	}
 
+	/** Brings plugged processors and memory into use; answers when that many processors have come up. */
+	async online(vcpus: number, options?: CallOptions): Promise<void> {
+		await this.#send("OnlineCPUMem", grpc.OnlineCPUMemRequest, { wait: vcpus > 0, nb_cpus: vcpus, cpu_only: false }, options);
+	}
+
 	/** Waits, without bound, until a container runs out of memory; gives the container's id. */
 	async oomEvent(options?: CallOptions): Promise<string> {
 		const answer = await this.#call(AGENT_SERVICE, "GetOOMEvent", grpc.GetOOMEventRequest, {}, grpc.OOMEvent, { timeoutMs: 0, ...options });
@@ -200,6 +210,15 @@ export class AgentClient {
 	/** Writes one piece of a file into the guest (Kata agent protocol, CopyFile). */
 	async copyFile(request: grpc.CopyFileRequest.$Properties, options?: CallOptions): Promise<void> {
 		await this.#send("CopyFile", grpc.CopyFileRequest, request, options);
+	}
+
+	/** Reads the beginning of a plain file of the guest, for agents with `files`. */
+	async readFile(path: string, maxBytes: number, options?: CallOptions): Promise<Uint8Array> {
+		const request = { path, max_bytes: maxBytes };
+		const answer = await this.#call(FILES_SERVICE, "ReadFile", snp.v1.ReadFileRequest, request, snp.v1.ReadFileResponse, options);
+		if (answer.data.length > maxBytes)
+			throw new ShimError("guest.protocol", `the guest agent gave ${answer.data.length} bytes of ${path}, ${maxBytes} were asked for`);
+		return answer.data;
 	}
 
 	async #send<T>(method: string, codec: Codec<T>, request: T, options?: CallOptions): Promise<void> {

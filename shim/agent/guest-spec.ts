@@ -6,15 +6,22 @@
 import { ShimError } from "../base/errors.ts";
 import type { grpc } from "../../proto/gen/agent.js";
 import { guestResources, unsigned64 } from "./guest-resources.ts";
-import type { OciMount, OciProcess, OciSpec } from "./oci-spec.ts";
+import type { OciDevice, OciMount, OciProcess, OciSpec } from "./oci-spec.ts";
 
 /** Where the agent keeps what the host gives it (Kata agent protocol). */
 export const GUEST_SHARED = "/run/kata-containers/shared/containers";
+/** Where files lie that the host brings; the agent removes a container's with the container. */
+const GUEST_FILES = "/run/kata-containers/snp";
 const GUEST_SHM = "/run/kata-containers/sandbox/shm";
 
 /** The guest path of a container's root file system. */
 export function guestRootfs(containerId: string): string {
 	return `${GUEST_SHARED}/passthrough/${containerId}/rootfs`;
+}
+
+/** The guest path of a container's file number `index`. */
+export function guestFile(containerId: string, index: number): string {
+	return `${GUEST_FILES}/${containerId}/${index}`;
 }
 
 /** What the pod says about a container besides its specification. */
@@ -26,6 +33,8 @@ export interface GuestSpecContext {
 	readonly seccomp: boolean;
 	/** The agent takes files of cgroup version 2 and lists of processors (`snp.limits.v1`). */
 	readonly limits: boolean;
+	/** Kernel parameters of the whole pod; the container's own win. */
+	readonly podSysctls?: Readonly<Record<string, string>>;
 	/** Guest paths of bind mounts whose source was brought into the VM, by destination. */
 	readonly guestSources: ReadonlyMap<string, string>;
 }
@@ -68,7 +77,16 @@ const REQUIRED_NAMESPACES = {
 	mount: "host mount namespace",
 } as const;
 
-function guestNamespaces(spec: OciSpec): grpc.LinuxNamespace.$Properties[] {
+/** True when a container shares its PID namespace with others of the pod: it then names one. */
+export function sharesPidNamespace(spec: OciSpec): boolean {
+	return (spec.linux?.namespaces ?? []).some(({ type, path }) => type === "pid" && (path ?? "") !== "");
+}
+
+/**
+ * Refuses a specification that asks for namespaces of the host.
+ * @throws ShimError `spec.unsupported` that names the namespace
+ */
+export function refuseHostNamespaces(spec: OciSpec): void {
 	const namespaces = spec.linux?.namespaces ?? [];
 	for (const [type, name] of Object.entries(REQUIRED_NAMESPACES)) {
 		if (!namespaces.some((namespace) => namespace.type === type)) {
@@ -80,6 +98,11 @@ function guestNamespaces(spec: OciSpec): grpc.LinuxNamespace.$Properties[] {
 			remedy: "leave hostUsers at its default for this runtime class: the VM separates the pod from the host",
 		});
 	}
+}
+
+function guestNamespaces(spec: OciSpec): grpc.LinuxNamespace.$Properties[] {
+	refuseHostNamespaces(spec);
+	const namespaces = spec.linux?.namespaces ?? [];
 	return namespaces.filter((namespace) => GUEST_NAMESPACES.has(namespace.type)).map((namespace) => ({ Type: namespace.type, Path: "" }));
 }
 
@@ -103,6 +126,39 @@ function guestMount(mount: OciMount, context: GuestSpecContext): grpc.Mount.$Pro
 		);
 	}
 	return { ...base, type: "bind", source };
+}
+
+/** Character devices that have the same number and meaning in every kernel (Linux, admin-guide/devices): the guest's own take their place. */
+const KNOWN_DEVICES: ReadonlyMap<string, string> = new Map([
+	["1:3", "null"],
+	["1:5", "zero"],
+	["1:7", "full"],
+	["1:8", "random"],
+	["1:9", "urandom"],
+	["5:0", "tty"],
+	["10:200", "tun"],
+	["10:229", "fuse"],
+]);
+
+function guestDevice(device: OciDevice): grpc.LinuxDevice.$Properties {
+	const [major, minor] = [device.major ?? 0, device.minor ?? 0];
+	const known = (device.type === "c" || device.type === "u") && KNOWN_DEVICES.has(`${major}:${minor}`);
+	if (!known && device.type !== "p") {
+		throw new ShimError(
+			"spec.unsupported",
+			`device ${device.path} (${device.type} ${major}:${minor}) belongs to the host: a VM can't have it; it has ${[...KNOWN_DEVICES.values()].join(", ")} of its own`,
+			{ remedy: "take the device out of the pod; for privileged pods set privileged_without_host_devices = true in containerd's runtime" },
+		);
+	}
+	return {
+		Path: device.path,
+		Type: device.type,
+		Major: major,
+		Minor: minor,
+		FileMode: device.fileMode ?? 0o666,
+		UID: device.uid ?? 0,
+		GID: device.gid ?? 0,
+	};
 }
 
 function guestSeccomp(spec: OciSpec): grpc.LinuxSeccomp.$Properties | undefined {
@@ -144,19 +200,11 @@ export function guestSpec(spec: OciSpec, context: GuestSpecContext): grpc.Spec.$
 			"io.katacontainers.pkg.oci.bundle_path": `/run/kata-containers/${context.containerId}`,
 		},
 		Linux: {
-			Sysctl: spec.linux?.sysctl ?? {},
+			Sysctl: { ...context.podSysctls, ...spec.linux?.sysctl },
 			Resources: guestResources(spec.linux?.resources ?? {}, context),
 			CgroupsPath: `/snp/${context.containerId}`,
 			Namespaces: guestNamespaces(spec),
-			Devices: (spec.linux?.devices ?? []).map((device) => ({
-				Path: device.path,
-				Type: device.type,
-				Major: device.major ?? 0,
-				Minor: device.minor ?? 0,
-				FileMode: device.fileMode ?? 0o666,
-				UID: device.uid ?? 0,
-				GID: device.gid ?? 0,
-			})),
+			Devices: (spec.linux?.devices ?? []).map(guestDevice),
 			...(seccomp ? { Seccomp: seccomp } : {}),
 			MaskedPaths: spec.linux?.maskedPaths ?? [],
 			ReadonlyPaths: spec.linux?.readonlyPaths ?? [],

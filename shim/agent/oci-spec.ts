@@ -100,24 +100,22 @@ const seccomp = v.object({
 	),
 });
 
+const device = v.object({
+	path: v.string(),
+	type: v.string(),
+	major: maybe(integer),
+	minor: maybe(integer),
+	fileMode: maybe(uint32),
+	uid: maybe(uint32),
+	gid: maybe(uint32),
+});
+
 const linux = v.object({
 	sysctl: maybe(v.record(v.string(), v.string())),
 	resources: maybe(resourcesSchema),
 	cgroupsPath: maybe(v.string()),
 	namespaces: maybe(v.array(v.object({ type: v.string(), path: maybe(v.string()) }))),
-	devices: maybe(
-		v.array(
-			v.object({
-				path: v.string(),
-				type: v.string(),
-				major: maybe(integer),
-				minor: maybe(integer),
-				fileMode: maybe(uint32),
-				uid: maybe(uint32),
-				gid: maybe(uint32),
-			}),
-		),
-	),
+	devices: maybe(v.array(device)),
 	seccomp: maybe(seccomp),
 	rootfsPropagation: maybe(v.string()),
 	maskedPaths: maybe(strings),
@@ -146,6 +144,7 @@ export const specSchema = v.object({
 export type OciProcess = v.InferOutput<typeof processSchema>;
 export type OciResources = v.InferOutput<typeof resourcesSchema>;
 export type OciSpec = v.InferOutput<typeof specSchema>;
+export type OciDevice = v.InferOutput<typeof device>;
 export type OciMount = v.InferOutput<typeof mount>;
 
 /**

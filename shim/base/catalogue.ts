@@ -34,6 +34,7 @@ export const CATALOGUE = {
 	"pod.exists": entry("already-exists", "remove the older task of this name first"),
 	"pod.not-found": entry("not-found", "the pod is gone: nothing is left to do"),
 	"pod.state": entry("failed-precondition", "wait until the pod has reached the state that the call needs"),
+	"pod.too-large": entry("resource-exhausted", "lower the limits of the pod's containers, or run it on a larger node"),
 	"pod.lost": entry("unavailable", "the pod's VM has ended; remove the pod and let it be created again"),
 	"container.exists": entry("already-exists", "remove the older container of this name first"),
 	"container.not-found": entry("not-found", "the container is gone: nothing is left to do"),
@@ -59,6 +60,10 @@ export const CATALOGUE = {
 	"storage.mount": entry("failed-precondition", "check the snapshotter's state on this node"),
 	"storage.image": entry("internal", "check free space and that mkfs.erofs 1.5 or later is installed"),
 	"storage.full": entry("resource-exhausted", "free space on the file system that is named"),
+	"host.cgroup": entry(
+		"failed-precondition",
+		"check that the control groups are mounted and writable, and that no other process is in the pod's",
+	),
 	"network.unsupported": entry("invalid-argument", "run the pod with a network that a VM can have"),
 	"stream.failed": entry("unavailable", "the container's stdio can't be moved: remove the container"),
 	"journal.write": entry("resource-exhausted", "free space on the tmpfs that holds state_dir"),

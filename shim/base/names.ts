@@ -15,6 +15,8 @@ export const STREAM_PORT = 1028;
 export const STREAMS_CAPABILITY = "snp.streams.v1";
 /** ... and when it takes files of cgroup version 2 by name, and lists of processors that may not be the guest's. */
 export const LIMITS_CAPABILITY = "snp.limits.v1";
+/** ... and when it gives files back. */
+export const FILES_CAPABILITY = "snp.files.v1";
 
 /** The default of `state_dir`, and the longest that keeps every socket below the 107 bytes of `sun_path` (unix(7)). */
 export const DEFAULT_STATE_DIR = "/run/containerd-shim-snp";

@@ -34,11 +34,25 @@ export const ConfigSchema = v.strictObject({
 		kernel: path("/usr/share/containerd-shim-snp/vmlinux", "The guest's kernel, an ELF file with a PVH note."),
 		image: path("/usr/share/containerd-shim-snp/initramfs", "The guest's initramfs, which holds the agent."),
 		kernel_parameters: line("", "Parameters that are added to the guest kernel's command line, separated by spaces."),
-		vcpus: integer(1, { min: 1, max: MAX_GUEST_VCPUS }, "Virtual CPUs of a pod. The guest's kernel has room for no more (CONFIG_NR_CPUS)."),
+		vcpus: integer(
+			1,
+			{ min: 1, max: MAX_GUEST_VCPUS },
+			"Virtual CPUs that a pod has at least; one whose containers have a limit gets as many as that needs, up to the node's and to what the guest's kernel has room for (CONFIG_NR_CPUS).",
+		),
 		memory_mib: integer(
 			256,
 			{ min: 128, max: 1_048_576, unit: "MiB" },
-			"Memory of a pod, the guest's kernel and the writable layers of its containers included.",
+			"Memory of a pod beside what its containers' limits come to: for the guest's kernel, and for containers without a limit. Writable layers count as well.",
+		),
+		max_vcpus: integer(
+			0,
+			{ min: 0, max: MAX_GUEST_VCPUS },
+			"Virtual CPUs that a running pod may grow to when its containers' limits are raised; 0: as many as at its start.",
+		),
+		hotplug_memory_mib: integer(
+			0,
+			{ min: 0, max: 1_048_576, unit: "MiB" },
+			"Memory that a running pod may grow by, in steps of 128 MiB, when its containers' limits are raised; 0: none.",
 		),
 	}),
 	storage: table("Images of the containers' layers.", {

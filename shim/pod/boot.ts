@@ -10,6 +10,7 @@ import type { Log } from "../base/log.ts";
 import { AGENT_PORT } from "../base/names.ts";
 import type { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
+import type { HostCgroup } from "../host/cgroups.ts";
 import { setOomScore } from "../host/processes.ts";
 import { launchVmm } from "../vmm/launcher.ts";
 import type { Vmm, VmmEvent } from "../vmm/launcher.ts";
@@ -39,11 +40,13 @@ export interface BootContext {
 	readonly log: Log;
 	/** Called as soon as the VMM's process exists, so that the journal knows it. */
 	readonly onVmm: (vmm: Vmm) => void;
-	/** The first container's disk, made while the VMM starts. */
-	readonly disk: Promise<BootDisk>;
+	/** The group that the VM's processes belong to, before it gets its memory. */
+	readonly cgroup: HostCgroup | undefined;
+	/** The first container's disk, made while the VMM starts; undefined for a pod whose first container runs nothing. */
+	readonly disk: Promise<BootDisk> | undefined;
 }
 
-/** A booted machine, and the PCI slot of its first disk (two hexadecimal digits). */
+/** A booted machine, and the PCI slot of its first disk (two hexadecimal digits; empty without a disk). */
 export interface Booted {
 	readonly machine: Machine;
 	readonly slot: string;
@@ -134,6 +137,8 @@ export async function withKvmRemedy(error: ShimError, device: string): Promise<S
 async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Booted> {
 	const { config, folder, plan, scope, timeline } = context;
 	const guestEnd = new GuestEnd();
+	const { cgroup } = context;
+	if (cgroup !== undefined) scope.defer(`control group ${cgroup.path}`, () => cgroup.remove());
 	const launching = timeline.step("vmm-launch", () =>
 		launchVmm({
 			hypervisorPath: plan.hypervisorPath,
@@ -150,6 +155,7 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 		});
 		// containerd protects itself and its children from the kernel's out-of-memory killer; a pod's memory must not be.
 		setOomScore(vmm.pid, 0);
+		cgroup?.join(vmm.pid);
 		context.onVmm(vmm);
 		return vmm;
 	});
@@ -196,17 +202,19 @@ async function lastWords(context: BootContext): Promise<string> {
 	return told === "" ? "" : `; its console says: ${told}`;
 }
 
-async function startGuest(context: BootContext, vmm: Vmm, disk: BootDisk, guestEnd: GuestEnd, signal: AbortSignal): Promise<Booted> {
+async function startGuest(
+	context: BootContext,
+	vmm: Vmm,
+	disk: BootDisk | undefined,
+	guestEnd: GuestEnd,
+	signal: AbortSignal,
+): Promise<Booted> {
 	const { config, plan, scope, timeline, podId } = context;
 	const call = { signal, timeoutMs: config.timeouts.vmm_call_ms };
 	await timeline.step("vm-create", () => vmm.client.create(vmConfig(plan, disk), call));
 	await timeline.step("vm-boot", () => vmm.client.boot(call));
 	// The slots of devices are known as soon as the VM runs; the guest boots meanwhile.
-	const slot = timeline.step("disk-slot", async () => {
-		const found = diskSlot(await vmm.client.info(call), disk.id);
-		if (found === undefined) throw new ShimError("vmm.api", `the hypervisor does not list disk ${disk.id} among the VM's devices`);
-		return found;
-	});
+	const slot = disk === undefined ? Promise.resolve("") : timeline.step("disk-slot", () => findSlot(vmm, disk.id, call));
 	slot.catch(() => undefined);
 	const agent = await timeline.step("agent-connect", async () => {
 		const { socket } = await dialGuest(plan.vsock, AGENT_PORT, { signal, timeoutMs: config.timeouts.boot_ms });
@@ -223,14 +231,22 @@ async function startGuest(context: BootContext, vmm: Vmm, disk: BootDisk, guestE
 	return { machine: { vmm, agent, details, vsock: plan.vsock, died }, slot: await slot };
 }
 
-function vmConfig(plan: PodPlan, disk: BootDisk): ReturnType<typeof planVm> {
+async function findSlot(vmm: Vmm, diskId: string, call: { signal: AbortSignal; timeoutMs: number }): Promise<string> {
+	const found = diskSlot(await vmm.client.info(call), diskId);
+	if (found === undefined) throw new ShimError("vmm.api", `the hypervisor does not list disk ${diskId} among the VM's devices`);
+	return found;
+}
+
+function vmConfig(plan: PodPlan, disk: BootDisk | undefined): ReturnType<typeof planVm> {
 	return planVm({
 		vcpus: plan.vcpus,
+		maxVcpus: plan.most.vcpus,
 		memoryMiB: plan.memoryMib,
+		hotplugMemoryMiB: plan.most.memoryMib - plan.memoryMib,
 		kernelPath: plan.kernel,
 		initramfsPath: plan.image,
 		cmdline: plan.kernelParameters,
-		disks: [{ id: disk.id, path: disk.path, readonly: true }],
+		disks: disk === undefined ? [] : [{ id: disk.id, path: disk.path, readonly: true }],
 		vsock: { cid: plan.vsockCid, socketPath: plan.vsock },
 		serialFile: plan.consoleFile,
 		landlockRules: plan.landlockRules,

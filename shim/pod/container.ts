@@ -2,7 +2,7 @@
 
 import type { ContainerStats } from "../agent/client.ts";
 import { guestResources, resourcesLeftOut } from "../agent/guest-resources.ts";
-import { guestProcess, guestSpec } from "../agent/guest-spec.ts";
+import { guestProcess, guestSpec, sharesPidNamespace } from "../agent/guest-spec.ts";
 import type { OciProcess, OciResources, OciSpec } from "../agent/oci-spec.ts";
 import { rootfsStorage } from "../agent/storages.ts";
 import { explain, ShimError } from "../base/errors.ts";
@@ -10,19 +10,20 @@ import { withDeadline } from "../base/deadline.ts";
 import type { Log } from "../base/log.ts";
 import type { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
+import type { HostCgroup } from "../host/cgroups.ts";
 import type { Machine } from "./machine.ts";
 import { isSandboxContainer } from "./plan.ts";
 import type { DeleteResult, Mover, PodEvent } from "./ports.ts";
-import { GuestProcess } from "./process.ts";
+import { GuestProcess, SIGKILL, SIGNAL_EXIT_BASE } from "./process.ts";
 import type { ExitRecord, Stdio } from "./process.ts";
+import { limitsOf } from "./sizing.ts";
+import type { Limits } from "./sizing.ts";
+import { copySmallFiles, returnMessages } from "./small-files.ts";
 import { adoptStdio, numberStreams, openStdio } from "./stdio.ts";
 import type { ProcessStdio } from "./stdio.ts";
 import type { Timeline } from "./timeline.ts";
 
-const SIGKILL = 9;
 const SIGTERM = 15;
-/** What a killed process's exit status is made of (as shells and runc do). */
-const SIGNAL_EXIT_BASE = 128;
 /** The exit status of a container that could not be started (containerd's CRI plugin gives the same). */
 const START_ERROR_STATUS = 128;
 /** How long the exits of execs may hold back the exit of their container. */
@@ -35,6 +36,10 @@ export interface ContainerHost {
 	readonly timeline: Timeline;
 	/** What is reported as every process's PID: the VM is what the host sees of it. */
 	readonly pid: number;
+	/** The control group of the VMM on the host. */
+	readonly cgroup: HostCgroup | undefined;
+	/** Kernel parameters that the pod asks for. */
+	readonly sysctls: Readonly<Record<string, string>>;
 	/** @throws ShimError `pod.lost` when the VM is gone */
 	machine(): Machine;
 	/** @throws ShimError when the keeper is not connected */
@@ -75,6 +80,8 @@ export class Container {
 	/** True once the guest knows the whole container. */
 	complete = false;
 	paused = false;
+	/** The limits since the last update; undefined while those of the specification hold. */
+	newLimits: Limits | undefined;
 	readonly #host: ContainerHost;
 	readonly #stdio = new Map<string, ProcessStdio>();
 
@@ -88,6 +95,11 @@ export class Container {
 		this.init = new GuestProcess(parts.id, "", parts.stdio);
 	}
 
+	/** True for a container without a process in the guest. */
+	get runsNothing(): boolean {
+		return false;
+	}
+
 	/** @throws ShimError `process.not-found` */
 	process(execId: string): GuestProcess {
 		const process = execId === "" ? this.init : this.execs.get(execId);
@@ -99,12 +111,14 @@ export class Container {
 	async prepare(slot: string, signal: AbortSignal): Promise<void> {
 		const { timeline } = this.#host;
 		const machine = this.#host.machine();
+		const guestSources = await timeline.step("copy-files", () => copySmallFiles(this.id, this.spec, machine.agent, signal));
 		const spec = guestSpec(this.spec, {
 			containerId: this.id,
 			sandbox: isSandboxContainer(this.spec),
 			seccomp: machine.details.seccomp,
 			limits: machine.details.limits,
-			guestSources: new Map(),
+			podSysctls: this.#host.sysctls,
+			guestSources,
 		});
 		this.#nameLeftOut(this.spec.linux?.resources ?? {});
 		const storages = [rootfsStorage(this.id, slot)];
@@ -114,7 +128,7 @@ export class Container {
 		await timeline.step("container-create", () =>
 			this.#withStdio(this.init, () =>
 				machine.agent.createContainer(
-					{ container_id: this.id, exec_id: this.id, storages, OCI: spec, sandbox_pidns: false, ...ports },
+					{ container_id: this.id, exec_id: this.id, storages, OCI: spec, sandbox_pidns: sharesPidNamespace(this.spec), ...ports },
 					{ signal },
 				),
 			),
@@ -246,7 +260,7 @@ export class Container {
 		if (process.state.kind === "created") {
 			// Nothing ever wrote there, and containerd's client waits for the end of it.
 			this.#stdio.get(execId)?.abort();
-			await this.#stopped(process, { status: SIGNAL_EXIT_BASE + signalNumber, atMs: Date.now() });
+			await this.stopped(process, { status: SIGNAL_EXIT_BASE + signalNumber, atMs: Date.now() });
 			return;
 		}
 		const target = { containerId: this.id, execId: all ? "" : execId };
@@ -289,8 +303,14 @@ export class Container {
 		this.#host.publish({ kind: "resumed", containerId: this.id });
 	}
 
-	stats(): Promise<ContainerStats> {
-		return this.#host.machine().agent.stats(this.id);
+	/** What the container uses. */
+	async stats(): Promise<ContainerStats> {
+		return await this.#host.machine().agent.stats(this.id);
+	}
+
+	/** What the container may use. */
+	get limits(): Limits {
+		return this.newLimits ?? limitsOf(this.spec.linux?.resources ?? {});
 	}
 
 	/** Changes limits; those that are left out stay as they are. @throws ShimError `guest.call` for one that the guest can't hold */
@@ -359,8 +379,21 @@ export class Container {
 		} catch (error) {
 			this.#host.log.warn("a process's end is told before its last output is read", { process: process.name, error: explain(error) });
 		}
-		if (process.execId === "") await this.#execsEnd();
-		await this.#stopped(process, exit);
+		if (process.execId === "") {
+			await this.#execsEnd();
+			await this.#returnMessages(machine);
+		}
+		await this.stopped(process, exit);
+	}
+
+	/** Whoever hears of the end reads the message: it must be there by then. */
+	async #returnMessages(machine: Machine): Promise<void> {
+		if (!machine.details.files) return;
+		try {
+			await Promise.race([returnMessages(this.id, this.spec, machine.agent), machine.died]);
+		} catch (error) {
+			this.#host.log.warn("a termination message stays in the guest", { container: this.id, error: explain(error) });
+		}
 	}
 
 	/** With its first process the container's PID namespace ends, and every exec with it: their exits are told first. */
@@ -381,7 +414,8 @@ export class Container {
 		}
 	}
 
-	async #stopped(process: GuestProcess, exit: ExitRecord): Promise<void> {
+	/** Makes the end of a process known. */
+	protected async stopped(process: GuestProcess, exit: ExitRecord): Promise<void> {
 		if (process.state.kind === "stopped") return;
 		process.transition({ kind: "stopped", exit });
 		this.#saveQuietly(process);

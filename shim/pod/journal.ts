@@ -32,9 +32,13 @@ const containerRecord = v.object({
 	/** False while the guest may know only a part of it. */
 	complete: v.boolean(),
 	paused: v.boolean(),
+	/** The limits as they are now; null: those of the specification. */
+	limits: v.optional(v.nullable(v.object({ cpuQuotaUs: v.number(), cpuPeriodUs: v.number(), memoryBytes: v.number() })), null),
 	disk: v.nullable(v.object({ id: v.string(), path: v.string() })),
 	processes: v.array(processRecord),
 });
+
+const machineSize = v.object({ vcpus: v.number(), memoryMib: v.number() });
 
 const tombstone = v.object({
 	containerId: v.string(),
@@ -58,7 +62,19 @@ const podRecord = v.object({
 	keeperPid: v.number(),
 	state: v.picklist(["booting", "running", "lost"]),
 	vmm: v.nullable(v.object({ pid: v.number(), startTime: v.string() })),
-	agent: v.nullable(v.object({ version: v.string(), streams: v.boolean(), limits: v.optional(v.boolean(), false), seccomp: v.boolean() })),
+	/** What the VM has now, and what it may grow to. */
+	size: v.optional(v.nullable(v.object({ now: machineSize, most: machineSize })), null),
+	/** The path of the VMM's control group. */
+	cgroup: v.optional(v.nullable(v.string()), null),
+	agent: v.nullable(
+		v.object({
+			version: v.string(),
+			streams: v.boolean(),
+			limits: v.optional(v.boolean(), false),
+			files: v.optional(v.boolean(), false),
+			seccomp: v.boolean(),
+		}),
+	),
 	nextNumber: v.number(),
 	containers: v.array(containerRecord),
 	tombstones: v.array(tombstone),

@@ -5,6 +5,8 @@ import { join } from "node:path";
 import type { OciSpec } from "../agent/oci-spec.ts";
 import type { Config } from "../config/schema.ts";
 import type { LandlockConfig } from "../vmm/config-types.ts";
+import { mostOf, sizeOf } from "./sizing.ts";
+import type { MachineSize } from "./sizing.ts";
 
 /** What the VM will be. Paths are on the host. */
 export interface PodPlan {
@@ -14,7 +16,11 @@ export interface PodPlan {
 	readonly kernelParameters: string;
 	readonly vcpus: number;
 	readonly memoryMib: number;
+	/** What the VM may grow to while it runs. */
+	readonly most: MachineSize;
 	readonly hostname: string;
+	/** Where `linux.cgroupsPath` puts the pod; empty for nowhere. */
+	readonly cgroupsPath: string;
 	/** The VM's hybrid vsock socket. */
 	readonly vsock: string;
 	/** The guest's context id: each VM has a socket of its own, so one number serves all. */
@@ -50,8 +56,14 @@ export function isSandboxContainer(spec: OciSpec): boolean {
 	return spec.annotations?.[CONTAINER_TYPE_ANNOTATION] === "sandbox";
 }
 
-/** Decides what the pod's VM will be. */
-export function planPod(podId: string, spec: OciSpec, config: Config, folder: string): PodPlan {
+/**
+ * Decides what the pod's VM will be.
+ * @param folder the pod's
+ * @param node what the node has
+ * @throws ShimError `pod.too-large`
+ */
+export function planPod(podId: string, spec: OciSpec, config: Config, folder: string, node: MachineSize): PodPlan {
+	const size = sizeOf(podId, spec, { vcpus: config.guest.vcpus, memoryMib: config.guest.memory_mib }, node);
 	const console = config.debug.console;
 	const parameters = [
 		...BASE_PARAMETERS,
@@ -64,9 +76,10 @@ export function planPod(podId: string, spec: OciSpec, config: Config, folder: st
 		kernel: config.guest.kernel,
 		image: config.guest.image,
 		kernelParameters: parameters.join(" "),
-		vcpus: config.guest.vcpus,
-		memoryMib: config.guest.memory_mib,
+		...size,
+		most: mostOf(size, { vcpus: config.guest.max_vcpus, memoryMib: config.guest.hotplug_memory_mib }),
 		hostname: hostnameOf(podId, spec),
+		cgroupsPath: spec.linux?.cgroupsPath ?? "",
 		vsock: join(folder, "vsock.sock"),
 		vsockCid: GUEST_CID,
 		consoleFile: console ? join(folder, "console.log") : undefined,

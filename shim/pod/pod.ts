@@ -2,8 +2,9 @@
 
 import { resolve } from "node:path";
 
+import { refuseHostNamespaces } from "../agent/guest-spec.ts";
 import { readSpec } from "../agent/oci-spec.ts";
-import type { OciSpec } from "../agent/oci-spec.ts";
+import type { OciResources, OciSpec } from "../agent/oci-spec.ts";
 import { shmStorage } from "../agent/storages.ts";
 import { asShimError, explain, ShimError } from "../base/errors.ts";
 import { withDeadline } from "../base/deadline.ts";
@@ -11,17 +12,23 @@ import type { Log } from "../base/log.ts";
 import { Mailbox } from "../base/mailbox.ts";
 import { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
+import { cgroupPath, HostCgroup } from "../host/cgroups.ts";
+import { nodeSize } from "../host/node.ts";
 import type { RootfsImages } from "../storage/images.ts";
 import { slotOfBdf } from "../vmm/plan.ts";
 import { bootMachine, checkGuestFiles } from "./boot.ts";
 import { Container } from "./container.ts";
 import type { ContainerDisk, ContainerHost } from "./container.ts";
+import { growVm } from "./growth.ts";
+import type { VmSize } from "./growth.ts";
 import { Journal } from "./journal.ts";
 import type { Tombstone } from "./journal.ts";
 import type { Machine } from "./machine.ts";
-import { planPod } from "./plan.ts";
+import { isSandboxContainer, planPod } from "./plan.ts";
 import type { CreateRequest, DeleteResult, Mover, PodEvent, PodIdentity, PublishEvent } from "./ports.ts";
 import { podRecord } from "./record.ts";
+import { SandboxContainer } from "./sandbox-container.ts";
+import { limitsOf } from "./sizing.ts";
 import { Timeline } from "./timeline.ts";
 
 /** The states of a pod. A pod without a VM is `new`; one whose VM has died by itself is `lost`; `gone` is the end. */
@@ -65,6 +72,10 @@ export class Pod implements ContainerHost {
 	tombstones: Tombstone[] = [];
 	/** The VMM's process, from the moment it exists. */
 	vmm: { readonly pid: number; readonly startTime: string } | null = null;
+	/** What the VM has, and what it may grow to; known from its boot on. */
+	size: VmSize | undefined;
+	/** The control group of the VMM, once it is decided. */
+	cgroup: HostCgroup | undefined;
 	keeperPid = 0;
 	nextStream = 1;
 	readonly #services: PodServices;
@@ -101,6 +112,12 @@ export class Pod implements ContainerHost {
 		}
 		this.log.info("pod state", { from: this.#state.kind, to: next.kind });
 		this.#state = next;
+	}
+
+	/** The kernel parameters of a Kubernetes pod: its sandbox container names them. */
+	get sysctls(): Readonly<Record<string, string>> {
+		const sandbox = [...this.containers.values()].find((container) => container.runsNothing);
+		return sandbox?.spec.linux?.sysctl ?? {};
 	}
 
 	machine(): Machine {
@@ -187,7 +204,10 @@ export class Pod implements ContainerHost {
 	}
 
 	async #createFirst(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
-		const plan = planPod(this.identity.podId, spec, this.config, this.folder);
+		refuseHostNamespaces(spec);
+		const plan = planPod(this.identity.podId, spec, this.config, this.folder, nodeSize());
+		this.size = { now: { vcpus: plan.vcpus, memoryMib: plan.memoryMib }, most: plan.most };
+		this.cgroup = plan.cgroupsPath === "" ? undefined : new HostCgroup(cgroupPath(plan.cgroupsPath));
 		await checkGuestFiles(plan);
 		const boot = new Scope(`boot of pod ${this.identity.podId}`);
 		this.transition({ kind: "booting" });
@@ -196,7 +216,9 @@ export class Pod implements ContainerHost {
 			boot.defer("pod folder", () => this.journal.remove());
 			this.journal.open();
 			this.save();
-			const { container, disk } = this.#newContainer(request, spec, boot, abort.signal);
+			const { container, disk } = isSandboxContainer(spec)
+				? this.#newSandboxContainer(request, spec, boot)
+				: this.#newContainer(request, spec, boot, abort.signal);
 			making = container;
 			const { machine, slot } = await bootMachine({
 				podId: this.identity.podId,
@@ -207,6 +229,7 @@ export class Pod implements ContainerHost {
 				scope: boot,
 				signal: abort.signal,
 				log: this.log,
+				cgroup: this.cgroup,
 				disk,
 				onVmm: (vmm) => {
 					this.vmm = { pid: vmm.pid, startTime: vmm.startTime.toString() };
@@ -225,6 +248,8 @@ export class Pod implements ContainerHost {
 			await this.#settled(making);
 			this.containers.clear();
 			this.vmm = null;
+			this.cgroup = undefined;
+			this.size = undefined;
 			this.#state = { kind: "new" };
 			throw error;
 		}
@@ -292,6 +317,14 @@ export class Pod implements ContainerHost {
 		return { container, disk };
 	}
 
+	/** Registers the container that stands for the pod: it needs no image. */
+	#newSandboxContainer(request: CreateRequest, spec: OciSpec, scope: Scope): { container: Promise<Container>; disk: undefined } {
+		const { id, bundle, stdio } = request;
+		const made = new SandboxContainer({ id, bundle, spec, stdio, scope }, this);
+		this.containers.set(id, made);
+		return { container: Promise.resolve(made), disk: undefined };
+	}
+
 	async #prepare(container: Container, slot: string, signal: AbortSignal): Promise<void> {
 		this.save();
 		container.scope.defer(`stdio of container ${container.id}`, () => container.releaseStdio());
@@ -304,6 +337,22 @@ export class Pod implements ContainerHost {
 			{ hostname, dns: [], storages: [shmStorage()], sandbox_pidns: false, sandbox_id: this.identity.podId },
 			{ signal },
 		);
+	}
+
+	/**
+	 * Changes a container's limits; the VM grows before, if it must and may.
+	 * @throws ShimError `pod.too-large` for a limit that the VM can't hold
+	 */
+	update(containerId: string, resources: OciResources): Promise<void> {
+		return this.#mailbox.run(async () => {
+			const container = this.container(containerId);
+			const limits = limitsOf(resources, container.limits);
+			const others = [...this.containers.values()].filter((other) => other !== container);
+			await growVm(this, container.id, limits, [limits, ...others.map((other) => other.limits)]);
+			await container.update(resources);
+			container.newLimits = limits;
+			this.save();
+		});
 	}
 
 	/** Gives back the disk of a container that an earlier snpd made. */
@@ -337,6 +386,8 @@ export class Pod implements ContainerHost {
 	/** Takes over a VM that an earlier snpd started, with the containers that the journal knows. */
 	adopt(machine: Machine, release: () => void | Promise<void>): void {
 		this.#scope.defer("pod folder", () => this.journal.remove());
+		const { cgroup } = this;
+		if (cgroup !== undefined) this.#scope.defer(`control group ${cgroup.path}`, () => cgroup.remove());
 		this.#scope.defer("VM", release);
 		this.transition({ kind: "running", machine });
 		this.#watchDeath(machine);
@@ -394,7 +445,7 @@ export class Pod implements ContainerHost {
 		if (this.containers.size === 1) {
 			await this.#release();
 		} else {
-			if (this.#state.kind === "running") await this.#removeFromGuest(this.#state.machine, id);
+			if (this.#state.kind === "running" && !container.runsNothing) await this.#removeFromGuest(this.#state.machine, id);
 			await this.#undo(container.scope);
 		}
 		this.containers.delete(id);

@@ -7,6 +7,10 @@ import { ShimError } from "../base/errors.ts";
 import { deferred } from "../base/deadline.ts";
 import type { Deferred } from "../base/deadline.ts";
 
+export const SIGKILL = 9;
+/** What a killed process's exit status is made of (as shells and runc do). */
+export const SIGNAL_EXIT_BASE = 128;
+
 /** How a process ended. */
 export interface ExitRecord {
 	/** 0..255; 128 + signal number when a signal ended it. */

@@ -14,6 +14,8 @@ export function podRecord(pod: Pod): PodRecord {
 		keeperPid: pod.keeperPid,
 		state: state.kind === "running" ? "running" : state.kind === "lost" ? "lost" : "booting",
 		vmm: pod.vmm,
+		size: pod.size === undefined ? null : { now: { ...pod.size.now }, most: { ...pod.size.most } },
+		cgroup: pod.cgroup?.path ?? null,
 		agent: state.kind === "running" ? { ...state.machine.details } : null,
 		nextNumber: pod.nextStream,
 		containers: [...pod.containers.values()].map(containerRecord),
@@ -32,6 +34,7 @@ function containerRecord(container: Container): ContainerRecord {
 		bundle: container.bundle,
 		complete: container.complete,
 		paused: container.paused,
+		limits: container.newLimits === undefined ? null : { ...container.newLimits },
 		disk: container.disk === null ? null : { ...container.disk },
 		processes: [container.init, ...container.execs.values()].map((process) => processRecord(process, container)),
 	};

@@ -8,6 +8,7 @@ import { parseJson, parseSpec, processSchema, readSpec } from "../agent/oci-spec
 import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { AGENT_PORT } from "../base/names.ts";
+import { HostCgroup } from "../host/cgroups.ts";
 import { unmountUnder } from "../host/mounts.ts";
 import { findProcesses, ProcessHandle } from "../host/processes.ts";
 import { adoptVmm, API_SOCKET_OPTION } from "../vmm/launcher.ts";
@@ -16,6 +17,8 @@ import { dialGuest } from "../vmm/vsock.ts";
 import { TtrpcClient } from "../wire/client.ts";
 import { GuestEnd } from "./boot.ts";
 import { Container } from "./container.ts";
+import { SandboxContainer } from "./sandbox-container.ts";
+import { isSandboxContainer } from "./plan.ts";
 import { Journal } from "./journal.ts";
 import type { ContainerRecord, PodRecord, ProcessRecord } from "./journal.ts";
 import { watchMachine } from "./machine.ts";
@@ -28,8 +31,11 @@ import { Timeline } from "./timeline.ts";
 const KILLED = 137;
 const KILL_WAIT_MS = 10_000;
 
-/** Kills the VMM that was started in a pod folder, and removes the folder with its mounts. The VMM's own helpers end with it. */
-export async function clearAway(folder: string, log: Log): Promise<void> {
+/**
+ * Kills the VMM that was started in a pod folder, and removes the folder with its mounts. The VMM's own helpers end with it.
+ * @param cgroup the path of the VMM's control group, which goes too, when it is known
+ */
+export async function clearAway(folder: string, cgroup: string | null, log: Log): Promise<void> {
 	for (const found of findProcesses(folder, API_SOCKET_OPTION)) {
 		if (found.pid === process.pid) continue;
 		const handle = ProcessHandle.open(found.pid, found.startTime);
@@ -41,6 +47,8 @@ export async function clearAway(folder: string, log: Log): Promise<void> {
 			.catch((error: unknown) => log.error("a process does not end", error, { pid: found.pid }));
 		handle.close();
 	}
+	if (cgroup !== null)
+		await new HostCgroup(cgroup).remove().catch((error: unknown) => log.error("a control group stays", error, { folder }));
 	await unmountUnder(folder);
 	new Journal(folder).remove();
 }
@@ -53,6 +61,8 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 	pod.vmm = record.vmm;
 	pod.keeperPid = record.keeperPid;
 	pod.nextStream = record.nextNumber;
+	pod.size = record.size ?? undefined;
+	pod.cgroup = record.cgroup === null ? undefined : new HostCgroup(record.cgroup);
 	pod.tombstones = [...record.tombstones];
 	pod.timeline = new Timeline(record);
 	// A bundle that is gone means that containerd has removed the container while no snpd could be told.
@@ -66,6 +76,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 	if (machine === undefined) {
 		pod.transition({ kind: "lost", death: new ShimError("pod.lost", `the VM of pod ${record.identity.podId} ended while snpd was away`) });
 		endAll(pod);
+		await pod.cgroup?.remove().catch((error: unknown) => pod.log.error("a control group stays", error));
 		return;
 	}
 	pod.adopt(machine, async () => {
@@ -123,10 +134,12 @@ async function restoreContainer(pod: Pod, record: ContainerRecord): Promise<void
 	const scope = pod.adoptScope(`container ${record.id}`);
 	const disk = record.disk;
 	if (disk !== null) scope.defer(`disk ${disk.id}`, () => pod.releaseDisk(record.id, disk.id));
-	const container = new Container({ id: record.id, bundle: record.bundle, spec, stdio: init.stdio, disk, scope }, pod);
+	const parts = { id: record.id, bundle: record.bundle, spec, stdio: init.stdio, scope };
+	const container = isSandboxContainer(spec) ? new SandboxContainer(parts, pod) : new Container({ ...parts, disk }, pod);
 	scope.defer(`stdio of container ${record.id}`, () => container.releaseStdio());
 	container.complete = true;
 	container.paused = record.paused;
+	container.newLimits = record.limits ?? undefined;
 	fill(container.init, init);
 	for (const exec of record.processes) {
 		if (exec.execId === "") continue;

@@ -58,7 +58,7 @@ function memoryMetrics(memory: grpc.MemoryStats.$Properties): io.containerd.cgro
 }
 
 /** Encodes the agent's statistics of one container. */
-export function encodeMetrics(stats: grpc.StatsContainerResponse): Uint8Array {
+export function encodeMetrics(stats: grpc.StatsContainerResponse.$Properties): Uint8Array {
 	const cgroup = stats.cgroup_stats;
 	const cpu = cgroup?.cpu_stats?.cpu_usage;
 	const throttling = cgroup?.cpu_stats?.throttling_data;

@@ -175,9 +175,7 @@ export class TaskService {
 	async #update(request: containerd.task.v2.UpdateTaskRequest, caller: Caller): Promise<Uint8Array> {
 		const what = `the resources of container ${request.id}`;
 		const text = Buffer.from(request.resources?.value ?? EMPTY).toString("utf8");
-		await this.#pod(caller)
-			.container(request.id)
-			.update(parseSpec(resourcesSchema, parseJson(text, what), what));
+		await this.#pod(caller).update(request.id, parseSpec(resourcesSchema, parseJson(text, what), what));
 		return EMPTY;
 	}
 

@@ -21,6 +21,8 @@ export interface VmSpec {
 	/** What `vm.resize` may go up to; `vcpus` unless given. */
 	readonly maxVcpus?: number | undefined;
 	readonly memoryMiB: number;
+	/** What `vm.resize` may add, a multiple of 128 MiB (Cloud Hypervisor's step); none unless given. */
+	readonly hotplugMemoryMiB?: number | undefined;
 	/** Memory that vhost-user devices can map; false unless given. */
 	readonly sharedMemory?: boolean | undefined;
 	readonly kernelPath: string;
@@ -41,7 +43,7 @@ export function planVm(spec: VmSpec): VmConfig {
 	const config: VmConfig = {
 		payload: { kernel: spec.kernelPath, cmdline: spec.cmdline },
 		cpus: { boot_vcpus: spec.vcpus, max_vcpus: Math.max(spec.vcpus, spec.maxVcpus ?? spec.vcpus) },
-		memory: { size: spec.memoryMiB * BYTES_PER_MIB, shared: spec.sharedMemory ?? false },
+		memory: planMemory(spec),
 		rng: { src: "/dev/urandom" },
 		vsock: { cid: spec.vsock.cid, socket: spec.vsock.socketPath },
 		serial: spec.serialFile === undefined ? { mode: "Null" } : { mode: "File", file: spec.serialFile },
@@ -61,6 +63,12 @@ export function planVm(spec: VmSpec): VmConfig {
 		config.landlock_rules = spec.landlockRules.map((rule) => ({ ...rule }));
 	}
 	return config;
+}
+
+function planMemory(spec: VmSpec): NonNullable<VmConfig["memory"]> {
+	const more = spec.hotplugMemoryMiB ?? 0;
+	const memory = { size: spec.memoryMiB * BYTES_PER_MIB, shared: spec.sharedMemory ?? false };
+	return more > 0 ? { ...memory, hotplug_size: more * BYTES_PER_MIB } : memory;
 }
 
 /**

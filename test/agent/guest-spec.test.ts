@@ -1,7 +1,7 @@
 import Long from "long";
 import t from "tap";
 import { grpc } from "../../proto/gen/agent.js";
-import { guestProcess, guestSpec, hostBindMounts } from "../../shim/agent/guest-spec.ts";
+import { guestProcess, guestSpec, hostBindMounts, sharesPidNamespace } from "../../shim/agent/guest-spec.ts";
 import { parseSpec, specSchema } from "../../shim/agent/oci-spec.ts";
 import type { OciSpec } from "../../shim/agent/oci-spec.ts";
 import { failing } from "../base/failing.ts";
@@ -77,6 +77,40 @@ for (const [type, words] of [
 		t.end();
 	});
 }
+
+t.test("guestSpec passes devices that every kernel has, and refuses the host's by name", (t) => {
+	const devices = [
+		{ path: "/dev/spare", type: "c", major: 1, minor: 5, fileMode: 0o600, uid: 7 },
+		{ path: "/dev/fuse", type: "c", major: 10, minor: 229 },
+	];
+	t.match(guestSpec(spec({}, { devices }), context).Linux?.Devices, [
+		{ Path: "/dev/spare", Type: "c", Major: 1, Minor: 5, FileMode: 0o600, UID: 7 },
+		{ Path: "/dev/fuse", Major: 10, Minor: 229, FileMode: 0o666 },
+	]);
+	for (const device of [
+		{ path: "/dev/sda", type: "b", major: 8, minor: 0 },
+		{ path: "/dev/mem", type: "c", major: 1, minor: 1 },
+	]) {
+		const failure = failing({ reason: "spec.unsupported", message: new RegExp(`device ${device.path} `) });
+		t.throws(() => guestSpec(spec({}, { devices: [device] }), context), failure);
+	}
+	t.end();
+});
+
+t.test("guestSpec gives the pod's kernel parameters, the container's own first", (t) => {
+	const podSysctls = { "kernel.a": "pod", "kernel.b": "pod" };
+	t.strictSame(guestSpec(spec({}, { sysctl: { "kernel.b": "own" } }), { ...context, podSysctls }).Linux?.Sysctl, {
+		"kernel.a": "pod",
+		"kernel.b": "own",
+	});
+	t.end();
+});
+
+t.test("sharesPidNamespace: a named PID namespace is the pod's", (t) => {
+	t.notOk(sharesPidNamespace(spec({}, { namespaces: NAMESPACES })));
+	t.ok(sharesPidNamespace(spec({}, { namespaces: [{ type: "pid", path: "/proc/7/ns/pid" }] })));
+	t.end();
+});
 
 t.test("guestSpec refuses a user namespace", (t) => {
 	const namespaces = [...NAMESPACES, { type: "user" }];

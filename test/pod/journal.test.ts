@@ -12,7 +12,9 @@ const RECORD: PodRecord = {
 	keeperPid: 7,
 	state: "running",
 	vmm: { pid: 8, startTime: "9" },
-	agent: { version: "1", streams: true, limits: true, seccomp: true },
+	size: { now: { vcpus: 1, memoryMib: 256 }, most: { vcpus: 2, memoryMib: 512 } },
+	cgroup: "/kubepods/pod1/abc",
+	agent: { version: "1", streams: true, limits: true, files: true, seccomp: true },
 	nextNumber: 3,
 	containers: [
 		{
@@ -20,6 +22,7 @@ const RECORD: PodRecord = {
 			bundle: "/bundle",
 			complete: true,
 			paused: false,
+			limits: { cpuQuotaUs: 0, cpuPeriodUs: 0, memoryBytes: 64 << 20 },
 			disk: { id: "disk1", path: "/x" },
 			processes: [
 				{

@@ -1,0 +1,55 @@
+/** A running VM grows when the limits of its containers are raised (in-place resize). It never shrinks: a guest can't be made to give back. */
+
+import { checkLimit, grown } from "./sizing.ts";
+import type { Limits, MachineSize } from "./sizing.ts";
+import { explain } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import type { Config } from "../config/schema.ts";
+import type { Machine } from "./machine.ts";
+import type { Timeline } from "./timeline.ts";
+
+const BYTES_PER_MIB = 1024 * 1024;
+
+/** What a VM has, and what it may grow to. */
+export interface VmSize {
+	readonly now: MachineSize;
+	readonly most: MachineSize;
+}
+
+/** What growing needs of the pod. */
+export interface GrowingPod {
+	readonly config: Config;
+	readonly timeline: Timeline;
+	readonly log: Log;
+	/** Undefined for a pod that an older snpd booted: it keeps its size. */
+	size: VmSize | undefined;
+	machine(): Machine;
+	save(): void;
+}
+
+/**
+ * Makes room for new limits of one container.
+ * @param changed the container's limits to be
+ * @param all those of every container of the pod, the changed ones included
+ * @throws ShimError `pod.too-large` for a limit that the VM can't hold
+ */
+export async function growVm(pod: GrowingPod, containerId: string, changed: Limits, all: readonly Limits[]): Promise<void> {
+	if (pod.size === undefined) return;
+	const { now, most } = pod.size;
+	const { vcpus, memory_mib: memoryMib } = pod.config.guest;
+	const wanted = grown(now, { vcpus, memoryMib }, most, all);
+	checkLimit(containerId, changed, wanted);
+	if (wanted.vcpus === now.vcpus && wanted.memoryMib === now.memoryMib) return;
+	const { vmm, agent } = pod.machine();
+	await pod.timeline.step("vm-resize", async () => {
+		const call = { timeoutMs: pod.config.timeouts.vmm_call_ms };
+		await vmm.client.resize({ desired_vcpus: wanted.vcpus, desired_ram: wanted.memoryMib * BYTES_PER_MIB }, call);
+		pod.size = { now: wanted, most };
+		pod.save();
+	});
+	// The limits hold at once; processors come up when the guest's kernel finds them. One that takes none goes on with those it has.
+	agent
+		.online(wanted.vcpus - now.vcpus)
+		.catch((error: unknown) => pod.log.warn("the guest does not take what was plugged in", { reason: explain(error) }));
+	pod.log.info("the VM has grown", { vcpus: wanted.vcpus, memoryMib: wanted.memoryMib });
+}

@@ -1,0 +1,57 @@
+/** Control groups of both versions. */
+import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+
+import t from "tap";
+
+import { cgroupPath, HostCgroup, parseHierarchies } from "../../shim/host/cgroups.ts";
+
+t.test("cgroupPath: a path, systemd's form, and what is neither", async (t) => {
+	t.equal(cgroupPath("/kubepods/burstable/pod1/abc"), "/kubepods/burstable/pod1/abc");
+	t.equal(cgroupPath("relative/abc"), "/relative/abc");
+	t.equal(
+		cgroupPath("kubepods-burstable-pod1.slice:cri-containerd:abc"),
+		"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-abc.scope",
+	);
+	t.equal(cgroupPath(":cri-containerd:abc"), "/system.slice/cri-containerd-abc.scope");
+	t.equal(cgroupPath("-.slice:x:abc"), "/x-abc.scope");
+	for (const wrong of ["", "/", "/a/../../b", ".."])
+		t.throws(() => cgroupPath(wrong), { reason: "spec.invalid", message: /control group/ }, JSON.stringify(wrong));
+});
+
+t.test("parseHierarchies: both versions", async (t) => {
+	const text = [
+		"30 23 0:25 / /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory",
+		"31 23 0:26 / /sys/fs/cgroup/unified rw shared:4 - cgroup2 cgroup2 rw",
+		"32 23 0:27 / /proc rw - proc proc rw",
+		"",
+	].join("\n");
+	t.strictSame(parseHierarchies(text), [
+		{ mountPoint: "/sys/fs/cgroup/memory", version: 1, controllers: ["rw", "memory"] },
+		{ mountPoint: "/sys/fs/cgroup/unified", version: 2, controllers: ["rw"] },
+	]);
+});
+
+t.test("HostCgroup: a process joins with all hierarchies; the group goes when it is empty", async (t) => {
+	const hierarchies = parseHierarchies(readFileSync("/proc/self/mountinfo", "utf8"));
+	const group = new HostCgroup(`/snp-test-${randomBytes(4).toString("hex")}`);
+	const folders = hierarchies.map(({ mountPoint }) => join(mountPoint, group.path));
+	const child = spawn("sleep", ["1000"]);
+	const ended = once(child, "exit");
+	t.teardown(async () => {
+		child.kill("SIGKILL");
+		await ended;
+		await group.remove();
+	});
+	group.join(child.pid ?? 0);
+	group.join(child.pid ?? 0);
+	for (const folder of folders) t.match(readFileSync(join(folder, "cgroup.procs"), "utf8"), new RegExp(`^${child.pid}$`, "m"), folder);
+	child.kill("SIGKILL");
+	await ended;
+	await group.remove();
+	await group.remove();
+	t.strictSame(folders.filter(existsSync), []);
+});

@@ -1,0 +1,37 @@
+/** How a VM's size follows its containers' limits. */
+import t from "tap";
+
+import { checkLimit, grown, limitsOf, mostOf } from "../../shim/pod/sizing.ts";
+
+const MIB = 1024 * 1024;
+const memory = (mib: number) => ({ cpuQuotaUs: 0, cpuPeriodUs: 0, memoryBytes: mib * MIB });
+const base = { vcpus: 1, memoryMib: 256 };
+
+t.test("limitsOf: what an update leaves out stays as it was", async (t) => {
+	const before = limitsOf({ memory: { limit: 64 * MIB }, cpu: { quota: 50_000, period: 100_000 } });
+	t.strictSame(before, { cpuQuotaUs: 50_000, cpuPeriodUs: 100_000, memoryBytes: 64 * MIB });
+	t.strictSame(limitsOf({ memory: { limit: 96 * MIB } }, before), { ...before, memoryBytes: 96 * MIB });
+	t.strictSame(limitsOf({ cpu: { quota: -1 } }, before), { ...before, cpuQuotaUs: 0 }, "-1 is no limit");
+});
+
+t.test("mostOf: growth in whole steps, never below the boot's size", async (t) => {
+	t.strictSame(mostOf({ vcpus: 2, memoryMib: 300 }, { vcpus: 0, memoryMib: 0 }), { vcpus: 2, memoryMib: 300 });
+	t.strictSame(mostOf({ vcpus: 2, memoryMib: 300 }, { vcpus: 4, memoryMib: 100 }), { vcpus: 4, memoryMib: 428 });
+});
+
+t.test("grown: up in steps, as far as it may, never down", async (t) => {
+	const most = { vcpus: 3, memoryMib: 256 + 256 };
+	t.strictSame(grown(base, base, most, []), base);
+	t.strictSame(grown(base, base, most, [memory(10)]), { vcpus: 1, memoryMib: 384 });
+	t.strictSame(grown(base, base, most, [memory(100), memory(100)]), { vcpus: 1, memoryMib: 512 });
+	t.strictSame(grown(base, base, most, [memory(4000)]), { vcpus: 1, memoryMib: 512 });
+	t.strictSame(grown({ vcpus: 3, memoryMib: 512 }, base, most, []), { vcpus: 3, memoryMib: 512 });
+	const cpu = { cpuQuotaUs: 150_000, cpuPeriodUs: 100_000, memoryBytes: 0 };
+	t.equal(grown(base, base, most, [cpu]).vcpus, 2);
+	t.equal(grown(base, base, most, [cpu, cpu, cpu]).vcpus, 3);
+});
+
+t.test("checkLimit: a limit over the VM's memory is refused by name", async (t) => {
+	checkLimit("c1", memory(256), base);
+	t.throws(() => checkLimit("c1", memory(257), base), { reason: "pod.too-large", message: /c1.*257 MiB.*256 MiB/ });
+});
