@@ -27,7 +27,7 @@ packages=(
   linux-source-6.12 flex bison bc libelf-dev libssl-dev lz4 xz-utils
   libseccomp-dev
   qemu-system-x86
-  erofs-utils e2fsprogs busybox-static runc iproute2 procps
+  erofs-utils e2fsprogs busybox-static runc iproute2 procps containernetworking-plugins
   debian-archive-keyring
 )
 # Dependencies of the Rust programs use the 2024 edition.

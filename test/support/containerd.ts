@@ -12,6 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Child } from "./process.ts";
 import { removeCgroups } from "./cgroups.ts";
+import { BRIDGE, criToml, writeNetwork } from "./cri/containerd-config.ts";
 import { containerdBinDir, distBinDir, type ContainerdVersion } from "./paths.ts";
 import { allProcesses, processInfo, type ProcessInfo } from "./procfs.ts";
 import { shimConfigToml, type ShimConfig } from "./shim-config.ts";
@@ -21,13 +22,19 @@ const STOP_TIMEOUT_MS = 15_000;
 
 /**
  * The first process of the namespaces: it gives them a /run of their own (runc's shim has fixed paths there) with the state folder on a tmpfs,
- * starts containerd and reaps orphans until killed.
+ * for pods also a network and a place for CNI's records, starts containerd and reaps orphans until killed.
  */
 const INIT_SCRIPT = `
 set -e
 mount -t tmpfs -o mode=0755 snp-run /run
 mkdir -m 0700 "$STATE_DIR"
 mount -t tmpfs -o mode=0700,size="$STATE_SIZE" snp-state "$STATE_DIR"
+if [ -n "$BRIDGE" ]; then
+  mkdir -p /var/lib/cni
+  mount -t tmpfs snp-cni /var/lib/cni
+  ip link set lo up
+  ip link add "$BRIDGE" type bridge
+fi
 "$CONTAINERD" --config "$CONFIG" &
 wait $!
 echo "containerd ended with $?" >&2
@@ -40,20 +47,20 @@ export type ContainerdOptions = {
 	readonly config?: ShimConfig;
 	/** Size of the tmpfs that holds the shim's state, as mount(8) takes it; 64m when left out. */
 	readonly stateSize?: string;
+	/** Whether containerd serves pods too (its CRI plugin with a network); false when left out. */
+	readonly cri?: boolean;
+};
+
+/** The plugins that serve pods. */
+const CRI_PLUGINS: Readonly<Record<ContainerdVersion, readonly string[]>> = {
+	"1.6": ["io.containerd.grpc.v1.cri"],
+	"2": ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"],
 };
 
 /** Plugins that the tests don't need and that would write outside of the private folders. */
 const DISABLED_PLUGINS: Readonly<Record<ContainerdVersion, readonly string[]>> = {
-	"1.6": [
-		"io.containerd.grpc.v1.cri",
-		"io.containerd.internal.v1.opt",
-		"io.containerd.tracing.processor.v1.otlp",
-		"io.containerd.internal.v1.tracing",
-	],
+	"1.6": ["io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"],
 	"2": [
-		"io.containerd.grpc.v1.cri",
-		"io.containerd.cri.v1.images",
-		"io.containerd.cri.v1.runtime",
 		"io.containerd.internal.v1.opt",
 		"io.containerd.nri.v1.nri",
 		"io.containerd.tracing.processor.v1.otlp",
@@ -61,18 +68,19 @@ const DISABLED_PLUGINS: Readonly<Record<ContainerdVersion, readonly string[]>> =
 	],
 };
 
-function containerdToml(version: ContainerdVersion, rootDir: string, address: string): string {
+function containerdToml(version: ContainerdVersion, rootDir: string, address: string, cri: boolean): string {
+	const disabled = cri ? DISABLED_PLUGINS[version] : [...CRI_PLUGINS[version], ...DISABLED_PLUGINS[version]];
 	return `version = ${version === "1.6" ? 2 : 3}
 root = ${JSON.stringify(join(rootDir, "root"))}
 state = ${JSON.stringify(join(rootDir, "state"))}
-disabled_plugins = ${JSON.stringify(DISABLED_PLUGINS[version])}
+disabled_plugins = ${JSON.stringify(disabled)}
 [grpc]
   address = ${JSON.stringify(address)}
 [ttrpc]
   address = ${JSON.stringify(`${address}.ttrpc`)}
 [debug]
   level = "debug"
-`;
+${cri ? criToml(version, join(rootDir, "cni")) : ""}`;
 }
 
 /** One running containerd. Its owner calls `stop`. */
@@ -83,8 +91,12 @@ export class PrivateContainerd {
 	/** The shim's state folder: a tmpfs that only the namespaces see; look at it through `seen`. */
 	readonly stateDir: string;
 	readonly address: string;
-	/** containerd's namespace, different for each instance, so that its cgroups are told apart. */
+	/** containerd's namespace: that of Kubernetes for pods, else one of this instance's own. */
 	readonly namespace: string;
+	/** A name of this instance's own that is part of the names of all its cgroups. */
+	readonly cgroupMark: string;
+	/** Whether containerd serves pods. */
+	readonly cri: boolean;
 	/** The shim's configuration file. */
 	readonly configFile: string;
 	readonly logFile: string;
@@ -100,7 +112,9 @@ export class PrivateContainerd {
 		this.rootDir = rootDir;
 		this.stateDir = `/run/snp-${tag}`;
 		this.address = join(rootDir, "c.sock");
-		this.namespace = `snptest-${tag}`;
+		this.cri = options.cri ?? false;
+		this.cgroupMark = `snptest-${tag}`;
+		this.namespace = this.cri ? "k8s.io" : this.cgroupMark;
 		this.configFile = join(rootDir, "snp.toml");
 		this.logFile = join(rootDir, "containerd.log");
 		this.#log = createWriteStream(this.logFile);
@@ -119,7 +133,8 @@ export class PrivateContainerd {
 		const instance = new PrivateContainerd(options, rootDir, tag);
 		try {
 			await mkdir(instance.fifoDir);
-			await writeFile(join(rootDir, "containerd.toml"), containerdToml(options.version, rootDir, instance.address));
+			if (instance.cri) await writeNetwork(join(rootDir, "cni"));
+			await writeFile(join(rootDir, "containerd.toml"), containerdToml(options.version, rootDir, instance.address, instance.cri));
 			await instance.configure({});
 			await instance.#launch(binDir, options.stateSize ?? "64m");
 			return instance;
@@ -209,7 +224,7 @@ export class PrivateContainerd {
 			await child.finished(STOP_TIMEOUT_MS).catch(() => undefined);
 		}
 		this.#log.end();
-		await removeCgroups(this.namespace);
+		await removeCgroups(this.cgroupMark);
 		await rm(this.rootDir, { recursive: true, force: true, maxRetries: 5 });
 	}
 
@@ -238,6 +253,7 @@ export class PrivateContainerd {
 					CONFIG: join(this.rootDir, "containerd.toml"),
 					STATE_DIR: this.stateDir,
 					STATE_SIZE: stateSize,
+					BRIDGE: this.cri ? BRIDGE : "",
 					CONTAINERD_SHIM_SNP_CONFIG: this.configFile,
 				},
 			},

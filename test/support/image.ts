@@ -28,6 +28,12 @@ export type ImageRecipe = {
 	readonly cwd?: string;
 	/** User of the image, as `uid:gid` or names. */
 	readonly user?: string;
+	/** Program and arguments that are put before the command; none when left out. */
+	readonly entrypoint?: readonly string[];
+	/** The command; a shell when left out, none when empty. */
+	readonly command?: readonly string[];
+	/** The signal that stops a container, such as `SIGINT`. */
+	readonly stopSignal?: string;
 };
 
 type Blob = { readonly digest: string; readonly size: number; readonly data: Buffer };
@@ -53,7 +59,9 @@ export async function buildImage(dir: string, recipe: ImageRecipe): Promise<Test
 			os: "linux",
 			config: {
 				Env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", ...(recipe.env ?? [])],
-				Cmd: ["/bin/sh"],
+				...(recipe.entrypoint === undefined ? {} : { Entrypoint: recipe.entrypoint }),
+				Cmd: recipe.command ?? ["/bin/sh"],
+				...(recipe.stopSignal === undefined ? {} : { StopSignal: recipe.stopSignal }),
 				WorkingDir: recipe.cwd ?? "/",
 				User: recipe.user ?? "",
 			},

@@ -92,10 +92,10 @@ function bundles(cd: PrivateContainerd): string[] {
 
 function cgroups(cd: PrivateContainerd): string[] {
 	const ids = [...cd.containerIds];
-	const marks = [cd.namespace, ...ids.map((id) => cd.podKey(id))];
+	const marks = [cd.cgroupMark, ...ids.map((id) => cd.podKey(id))];
 	// The namespace's own folder is made by whoever is first and has no owner: only what is in it counts.
 	return cgroupsNamed(marks)
-		.filter((folder) => basename(folder) !== cd.namespace)
+		.filter((folder) => basename(folder) !== cd.cgroupMark)
 		.map((folder) => `cgroup: ${folder}`);
 }
 

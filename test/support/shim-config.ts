@@ -12,6 +12,10 @@ export type ShimConfig = {
 	readonly image?: string;
 	/** How long a guest may take until its agent answers, in milliseconds. */
 	readonly bootTimeoutMs?: number;
+	/** Processors that a running pod may grow to. */
+	readonly maxVcpus?: number;
+	/** Memory that a running pod may grow by, in MiB. */
+	readonly hotplugMemoryMib?: number;
 	/** Where built images are kept; a folder of the test's containerd when left out. */
 	readonly cacheDir?: string;
 	/** Text put at the end of the file as it is, for faulty files. */
@@ -29,6 +33,8 @@ path = ${JSON.stringify(config.hypervisor ?? join(distBinDir, "ch-qemu"))}
 [guest]
 kernel = ${JSON.stringify(config.kernel ?? join(distShareDir, "vmlinux"))}
 image = ${JSON.stringify(config.image ?? join(distShareDir, "initramfs"))}
+max_vcpus = ${config.maxVcpus ?? 0}
+hotplug_memory_mib = ${config.hotplugMemoryMib ?? 0}
 [storage]
 cache_dir = ${JSON.stringify(config.cacheDir ?? cacheDir)}
 [timeouts]

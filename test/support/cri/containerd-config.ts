@@ -1,0 +1,89 @@
+/** containerd's configuration with its CRI plugin on, and the network that its pods get. */
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { ContainerdVersion } from "../paths.ts";
+
+/** The image of a pod's first container; built by `buildPauseImage`. */
+export const PAUSE_IMAGE = "registry.invalid/snp-pause:1";
+/** Runtime handlers of the pods. */
+export const SNP_HANDLER = "snp";
+export const RUNC_HANDLER = "runc";
+/** The bridge in containerd's own network namespace that every pod is plugged into. */
+export const BRIDGE = "snp-cni0";
+export const BRIDGE_ADDRESS = "10.88.0.1";
+
+/** Where Debian's containernetworking-plugins puts its programs. */
+const CNI_BIN_DIR = "/usr/lib/cni";
+
+/** The annotations that handlers pass on from pod to specification, as a node would be set up. */
+const PASSED_ANNOTATIONS = ["io.containerd.snp.*"];
+
+function runtimes(table: string): string {
+	return `[plugins.${table}.containerd]
+  default_runtime_name = "${RUNC_HANDLER}"
+[plugins.${table}.containerd.runtimes.${RUNC_HANDLER}]
+  runtime_type = "io.containerd.runc.v2"
+[plugins.${table}.containerd.runtimes.${SNP_HANDLER}]
+  runtime_type = "io.containerd.snp.v2"
+  privileged_without_host_devices = true
+  pod_annotations = ${JSON.stringify(PASSED_ANNOTATIONS)}
+`;
+}
+
+/** Without CAP_SYS_RESOURCE runc can't lower an out-of-memory score: containerd then must not ask for it. */
+const PLUGIN_KEYS = `  restrict_oom_score_adj = true
+  disable_apparmor = true
+  tolerate_missing_hugetlb_controller = true
+`;
+
+function cni(table: string, dir: string): string {
+	return `[plugins.${table}.cni]
+  conf_dir = ${JSON.stringify(join(dir, "net.d"))}
+`;
+}
+
+/** containerd's own keys for CRI (config version 2 for 1.6, version 3 for 2.x). `dir`: a private folder for CNI's files. */
+export function criToml(version: ContainerdVersion, dir: string): string {
+	if (version === "1.6") {
+		const table = '"io.containerd.grpc.v1.cri"';
+		return `[plugins.${table}]
+  sandbox_image = "${PAUSE_IMAGE}"
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+${PLUGIN_KEYS}${cni(table, dir)}  bin_dir = "${CNI_BIN_DIR}"
+${runtimes(table)}`;
+	}
+	const table = '"io.containerd.cri.v1.runtime"';
+	return `[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "${PAUSE_IMAGE}"
+[plugins."io.containerd.grpc.v1.cri"]
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+[plugins.${table}]
+${PLUGIN_KEYS}${cni(table, dir)}  bin_dirs = ["${CNI_BIN_DIR}"]
+${runtimes(table)}`;
+}
+
+/** Writes the network's configuration: a bridge with addresses from a small range, whose leases are kept in `dir`. */
+export async function writeNetwork(dir: string): Promise<void> {
+	await mkdir(join(dir, "net.d"), { recursive: true });
+	const network = {
+		cniVersion: "0.4.0",
+		name: "snp-tests",
+		plugins: [
+			{
+				type: "bridge",
+				bridge: BRIDGE,
+				isGateway: true,
+				ipMasq: false,
+				ipam: {
+					type: "host-local",
+					dataDir: join(dir, "leases"),
+					ranges: [[{ subnet: "10.88.0.0/16", gateway: BRIDGE_ADDRESS }]],
+					routes: [{ dst: "0.0.0.0/0" }],
+				},
+			},
+		],
+	};
+	await writeFile(join(dir, "net.d/10-snp.conflist"), JSON.stringify(network));
+}
