@@ -150,6 +150,9 @@ export class PodNode {
 		this.#starting.set(key, starting);
 		try {
 			const pod = await starting;
+			// Its keeper may have gone meanwhile, told by containerd or by itself: nobody would ever remove the pod.
+			if (this.#movers.get(key)?.pid !== mover.pid)
+				throw new ShimError("wait.canceled", `the keeper of pod ${identity.podId} went before the pod was made`);
 			pod.attach(mover);
 			this.#pods.set(key, pod);
 			return pod;
@@ -162,7 +165,12 @@ export class PodNode {
 		const { stateDir, defaultConfigFile, publish, log } = this.#options;
 		const file = identity.configFile ?? defaultConfigFile;
 		const config = await loadConfig(file, { required: identity.configFile !== null });
-		return new Pod(identity, podFolder(stateDir, identity.key), config, { publish, log, images: (wanted) => this.#imagesOf(wanted) });
+		return new Pod(identity, podFolder(stateDir, identity.key), config, {
+			publish,
+			log,
+			images: (wanted) => this.#imagesOf(wanted),
+			abandoned: (pod) => this.#removeLater(pod),
+		});
 	}
 
 	#imagesOf(config: Config): RootfsImages {
@@ -185,6 +193,17 @@ export class PodNode {
 	async shutdown(pod: Pod, now: boolean): Promise<void> {
 		if (pod.containers.size > 0 && !now) return;
 		await this.remove(pod);
+	}
+
+	/**
+	 * The last container of a pod has gone after the pod's first one, with which containerd's Shutdown came: containerd 2.x sends no further one.
+	 * The answer that tells of the removal leaves before the keeper ends.
+	 */
+	#removeLater(pod: Pod): void {
+		setImmediate(() => {
+			if (this.#pods.get(pod.identity.key) !== pod) return;
+			this.remove(pod).catch((error: unknown) => pod.log.error("removing the pod failed", error));
+		});
 	}
 
 	/** Removes a pod whatever its state. */

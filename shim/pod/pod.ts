@@ -52,6 +52,8 @@ const NEXT: Readonly<Record<PodState["kind"], readonly PodState["kind"][]>> = {
 export interface PodServices {
 	readonly publish: PublishEvent;
 	readonly images: (config: Config) => RootfsImages;
+	/** Called when the last container has gone, and the pod's first one before it. */
+	readonly abandoned: (pod: Pod) => void;
 	readonly log: Log;
 }
 
@@ -283,6 +285,7 @@ export class Pod implements ContainerHost {
 			this.containers.delete(request.id);
 			await this.#undo(scope);
 			this.#saveQuietly();
+			this.#noticeEmpty(request.id);
 			throw error;
 		}
 	}
@@ -430,6 +433,9 @@ export class Pod implements ContainerHost {
 			return result;
 		}
 		container.init.require(["created", "stopped"], "delete");
+		// Deleted while it is made: its maker has given up.
+		if (this.#making?.id === containerId)
+			this.#making.abort.abort(new ShimError("wait.canceled", `container ${containerId} is being deleted`));
 		return this.#mailbox.run(async () => {
 			if (!this.containers.has(containerId)) throw new ShimError("container.not-found", `container ${containerId} is deleted already`);
 			const result = await this.#removeContainer(container);
@@ -450,7 +456,12 @@ export class Pod implements ContainerHost {
 		}
 		this.containers.delete(id);
 		this.#bury(id, "", result);
+		this.#noticeEmpty(id);
 		return result;
+	}
+
+	#noticeEmpty(lastId: string): void {
+		if (this.containers.size === 0 && lastId !== this.identity.podId) this.#services.abandoned(this);
 	}
 
 	async #removeFromGuest(machine: Machine, containerId: string): Promise<void> {

@@ -182,7 +182,7 @@ export const FAULTS: readonly ConformanceCase[] = [
 		id: "removal-during-creation",
 		name: "a pod that is given up while it is made leaves nothing",
 		check: async (context) => {
-			for (const timeoutMs of [50, 150, 400]) {
+			for (const timeoutMs of [50, 150, 400, 700, 1000]) {
 				const made = await context.bed.client.runPod(context.podConfig(), context.handler, { timeoutMs }).catch(() => undefined);
 				if (made !== undefined) await context.bed.client.removePod(made);
 			}
