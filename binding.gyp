@@ -6,7 +6,9 @@
         "native/src/addon.cc",
         "native/src/file.cc",
         "native/src/mount.cc",
+        "native/src/netns.cc",
         "native/src/process.cc",
+        "native/src/receive.cc",
         "native/src/socket.cc"
       ],
       "include_dirs": ["<!@(node -p \"require('node-addon-api').include_dir\")"],

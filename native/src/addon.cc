@@ -4,7 +4,9 @@
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   snp::InitFile(env, exports);
   snp::InitMount(env, exports);
+  snp::InitNetns(env, exports);
   snp::InitProcess(env, exports);
+  snp::InitReceive(env, exports);
   snp::InitSocket(env, exports);
   return exports;
 }

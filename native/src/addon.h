@@ -65,7 +65,9 @@ inline int IntAt(const Napi::CallbackInfo& info, size_t index) {
 
 void InitFile(Napi::Env env, Napi::Object exports);
 void InitMount(Napi::Env env, Napi::Object exports);
+void InitNetns(Napi::Env env, Napi::Object exports);
 void InitProcess(Napi::Env env, Napi::Object exports);
+void InitReceive(Napi::Env env, Napi::Object exports);
 void InitSocket(Napi::Env env, Napi::Object exports);
 
 }  // namespace snp

@@ -15,10 +15,22 @@ export interface Addon {
 	readonly sendFds: (fd: number, bytes: Uint8Array, fds: readonly number[]) => number;
 	readonly mount: (source: string, target: string, type: string, flags: number, data: string) => Promise<number>;
 	readonly unmount: (target: string, flags: number) => Promise<number>;
+	readonly netnsNetlink: (ns: number, groups: number) => Promise<readonly number[] | number>;
+	readonly netnsTap: (ns: number, name: string, queues: number) => Promise<readonly number[] | number>;
+	readonly netlinkExchange: (fd: number, messages: readonly Uint8Array[]) => Promise<ExchangeResult | number>;
+	readonly receive: (fd: number, callback: (length: number, bytes: Buffer, fds: readonly number[]) => void) => number;
+	readonly unreceive: (id: number) => void;
 	readonly pidfdOpen: (pid: number) => number;
 	readonly pidfdSendSignal: (pidfd: number, signal: number) => number;
 	readonly pidfdWatch: (pidfd: number, callback: () => void) => number;
 	readonly pidfdUnwatch: (id: number) => void;
+}
+
+/** What came of messages to the kernel: the answers up to the first refusal, and that refusal's negative errno (else 0) and whole message. */
+export interface ExchangeResult {
+	readonly error: number;
+	readonly refusal: Buffer;
+	readonly answers: readonly Buffer[];
 }
 
 const FILE = "snp_native.node";
