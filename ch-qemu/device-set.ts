@@ -15,6 +15,8 @@ export class DeviceSet {
 	/** One counter for all kinds of devices: `_disk0`, then `_net1`. */
 	#unnamed = 0;
 	#names = 0;
+	/** Descriptors that QEMU is started with, in the order of its numbers from `qemu.TAP_FD` on. */
+	readonly inherited: number[] = [];
 
 	/** All devices by id, those included that the guest has not let go yet. */
 	get all(): ReadonlyMap<string, qemu.QemuDevice> {
@@ -54,13 +56,21 @@ export class DeviceSet {
 		return this.#place(disk.id, disk.pci_device_id, (place) => qemu.diskDevice(place, disk, format));
 	}
 
-	/** Names and places a card; a tap without a name gets the first `vmtapN` that is free, as the real VMM's would. */
-	addNet(net: NetConfig): qemu.QemuDevice {
+	/**
+	 * Names and places a card on the tap's descriptors or name; a tap without a name gets the first `vmtapN` that is free, as the real VMM's would.
+	 * @param hot the machine runs already
+	 */
+	addNet(net: NetConfig, hot = false): qemu.QemuDevice {
 		net.id ??= this.#unnamedId("_net");
 		net.mac ??= randomMac();
-		net.tap ??= freeTap();
-		const { tap, mac } = net;
-		return this.#place(net.id, net.pci_device_id, (place) => qemu.netDevice(place, net, tap, mac));
+		const { fds, mac } = net;
+		if (fds === undefined) net.tap ??= freeTap();
+		return this.#place(net.id, net.pci_device_id, (place) => {
+			if (fds === undefined) return qemu.netDevice(place, net, { ifname: net.tap ?? "" }, mac);
+			// A number is a descriptor that QEMU inherits, a name one that its monitor is given.
+			const names = fds.map((fd, queue) => (hot ? qemu.queueName(place.name, queue) : String(qemu.TAP_FD + this.inherited.push(fd) - 1)));
+			return qemu.netDevice(place, net, { fds: names.join(":") }, mac);
+		});
 	}
 
 	/** `vhostSocket`: where QEMU waits for the back end of a device that is plugged; none at the start. */

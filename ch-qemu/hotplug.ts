@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { deviceManagerError, messageOf, VmmError } from "./api-error.ts";
 import { within } from "./child.ts";
 import { imageLocked, type Machine } from "./machine.ts";
-import type { QemuBackend, QemuDevice } from "./qemu-devices.ts";
+import { type QemuBackend, type QemuDevice, queueName } from "./qemu-devices.ts";
 import type { DiskConfig, NetConfig, VsockConfig } from "./vm-config.ts";
 
 const VSOCK_START_LIMIT_MS = 10_000;
@@ -15,9 +15,20 @@ export async function plugDisk(machine: Machine, disk: DiskConfig): Promise<Qemu
 }
 
 export async function plugNet(machine: Machine, net: NetConfig): Promise<QemuDevice> {
-	const device = machine.devices.addNet(net);
-	return plug(machine, device, (text) => deviceManagerError("Cannot create virtio-net device", "Failed to open taps", text));
+	const device = machine.devices.addNet(net, true);
+	const refuse = (text: string): VmmError =>
+		text.includes("TUNGETIFF") ? noTap() : deviceManagerError("Cannot create virtio-net device", "Failed to open taps", text);
+	return plug(machine, device, refuse, net.fds);
 }
+
+/** A descriptor of something else, in the real VMM's words: the number is that of the ioctl. */
+const noTap = (): VmmError =>
+	deviceManagerError(
+		"Cannot create virtio-net device",
+		"Using existing tap",
+		"Ioctl failed (2147767506)",
+		"Inappropriate ioctl for device (os error 25)",
+	);
 
 export async function plugVsock(machine: Machine, vsock: VsockConfig): Promise<QemuDevice> {
 	const folder = mkdtempSync("/tmp/ch-qemu-");
@@ -54,10 +65,16 @@ export async function unplug(machine: Machine, id: string): Promise<void> {
 	}
 }
 
-/** Makes a device's backends and the device. What was made is undone when a step fails. */
-async function plug(machine: Machine, device: QemuDevice, refuse: (text: string) => VmmError): Promise<QemuDevice> {
+/** Makes a device's backends and the device; `fds` are those of a tap's queues. What was made is undone when a step fails. */
+async function plug(
+	machine: Machine,
+	device: QemuDevice,
+	refuse: (text: string) => VmmError,
+	fds: readonly number[] = [],
+): Promise<QemuDevice> {
 	const made: QemuBackend[] = [];
 	try {
+		for (const [queue, fd] of fds.entries()) await machine.qmp.give(queueName(device.name, queue), fd);
 		for (const backend of device.backends) {
 			await addBackend(machine, backend);
 			made.push(backend);

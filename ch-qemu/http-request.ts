@@ -4,6 +4,11 @@
  * Bytes go in as they come; complete requests come out.
  */
 
+import type { Descriptors } from "./descriptors.ts";
+
+/** A request as the handler gets it, with what came beside its bytes. */
+export type ReceivedRequest = HttpRequest & { readonly descriptors: Descriptors };
+
 /** One request. `body` is undefined when the client sent none (or one of length 0, which counts as none). */
 export type HttpRequest = {
 	readonly method: "GET" | "PUT" | "PATCH";

@@ -4,16 +4,18 @@
  * Node's own server would be friendlier than the VMM's: chunked bodies, reason phrases, parallel requests. A client that works here must work there.
  */
 import { createServer, type Server, type Socket } from "node:net";
+import { receive, type Received } from "../native/src/receive.ts";
 import { messageOf } from "./api-error.ts";
 import { within } from "./child.ts";
-import { type HttpEvent, HttpParser, type HttpRequest } from "./http-request.ts";
+import { closeAll, Descriptors } from "./descriptors.ts";
+import { type HttpEvent, HttpParser, type ReceivedRequest } from "./http-request.ts";
 import type { Turns } from "./turns.ts";
 
 /** An answer. `body` undefined: none, and no length header either for 204. */
 export type HttpAnswer = { readonly status: number; readonly body?: string };
 
 /** What answers a request. A thrown error closes the connection without an answer. */
-export type HttpHandler = (request: HttpRequest) => Promise<HttpAnswer>;
+export type HttpHandler = (request: ReceivedRequest) => Promise<HttpAnswer>;
 
 const CONNECTIONS_MAX = 10;
 const FLUSH_LIMIT_MS = 1000;
@@ -31,7 +33,8 @@ export class HttpServer {
 	private constructor(handler: HttpHandler, turns: Turns) {
 		this.#handler = handler;
 		this.#turns = turns;
-		this.#server = createServer((socket) => this.#accept(socket));
+		// Node must not read: it would lose the descriptors that come beside the bytes.
+		this.#server = createServer({ pauseOnConnect: true }, (socket) => this.#accept(socket));
 	}
 
 	/** Starts to listen. Requests of all connections take their turn in `turns`. Rejects with the operating system's error. */
@@ -62,19 +65,35 @@ export class HttpServer {
 			return;
 		}
 		this.#connections.add(socket);
-		socket.on("close", () => this.#connections.delete(socket));
 		const parser = new HttpParser();
-		socket.on("data", (chunk: Buffer) => {
-			try {
-				for (const event of parser.push(chunk)) void this.#turns.run(() => this.#serve(socket, event));
-			} catch {
-				// A client that sends more than may wait is cut off.
-				socket.destroy();
-			}
+		// Descriptors come with a request's first bytes, and wait here for its last.
+		const waiting: number[] = [];
+		const stop = receive(descriptorOf(socket), (received) => {
+			waiting.push(...received.fds);
+			if (received.bytes.byteLength === 0) socket.destroySoon();
+			else this.#take(socket, parser, received, waiting);
+		});
+		socket.on("close", () => {
+			this.#connections.delete(socket);
+			stop();
+			closeAll(waiting.splice(0));
 		});
 	}
 
-	async #serve(socket: Socket, event: HttpEvent): Promise<void> {
+	#take(socket: Socket, parser: HttpParser, received: Received, waiting: number[]): void {
+		for (const event of parser.push(received.bytes)) {
+			const descriptors = new Descriptors(event.kind === "request" ? waiting.splice(0) : []);
+			try {
+				void this.#turns.run(() => this.#serve(socket, event, descriptors));
+			} catch {
+				// A client that sends more than may wait is cut off.
+				descriptors.close();
+				socket.destroy();
+			}
+		}
+	}
+
+	async #serve(socket: Socket, event: HttpEvent, descriptors: Descriptors): Promise<void> {
 		if (event.kind === "continue") {
 			socket.write(`HTTP/1.1 100 \r\nServer: ${SERVER}\r\nConnection: keep-alive\r\n\r\n`);
 			return;
@@ -86,13 +105,21 @@ export class HttpServer {
 			return;
 		}
 		try {
-			const answer = await this.#handler(event.request);
+			const answer = await this.#handler({ ...event.request, descriptors });
 			socket.write(format(answer, event.request.keepAlive));
 		} catch (error) {
 			process.stderr.write(`ch-qemu: ${event.request.path}: ${messageOf(error)}\n`);
 			socket.destroy();
+		} finally {
+			descriptors.close();
 		}
 	}
+}
+
+/** The socket's descriptor, which Node keeps to itself. */
+export function descriptorOf(socket: object): number {
+	const { fd } = (socket as { readonly _handle: { readonly fd: number } })._handle;
+	return fd;
 }
 
 function format(answer: HttpAnswer, keepAlive: boolean): string {

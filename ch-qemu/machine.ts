@@ -65,7 +65,8 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed
 			const accelerator = await host.accelerators.choose(config.payload?.kernel ?? "");
 			const args = qemuArguments({ config, devices: [...devices.all.values()], accelerator, firmware, counterKhz: hostCounterKhz() });
 			host.log.debug(`${host.tools.qemu} ${args.join(" ")}`);
-			const stdio: StdioOptions = [config.serial.mode === "Tty" ? "inherit" : "ignore", "inherit", "pipe", "pipe", vsock?.peer ?? "ignore"];
+			const input = config.serial.mode === "Tty" ? "inherit" : "ignore";
+			const stdio: StdioOptions = [input, "inherit", "pipe", "pipe", vsock?.peer ?? "ignore", ...devices.inherited];
 			child = new Child(host.tools.leash, [host.tools.qemu, ...args], stdio);
 			vsock?.handedOver();
 			const qmp = await Qmp.open(child.process.stdio[MONITOR_FD] as Duplex, BOOT_LIMIT_MS);

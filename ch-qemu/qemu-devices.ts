@@ -60,18 +60,25 @@ export function diskDevice(place: Place, disk: DiskConfig, format: ImageFormat):
 	return { ...place, type: "block", backends: [{ kind: "blockdev", properties: blockdev }], properties, ports: [] };
 }
 
-/** A network card on a tap that has a name. QEMU makes the tap when there is none of that name. */
-export function netDevice(place: Place, net: NetConfig, tap: string, mac: string): QemuDevice {
+/** A tap by its name, which QEMU makes when there is none, or by QEMU's names of the descriptors of its queues, between colons. */
+export type Tap = { readonly ifname: string } | { readonly fds: string };
+
+/** QEMU's number of the first tap's descriptor when it starts with some. */
+export const TAP_FD = 5;
+
+/** The name under which QEMU's monitor is given the descriptor of a queue. */
+export const queueName = (device: string, queue: number): string => `${device}-queue${queue}`;
+
+/** A network card on a tap. */
+export function netDevice(place: Place, net: NetConfig, tap: Tap, mac: string): QemuDevice {
 	const netdev = `${place.name}-tap`;
 	const pairs = Math.max(1, Math.floor(net.num_queues / 2));
 	const backend: QemuProperties = {
 		type: "tap",
 		id: netdev,
-		ifname: tap,
-		script: "no",
-		downscript: "no",
-		vnet_hdr: true,
-		...(pairs > 1 ? { queues: pairs } : {}),
+		...tap,
+		...("ifname" in tap ? { script: "no", downscript: "no", vnet_hdr: true } : {}),
+		...("ifname" in tap && pairs > 1 ? { queues: pairs } : {}),
 	};
 	const properties = pci(place, "virtio-net-pci", {
 		netdev,

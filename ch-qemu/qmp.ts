@@ -1,7 +1,9 @@
 /** QEMU's machine protocol: commands with their answers, and events, as JSON lines over a socket pair. */
 import { EventEmitter } from "node:events";
 import type { Duplex } from "node:stream";
+import { sendFds } from "../native/src/socket.ts";
 import { within } from "./child.ts";
+import { descriptorOf } from "./http-server.ts";
 
 /** A command that QEMU refused. `message` is QEMU's own description. */
 export class QmpError extends Error {
@@ -50,11 +52,29 @@ export class Qmp extends EventEmitter<{ event: [string, QmpData]; close: [] }> {
 
 	/** Runs a command and returns its answer. Rejects with {@link QmpError} when QEMU refuses, with an ordinary error when it is gone or silent for 30 s. */
 	run(command: string, args: QmpData = {}): Promise<unknown> {
-		if (this.#closed) return Promise.reject(new Error(`${command}: QEMU is gone`));
+		return this.#ask(command, args, (line) => void this.#stream.write(line));
+	}
+
+	/** Gives QEMU a copy of a descriptor, to be used once under that name. Rejects as `run` does. */
+	async give(name: string, fd: number): Promise<void> {
+		await this.#ask("getfd", { fdname: name }, (line) => {
+			const bytes = Buffer.from(line);
+			// Behind a line that waits for room this one would be torn out of order.
+			if (this.#stream.writableLength > 0 || sendFds(descriptorOf(this.#stream), bytes, [fd]) < bytes.byteLength)
+				throw new Error("QEMU does not read its monitor");
+		});
+	}
+
+	async #ask(command: string, args: QmpData, send: (line: string) => void): Promise<unknown> {
+		if (this.#closed) throw new Error(`${command}: QEMU is gone`);
 		const id = this.#next++;
 		const answer = new Promise<unknown>((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
-		this.#stream.write(`${JSON.stringify({ execute: command, arguments: args, id })}\n`);
-		return within(COMMAND_LIMIT_MS, `QEMU: ${command}`, answer).finally(() => this.#waiting.delete(id));
+		try {
+			send(`${JSON.stringify({ execute: command, arguments: args, id })}\n`);
+			return await within(COMMAND_LIMIT_MS, `QEMU: ${command}`, answer);
+		} finally {
+			this.#waiting.delete(id);
+		}
 	}
 
 	#take(text: string): void {

@@ -1,6 +1,7 @@
 /** The REST API: which path does what, and how its result and its errors are written. */
 import { ApiError, VmmError } from "./api-error.ts";
-import type { HttpRequest } from "./http-request.ts";
+import type { Descriptors } from "./descriptors.ts";
+import type { HttpRequest, ReceivedRequest } from "./http-request.ts";
 import type { HttpAnswer } from "./http-server.ts";
 import { JsonError } from "./json-reader.ts";
 import { VmmPanic } from "./payload.ts";
@@ -25,7 +26,7 @@ type Route = {
 	readonly body?: Struct;
 	/** The message that stands in front of the cause when the call fails. */
 	readonly failed: string;
-	run(vmm: Vmm, body: unknown): Promise<Result> | Result;
+	run(vmm: Vmm, body: unknown, descriptors: Descriptors): Promise<Result> | Result;
 };
 
 const get = (failed: string, run: (vmm: Vmm) => Promise<string>): Route => ({ method: "GET", failed, run });
@@ -38,12 +39,16 @@ const put = (failed: string, run: (vmm: Vmm) => Promise<void>): Route => ({
 	},
 });
 /** `T` is the type that `body` describes: the decoder has checked it. */
-const putBody = <T>(failed: string, body: Struct, run: (vmm: Vmm, body: T) => Promise<unknown> | unknown): Route => ({
+const putBody = <T>(
+	failed: string,
+	body: Struct,
+	run: (vmm: Vmm, body: T, descriptors: Descriptors) => Promise<unknown> | unknown,
+): Route => ({
 	method: "PUT",
 	body,
 	failed,
-	run: async (vmm, value) => {
-		const result = await run(vmm, value as T);
+	run: async (vmm, value, descriptors) => {
+		const result = await run(vmm, value as T, descriptors);
 		return result === undefined ? undefined : JSON.stringify(result);
 	},
 });
@@ -66,7 +71,9 @@ const ROUTES: Readonly<Record<string, Route>> = {
 	),
 	"vm.resize-zone": putBody("The memory zone could not be resized", table.RESIZE_ZONE, (vmm) => vmm.resizeZone()),
 	"vm.add-disk": putBody<table.DiskConfig>("The disk could not be added to the VM", table.DISK, (vmm, disk) => vmm.addDisk(disk)),
-	"vm.add-net": putBody<table.NetConfig>("The network device could not be added to the VM", table.NET, (vmm, net) => vmm.addNet(net)),
+	"vm.add-net": putBody<table.NetConfig>("The network device could not be added to the VM", table.NET, (vmm, net, descriptors) =>
+		vmm.addNet(net, descriptors),
+	),
 	"vm.add-vsock": putBody<table.VsockConfig>("The vsock device could not be added to the VM", table.VSOCK, (vmm, vsock) =>
 		vmm.addVsock(vsock),
 	),
@@ -114,7 +121,7 @@ export class Api {
 	}
 
 	/** Answers one request. A failure is an answer too; only a VMM that panicked throws. */
-	async handle(request: HttpRequest): Promise<HttpAnswer> {
+	async handle(request: ReceivedRequest): Promise<HttpAnswer> {
 		if (this.#panicked) throw new Error("the VMM has panicked");
 		try {
 			return await this.#route(request);
@@ -125,7 +132,7 @@ export class Api {
 		}
 	}
 
-	async #route(request: HttpRequest): Promise<HttpAnswer> {
+	async #route(request: ReceivedRequest): Promise<HttpAnswer> {
 		if (!request.path.startsWith(ROOT)) throw new ApiError(404, ["Not Found"]);
 		const name = request.path.slice(ROOT.length);
 		if (name === "vmm.ping") return this.#ping(request);
@@ -140,12 +147,12 @@ export class Api {
 			throw new ApiError(400, ["Bad Request"]);
 		}
 		const body = route.body === undefined ? undefined : decode(route.body, request.body ?? "");
-		return this.#run(route, body);
+		return this.#run(route, body, request.descriptors);
 	}
 
-	async #run(route: Route, body: unknown): Promise<HttpAnswer> {
+	async #run(route: Route, body: unknown, descriptors: Descriptors): Promise<HttpAnswer> {
 		try {
-			const text = await route.run(this.#vmm, body);
+			const text = await route.run(this.#vmm, body, descriptors);
 			return text === undefined ? { status: 204 } : { status: 200, body: text };
 		} catch (error) {
 			if (error instanceof VmmPanic) {

@@ -70,6 +70,8 @@ function checkDisk(disk: DiskConfig, bootVcpus: number, ids: Set<string>): void 
 function checkNet(net: NetConfig, bootVcpus: number, ids: Set<string>): void {
 	if (net.vhost_user) refuse("Using vhost-user requires using shared memory or huge pages");
 	if (net.num_queues < 2) refuse(`Number of queues (${net.num_queues}) to virtio_net should be higher than 2`);
+	if (net.fds !== undefined && net.fds.length * 2 !== net.num_queues)
+		refuse(`Number of queues (${net.num_queues}) to virtio_net does not match the number of FDs (${net.fds.length * 2})`);
 	if (Math.floor(net.num_queues / 2) > bootVcpus) refuse(`Queue count (${net.num_queues}) must not exceed boot vCPUs (${bootVcpus})`);
 	checkQueueSize(net.queue_size);
 	if (net.mtu !== undefined && net.mtu < MTU_MIN) refuse(`Provided MTU ${net.mtu} is lower than 1280 (expected by VIRTIO specification)`);

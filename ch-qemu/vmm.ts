@@ -6,6 +6,7 @@
 import { statSync } from "node:fs";
 import { messageOf, VmmError, vmAlreadyCreated, vmConfigMissing, vmNotCreated, vmNotRunning } from "./api-error.ts";
 import { countersJson } from "./counters.ts";
+import { closeAll, type Descriptors } from "./descriptors.ts";
 import type { EventMonitor } from "./event-monitor.ts";
 import { plugDisk, plugNet, plugVsock, unplug } from "./hotplug.ts";
 import { type Host, Machine, type MachineEnd } from "./machine.ts";
@@ -76,6 +77,7 @@ export class Vmm {
 	async delete(): Promise<void> {
 		if (this.#config === undefined) return;
 		if (this.#running !== undefined) await this.shutdown();
+		for (const net of this.#config.net ?? []) closeAll(net.fds ?? []);
 		this.#config = undefined;
 		this.#events.emit("vm", "deleted");
 	}
@@ -184,17 +186,20 @@ export class Vmm {
 		return this.#add("disks", disk, (machine) => plugDisk(machine, disk));
 	}
 
-	addNet(net: NetConfig): Promise<Plugged> {
+	/** Descriptors that come with the request are the device's taps; numbers in the body mean nothing. They stay open for a machine that is booted again. */
+	async addNet(net: NetConfig, descriptors: Descriptors): Promise<Plugged> {
 		this.#mustExist();
-		if (net.tap === undefined) {
-			throw new VmmError(
-				500,
-				"ch-qemu adds network devices by the name of a tap: descriptors that come with vm.add-net are not received",
-				'give "tap"',
-			);
-		}
 		delete net.fds;
-		return this.#add("net", net, (machine) => plugNet(machine, net));
+		const fds = net.tap === undefined ? descriptors.take() : [];
+		if (net.tap === undefined && fds.length === 0)
+			throw new VmmError(500, "ch-qemu makes no taps of its own accord for vm.add-net", 'give "tap", or send descriptors with the request');
+		if (fds.length > 0) net.fds = fds;
+		try {
+			return await this.#add("net", net, (machine) => plugNet(machine, net));
+		} catch (error) {
+			closeAll(fds);
+			throw error;
+		}
 	}
 
 	async addVsock(vsock: VsockConfig): Promise<Plugged> {
@@ -276,7 +281,7 @@ export class Vmm {
 		} catch (error) {
 			// The real VMM takes the devices out of the configuration before it makes them, and a failure leaves them out: a second boot would lack them.
 			for (const list of ["disks", "net", "fs", "pmem", "devices", "vsock"] as const)
-				if (error instanceof VmmError && error.chain[0] === "Error from device manager") delete config[list];
+				if (error instanceof VmmError && error.chain[0] === "Error from device manager") dropList(config, list);
 			throw error;
 		}
 		this.#running = { machine, resizer: new Resizer(machine) };
@@ -316,11 +321,17 @@ export class Vmm {
 const pluggedOf = (device: QemuDevice | undefined): Plugged =>
 	device === undefined ? undefined : { id: device.id, bdf: bdfOf(device.slot) };
 
+function dropList(config: VmConfig, list: DeviceList | "vsock"): void {
+	if (list === "net") for (const net of config.net ?? []) closeAll(net.fds ?? []);
+	delete config[list];
+}
+
 function dropFromConfig(config: VmConfig, id: string): boolean {
 	for (const list of ["disks", "net", "fs", "pmem", "devices"] as const) {
 		const devices: PciCommon[] | undefined = config[list];
 		const index = devices?.findIndex((device) => device.id === id) ?? -1;
 		if (index < 0) continue;
+		if (list === "net") closeAll(config.net?.[index]?.fds ?? []);
 		devices?.splice(index, 1);
 		return true;
 	}

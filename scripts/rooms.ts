@@ -94,8 +94,8 @@ function brokenRule(path: string, target: string, typeOnly: boolean): string | u
 	const [top, room] = path.split("/");
 	const [targetTop, targetRoom] = target.split("/");
 	if (top === "ch-qemu") {
-		if (targetTop === "ch-qemu" || (target.startsWith("shim/vmm/") && typeOnly)) return undefined;
-		return "ch-qemu imports types of shim/vmm and nothing else of this repository";
+		if (targetTop === "ch-qemu" || target.startsWith("native/src/") || (target.startsWith("shim/vmm/") && typeOnly)) return undefined;
+		return "ch-qemu imports native/src, types of shim/vmm and nothing else of this repository";
 	}
 	if (top === "native") return target.startsWith("native/src/") ? undefined : "native/src imports nothing else of this repository";
 	if (top !== "shim" || room === undefined) return undefined;

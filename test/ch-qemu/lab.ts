@@ -1,12 +1,13 @@
 /** Starts `ch-qemu` as a client would, and talks to it over plain sockets. */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, watch } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, watch } from "node:fs";
 import { createConnection, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { buildSync } from "esbuild";
 import type { Test } from "tap";
+import { connectWithFds } from "../../shim/host/sockets.ts";
 import { COMMAND_LINE, guestInitramfs, guestKernel } from "./guest.ts";
 
 export type Answer = { status: number; reason: string; headers: Record<string, string>; text: string; json: unknown };
@@ -22,7 +23,9 @@ export function bundle(): string {
 	if (program !== undefined) return program;
 	const folder = mkdtempSync(join(tmpdir(), "ch-qemu-test-"));
 	process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
-	program = join(folder, "ch-qemu.mjs");
+	program = join(folder, "bin", "ch-qemu.mjs");
+	mkdirSync(join(folder, "lib"));
+	symlinkSync(join(repository, "build/Release/snp_native.node"), join(folder, "lib", "snp_native.node"));
 	buildSync({
 		entryPoints: [join(repository, "ch-qemu/main.ts")],
 		bundle: true,
@@ -111,8 +114,8 @@ export class Vmm {
 		return vmm;
 	}
 
-	request(method: string, path: string, body?: unknown): Promise<Answer> {
-		return request(this.api, method, path, body);
+	request(method: string, path: string, body?: unknown, fds: readonly number[] = []): Promise<Answer> {
+		return request(this.api, method, path, body, fds);
 	}
 
 	put(endpoint: string, body?: unknown): Promise<Answer> {
@@ -184,20 +187,20 @@ export function vmConfig(folder: string, more: Record<string, unknown> = {}): Re
 }
 
 /** One request on a connection of its own. A connection that closes without an answer gives status 0. */
-export async function request(path: string, method: string, uri: string, body?: unknown): Promise<Answer> {
+export async function request(path: string, method: string, uri: string, body?: unknown, fds: readonly number[] = []): Promise<Answer> {
 	const text = body === undefined ? "" : typeof body === "string" ? body : JSON.stringify(body);
 	const headers = body === undefined ? "" : `Content-Type: application/json\r\nContent-Length: ${Buffer.byteLength(text)}\r\n`;
-	return rawRequest(path, `${method} ${uri} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n${headers}\r\n${text}`);
+	return rawRequest(path, `${method} ${uri} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n${headers}\r\n${text}`, fds);
 }
 
-/** Sends bytes as they are and reads one answer. */
-export function rawRequest(path: string, bytes: string): Promise<Answer> {
+/** Sends bytes as they are, with descriptors if there are any, and reads one answer. */
+export function rawRequest(path: string, bytes: string, fds: readonly number[] = []): Promise<Answer> {
 	const none: Answer = { status: 0, reason: "", headers: {}, text: "", json: undefined };
 	return soon(
 		"an answer",
 		new Promise((resolve) => {
 			let got = "";
-			const socket = createConnection(path, () => socket.write(bytes));
+			const socket = fds.length > 0 ? connectWithFds(path, Buffer.from(bytes), fds) : createConnection(path, () => socket.write(bytes));
 			const finish = (): void => {
 				socket.destroy();
 				resolve(parseAnswer(got) ?? none);

@@ -1,6 +1,9 @@
 /** Plays what was recorded of the real VMM against `ch-qemu` and says where the two differ. */
-import { existsSync, mkdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { holdNamespace } from "../../shim/host/namespaces.ts";
+import { makeTap } from "../../shim/host/taps.ts";
+import { TestNamespace } from "../support/netns.ts";
 import { guestInitramfs, guestKernel } from "./guest.ts";
 import { type Answer, soon, Vmm } from "./lab.ts";
 
@@ -31,20 +34,42 @@ export function readRecordings(): Recording[] {
  */
 export async function replay(recording: Recording, folder: string, everywhere: Everywhere, listed: Differences): Promise<Differences> {
 	prepare(recording, folder);
-	const vmm = await Vmm.start(folder, ["unshare", "--net"]);
+	const space = new TestNamespace("play");
+	const vmm = await Vmm.start(folder, ["ip", "netns", "exec", space.name]);
 	const differences: Differences = {};
 	try {
-		await play(vmm, recording, differences, everywhere, listed);
+		await play(vmm, space, recording, differences, everywhere, listed);
 		const { code } = await soon("the VMM's end", vmm.ended);
 		note(differences, "exit", compare({ code, socketLeft: existsSync(vmm.api) }, recording.exit));
 		note(differences, "events", compareEvents(vmm.events(), recording.events, everywhere));
 	} finally {
 		await vmm.kill();
+		space.remove();
 	}
 	return differences;
 }
 
-async function play(vmm: Vmm, recording: Recording, differences: Differences, everywhere: Everywhere, listed: Differences): Promise<void> {
+/** The descriptors that the recorder sent with a request: queues of a tap, or no tap at all where that was the case in question. */
+async function descriptorsOf(step: Request, number: number, space: TestNamespace): Promise<number[]> {
+	if (step.fds === undefined) return [];
+	if (JSON.stringify(step.response ?? "").includes("Inappropriate ioctl")) return [openSync("/dev/null", "r")];
+	const ns = holdNamespace(space.path);
+	try {
+		const { tap = `chrec${number}` } = step.body as { tap?: string };
+		return await makeTap(ns.fd, tap, step.fds);
+	} finally {
+		ns.close();
+	}
+}
+
+async function play(
+	vmm: Vmm,
+	space: TestNamespace,
+	recording: Recording,
+	differences: Differences,
+	everywhere: Everywhere,
+	listed: Differences,
+): Promise<void> {
 	/** How often a device of that id was told to go, and which are told to now. */
 	const removals = new Map<string, number>();
 	const leaving = new Set<string>();
@@ -54,9 +79,11 @@ async function play(vmm: Vmm, recording: Recording, differences: Differences, ev
 			else await vmm.removed(step.id, removals.get(step.id) ?? 0);
 			continue;
 		}
-		const send = (): Promise<Answer> => vmm.request(step.method, step.path, fill(step.body, vmm.folder));
+		const fds = await descriptorsOf(step, index, space);
+		const send = (): Promise<Answer> => vmm.request(step.method, step.path, fill(step.body, vmm.folder), fds);
 		const look = (answer: Answer): string[] => compareAnswer(answer, step, vmm.folder, everywhere);
 		const found = await settled(send, step.path, look, listed[String(index + 1)] ?? []);
+		for (const fd of fds) closeSync(fd);
 		note(differences, String(index + 1), found.differences);
 		if (step.path.endsWith("vm.remove-device") && found.answer.status === 204) {
 			const { id } = step.body as { id: string };
@@ -151,6 +178,7 @@ function withoutColumn(value: unknown): string {
 function ruleOf(pointer: string, path: string): string | undefined {
 	if (/\/(pci_)?bdf$/.test(pointer)) return "slot";
 	if (/^\/config\/net\/\d+\/mac$/.test(pointer)) return "mac";
+	if (/^\/config\/net\/\d+\/fds\/\d+$/.test(pointer)) return "descriptor numbers";
 	if (path.endsWith("vmm.ping") && /^\/(build_version|version|pid|features)/.test(pointer)) return "identity";
 	if (path.endsWith("vm.counters") && /^\/[^/]+\/\w+(bytes|ops|frames|min|max|avg)$/.test(pointer)) return "counter values";
 	return undefined;
