@@ -8,7 +8,7 @@ import type { ErrorReason } from "../base/errors.ts";
 import { FILES_CAPABILITY, LIMITS_CAPABILITY, STREAMS_CAPABILITY } from "../base/names.ts";
 import { GrpcCode } from "../wire/codes.ts";
 import { RemoteError, type TtrpcClient } from "../wire/client.ts";
-import { grpc, snp } from "../../proto/gen/agent.js";
+import { grpc, snp, types } from "../../proto/gen/agent.js";
 
 const AGENT_SERVICE = "grpc.AgentService";
 const HEALTH_SERVICE = "grpc.Health";
@@ -34,6 +34,9 @@ export interface AgentDetails {
 	readonly files: boolean;
 	readonly seccomp: boolean;
 }
+
+/** A route as the agent takes it; `family` is 0 for IPv4 and 1 for IPv6. */
+export type RouteToTell = Omit<types.Route.$Properties, "family"> & { readonly family: number };
 
 interface Codec<T> {
 	encode(message: T): { finish(): Uint8Array };
@@ -81,6 +84,22 @@ export class AgentClient {
 	/** Makes the sandbox: host name, resolver, shared memory of the pod. */
 	async createSandbox(request: grpc.CreateSandboxRequest.$Properties, options?: CallOptions): Promise<void> {
 		await this.#send("CreateSandbox", grpc.CreateSandboxRequest, request, options);
+	}
+
+	/** Gives the interface with a hardware address its name, addresses and MTU, and brings it up; waits for it when it was just plugged in. */
+	async updateInterface(wanted: types.Interface.$Properties, options?: CallOptions): Promise<void> {
+		await this.#call(AGENT_SERVICE, "UpdateInterface", grpc.UpdateInterfaceRequest, { interface: wanted }, types.Interface, options);
+	}
+
+	/** Makes the guest's main table hold these routes, besides those that its kernel makes. */
+	async updateRoutes(routes: readonly RouteToTell[], options?: CallOptions): Promise<void> {
+		const Routes = routes.map(({ family, ...rest }) => ({ ...rest, family: FAMILIES[family] ?? types.IPFamily.v4 }));
+		await this.#call(AGENT_SERVICE, "UpdateRoutes", grpc.UpdateRoutesRequest, { routes: { Routes } }, grpc.Routes, options);
+	}
+
+	/** Adds neighbours to the guest's table. */
+	async addNeighbours(neighbours: types.ARPNeighbor.$Properties[], options?: CallOptions): Promise<void> {
+		await this.#send("AddARPNeighbors", grpc.AddARPNeighborsRequest, { neighbors: { ARPNeighbors: neighbours } }, options);
 	}
 
 	/** Asks what the agent can do. */
@@ -247,6 +266,7 @@ export class AgentClient {
 	}
 }
 
+const FAMILIES = [types.IPFamily.v4, types.IPFamily.v6];
 const END_OF_STREAM = new Uint8Array(0);
 
 /** Some agents answer a read at the end with nothing, others with this status and text (kata-agent: "read meet eof"). */

@@ -65,6 +65,8 @@ export const CATALOGUE = {
 		"check that the control groups are mounted and writable, and that no other process is in the pod's",
 	),
 	"network.unsupported": entry("invalid-argument", "run the pod with a network that a VM can have"),
+	"network.setup": entry("failed-precondition", "look at what the CNI plug-ins made of the pod's network namespace"),
+	"network.busy": entry("failed-precondition", "a network namespace serves one VM at a time: end the other pod that has it"),
 	"stream.failed": entry("unavailable", "the container's stdio can't be moved: remove the container"),
 	"journal.write": entry("resource-exhausted", "free space on the tmpfs that holds state_dir"),
 	"journal.invalid": entry("internal", "the pod's journal was damaged: remove the pod"),

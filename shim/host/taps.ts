@@ -4,6 +4,8 @@ import { closeFd } from "../../native/src/file.ts";
 import { netnsTap } from "../../native/src/netns.ts";
 import { attribute, FLAG, type Message, nested, type Netlink, NetlinkError, number32, type Request, text } from "./netlink.ts";
 
+export { MAX_TAP_QUEUES } from "../../native/src/netns.ts";
+
 const RTM = { NEWLINK: 16, DELLINK: 17, NEWQDISC: 36, DELQDISC: 37, GETQDISC: 38, NEWTFILTER: 44, DELTFILTER: 45, GETTFILTER: 46 } as const;
 /** Sizes of ifinfomsg and tcmsg. */
 const LINK_BYTES = 16;

@@ -20,6 +20,7 @@ import { TtrpcClient } from "../wire/client.ts";
 import { vmmEnd, watchMachine } from "./machine.ts";
 import type { Machine } from "./machine.ts";
 import type { PodPlan } from "./plan.ts";
+import type { PodNetwork } from "./pod-network.ts";
 import type { Timeline } from "./timeline.ts";
 
 /** A disk that the VM has from its start. */
@@ -44,6 +45,8 @@ export interface BootContext {
 	readonly cgroup: HostCgroup | undefined;
 	/** The first container's disk, made while the VMM starts; undefined for a pod whose first container runs nothing. */
 	readonly disk: Promise<BootDisk> | undefined;
+	/** The pod's network, prepared while the VMM starts; undefined: loopback alone. */
+	readonly network: Promise<PodNetwork | undefined>;
 }
 
 /** A booted machine, and the PCI slot of its first disk (two hexadecimal digits; empty without a disk). */
@@ -212,6 +215,8 @@ async function startGuest(
 	const { config, plan, scope, timeline, podId } = context;
 	const call = { signal, timeoutMs: config.timeouts.vmm_call_ms };
 	await timeline.step("vm-create", () => vmm.client.create(vmConfig(plan, disk), call));
+	const network = await context.network;
+	if (network !== undefined) await timeline.step("add-net", () => network.plugCold(vmm.client, { signal }));
 	await timeline.step("vm-boot", () => vmm.client.boot(call));
 	// The slots of devices are known as soon as the VM runs; the guest boots meanwhile.
 	const slot = disk === undefined ? Promise.resolve("") : timeline.step("disk-slot", () => findSlot(vmm, disk.id, call));

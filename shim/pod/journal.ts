@@ -61,6 +61,8 @@ const podRecord = v.object({
 	}),
 	keeperPid: v.number(),
 	state: v.picklist(["booting", "running", "lost"]),
+	/** The namespace whose interfaces are in the VM, while there may be something to undo there. */
+	network: v.optional(v.nullable(v.object({ path: v.string(), id: v.string(), queues: v.number(), told: v.array(v.string()) })), null),
 	vmm: v.nullable(v.object({ pid: v.number(), startTime: v.string() })),
 	/** What the VM has now, and what it may grow to. */
 	size: v.optional(v.nullable(v.object({ now: machineSize, most: machineSize })), null),

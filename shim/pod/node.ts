@@ -67,7 +67,7 @@ export class PodNode {
 			found.map(async (entry) => {
 				if ("damage" in entry) this.#options.log.warn("a pod's journal is damaged", { folder: entry.folder, damage: entry.damage });
 				const restored = "record" in entry && entry.record.state !== "booting" && (await this.#restore(entry.record));
-				if (!restored) await clearAway(entry.folder, "record" in entry ? entry.record.cgroup : null, this.#options.log);
+				if (!restored) await clearAway(entry.folder, "record" in entry ? entry.record : null, this.#options.log);
 			}),
 		);
 		await this.#knowDefaultImages();

@@ -4,6 +4,8 @@ import { join } from "node:path";
 
 import type { OciSpec } from "../agent/oci-spec.ts";
 import type { Config } from "../config/schema.ts";
+import { chooseNetwork } from "../network/choice.ts";
+import type { NetworkChoice } from "../network/choice.ts";
 import type { LandlockConfig } from "../vmm/config-types.ts";
 import { mostOf, sizeOf } from "./sizing.ts";
 import type { MachineSize } from "./sizing.ts";
@@ -21,6 +23,7 @@ export interface PodPlan {
 	readonly hostname: string;
 	/** Where `linux.cgroupsPath` puts the pod; empty for nowhere. */
 	readonly cgroupsPath: string;
+	readonly network: NetworkChoice;
 	/** The VM's hybrid vsock socket. */
 	readonly vsock: string;
 	/** The guest's context id: each VM has a socket of its own, so one number serves all. */
@@ -60,7 +63,7 @@ export function isSandboxContainer(spec: OciSpec): boolean {
  * Decides what the pod's VM will be.
  * @param folder the pod's
  * @param node what the node has
- * @throws ShimError `pod.too-large`
+ * @throws ShimError `pod.too-large`; `network.unsupported` for a pod in the host's network
  */
 export function planPod(podId: string, spec: OciSpec, config: Config, folder: string, node: MachineSize): PodPlan {
 	const size = sizeOf(podId, spec, { vcpus: config.guest.vcpus, memoryMib: config.guest.memory_mib }, node);
@@ -80,6 +83,7 @@ export function planPod(podId: string, spec: OciSpec, config: Config, folder: st
 		most: mostOf(size, { vcpus: config.guest.max_vcpus, memoryMib: config.guest.hotplug_memory_mib }),
 		hostname: hostnameOf(podId, spec),
 		cgroupsPath: spec.linux?.cgroupsPath ?? "",
+		network: chooseNetwork(spec.linux?.namespaces ?? []),
 		vsock: join(folder, "vsock.sock"),
 		vsockCid: GUEST_CID,
 		consoleFile: console ? join(folder, "console.log") : undefined,

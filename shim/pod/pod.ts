@@ -25,6 +25,9 @@ import { Journal } from "./journal.ts";
 import type { Tombstone } from "./journal.ts";
 import type { Machine } from "./machine.ts";
 import { isSandboxContainer, planPod } from "./plan.ts";
+import type { PodPlan } from "./plan.ts";
+import { PodNetwork } from "./pod-network.ts";
+import type { NetworkRecord, PodNetworkOptions } from "./pod-network.ts";
 import type { CreateRequest, DeleteResult, Mover, PodEvent, PodIdentity, PublishEvent } from "./ports.ts";
 import { podRecord } from "./record.ts";
 import { SandboxContainer } from "./sandbox-container.ts";
@@ -78,6 +81,8 @@ export class Pod implements ContainerHost {
 	size: VmSize | undefined;
 	/** The control group of the VMM, once it is decided. */
 	cgroup: HostCgroup | undefined;
+	/** The pod's network, from before its first effect; null: loopback alone. */
+	network: PodNetwork | null = null;
 	keeperPid = 0;
 	nextStream = 1;
 	readonly #services: PodServices;
@@ -217,6 +222,7 @@ export class Pod implements ContainerHost {
 		try {
 			boot.defer("pod folder", () => this.journal.remove());
 			this.journal.open();
+			const network = this.#openNetwork(plan, boot);
 			this.save();
 			const { container, disk } = isSandboxContainer(spec)
 				? this.#newSandboxContainer(request, spec, boot)
@@ -233,6 +239,7 @@ export class Pod implements ContainerHost {
 				log: this.log,
 				cgroup: this.cgroup,
 				disk,
+				network: network === null ? Promise.resolve(undefined) : this.#prepareNetwork(network),
 				onVmm: (vmm) => {
 					this.vmm = { pid: vmm.pid, startTime: vmm.startTime.toString() };
 					this.save();
@@ -240,10 +247,12 @@ export class Pod implements ContainerHost {
 			});
 			this.transition({ kind: "running", machine });
 			const made = await container;
+			if (network !== null) await this.timeline.step("guest-network", () => network.tell(machine.agent, { signal: abort.signal }));
 			await this.timeline.step("sandbox", () => this.#createSandbox(plan.hostname, abort.signal));
 			await this.#prepare(made, slot, abort.signal);
 			boot.moveTo(this.#scope);
 			this.#watchDeath(machine);
+			network?.follow(machine);
 		} catch (error) {
 			abort.abort(error);
 			await this.#undo(boot);
@@ -252,6 +261,7 @@ export class Pod implements ContainerHost {
 			this.vmm = null;
 			this.cgroup = undefined;
 			this.size = undefined;
+			this.network = null;
 			this.#state = { kind: "new" };
 			throw error;
 		}
@@ -261,6 +271,33 @@ export class Pod implements ContainerHost {
 	async #settled(making: Promise<unknown>): Promise<void> {
 		const wait = { what: `the container of pod ${this.identity.podId} that was being made`, timeoutMs: GIVE_UP_MS };
 		await withDeadline(wait, () => Promise.allSettled([making])).catch((error: unknown) => this.log.error("cleaning up goes on", error));
+	}
+
+	/** Finds the pod's namespace; `scope` owns what will be made there. */
+	#openNetwork(plan: PodPlan, scope: Scope): PodNetwork | null {
+		if (plan.network.kind === "loopback") return null;
+		const network = PodNetwork.open(plan.network.path, plan.vcpus, this.#networkOptions());
+		scope.defer(`network of ${plan.network.path}`, () => network.close());
+		this.network = network;
+		return network;
+	}
+
+	/** Joins the namespace's interfaces to taps while the VMM starts. */
+	#prepareNetwork(network: PodNetwork): Promise<PodNetwork> {
+		const prepared = this.timeline.step("network", () => network.prepare().then(() => network));
+		prepared.catch(() => undefined);
+		return prepared;
+	}
+
+	#networkOptions(): PodNetworkOptions {
+		return { vmmCallMs: this.config.timeouts.vmm_call_ms, log: this.log, onChange: () => this.#saveQuietly() };
+	}
+
+	/** Takes over the network that an earlier snpd made; it is given back with the pod. */
+	adoptNetwork(record: NetworkRecord): void {
+		const network = PodNetwork.adopt(record, this.#networkOptions());
+		this.#scope.defer(`network of ${record.path}`, () => network.close());
+		this.network = network;
 	}
 
 	async #createFurther(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
@@ -394,6 +431,7 @@ export class Pod implements ContainerHost {
 		this.#scope.defer("VM", release);
 		this.transition({ kind: "running", machine });
 		this.#watchDeath(machine);
+		this.network?.follow(machine);
 		for (const container of this.containers.values()) container.resume();
 	}
 

@@ -13,6 +13,7 @@ export function podRecord(pod: Pod): PodRecord {
 		identity: { ...pod.identity },
 		keeperPid: pod.keeperPid,
 		state: state.kind === "running" ? "running" : state.kind === "lost" ? "lost" : "booting",
+		network: pod.network === null ? null : { ...pod.network.record, told: [...pod.network.record.told] },
 		vmm: pod.vmm,
 		size: pod.size === undefined ? null : { now: { ...pod.size.now }, most: { ...pod.size.most } },
 		cgroup: pod.cgroup?.path ?? null,

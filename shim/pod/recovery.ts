@@ -11,6 +11,7 @@ import { AGENT_PORT } from "../base/names.ts";
 import { HostCgroup } from "../host/cgroups.ts";
 import { unmountUnder } from "../host/mounts.ts";
 import { findProcesses, ProcessHandle } from "../host/processes.ts";
+import { clearSpace } from "../network/space.ts";
 import { adoptVmm, API_SOCKET_OPTION } from "../vmm/launcher.ts";
 import type { Vmm } from "../vmm/launcher.ts";
 import { dialGuest } from "../vmm/vsock.ts";
@@ -33,9 +34,9 @@ const KILL_WAIT_MS = 10_000;
 
 /**
  * Kills the VMM that was started in a pod folder, and removes the folder with its mounts. The VMM's own helpers end with it.
- * @param cgroup the path of the VMM's control group, which goes too, when it is known
+ * @param record the pod's journal, if it can be read: its VMM's control group goes too, and what its VM had in a network namespace
  */
-export async function clearAway(folder: string, cgroup: string | null, log: Log): Promise<void> {
+export async function clearAway(folder: string, record: PodRecord | null, log: Log): Promise<void> {
 	for (const found of findProcesses(folder, API_SOCKET_OPTION)) {
 		if (found.pid === process.pid) continue;
 		const handle = ProcessHandle.open(found.pid, found.startTime);
@@ -47,8 +48,11 @@ export async function clearAway(folder: string, cgroup: string | null, log: Log)
 			.catch((error: unknown) => log.error("a process does not end", error, { pid: found.pid }));
 		handle.close();
 	}
+	const { cgroup, network } = record ?? { cgroup: null, network: null };
 	if (cgroup !== null)
 		await new HostCgroup(cgroup).remove().catch((error: unknown) => log.error("a control group stays", error, { folder }));
+	if (network !== null)
+		await clearSpace(network).catch((error: unknown) => log.error("a network namespace keeps what a VM had there", error, { folder }));
 	await unmountUnder(folder);
 	new Journal(folder).remove();
 }
@@ -72,6 +76,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		throw new ShimError("pod.not-found", `containerd has removed every container of pod ${record.identity.podId}`);
 	}
 	for (const container of kept) await restoreContainer(pod, container);
+	if (record.network !== null) pod.adoptNetwork(record.network);
 	const machine = await adoptMachine(pod, record);
 	if (machine === undefined) {
 		pod.transition({ kind: "lost", death: new ShimError("pod.lost", `the VM of pod ${record.identity.podId} ended while snpd was away`) });

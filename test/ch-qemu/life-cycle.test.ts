@@ -98,39 +98,42 @@ t.test("a network card is plugged by the name of a tap, and goes again", async (
 	t.equal((await vmm.put("vm.add-net", { id: "n2" })).status, 500, "without a tap's name it is refused");
 });
 
-t.test("cards over descriptors, before boot and after: the taps are the VMM's, live through a reset of the guest and go with it", async (t) => {
-	const space = new TestNamespace("card");
-	t.teardown(() => space.remove());
-	const ns = holdNamespace(space.path);
-	t.teardown(() => ns.close());
-	const vmm = await start(t);
-	const socket = join(vmm.folder, "vsock");
-	const add = async (id: string, queues: number, status: number): Promise<void> => {
-		const fds = await makeTap(ns.fd, id, queues);
-		const mac = `02:00:00:00:00:0${id.at(-1)}`;
-		const answer = await vmm.request("PUT", "/api/v1/vm.add-net", { id, mac, num_queues: queues * 2 }, fds);
-		closeTap(fds);
-		t.equal(answer.status, status, answer.text);
-	};
-	await vmm.put("vm.create", vmConfig(vmm.folder, { cpus: { boot_vcpus: 2, max_vcpus: 2 } }));
-	await add("cold1", 2, 204);
-	await vmm.put("vm.boot");
-	await vmm.ready();
-	await add("hot2", 1, 200);
-	const addresses = async (): Promise<string[]> =>
-		Promise.all(["eth0", "eth1"].map((name) => ask(socket, `read /sys/class/net/${name}/address`)));
-	while (!(await ask(socket, "list /sys/class/net")).includes("eth1"));
-	t.strictSame(await addresses(), ["02:00:00:00:00:01\n", "02:00:00:00:00:02\n"]);
-	t.strictSame(space.links(), ["cold1", "hot2"]);
-	t.equal((await vmm.put("vm.reboot")).status, 204);
-	await vmm.ready();
-	t.strictSame(await addresses(), ["02:00:00:00:00:01\n", "02:00:00:00:00:02\n"]);
-	await vmm.put("vm.remove-device", { id: "hot2" });
-	await vmm.removed("hot2", 1);
-	t.strictSame(space.links(), ["cold1"]);
-	await vmm.put("vm.delete");
-	t.strictSame(space.links(), []);
-});
+t.test(
+	"cards over descriptors, before boot and after: the taps are the VMM's, live through a reset of the guest and go with it",
+	async (t) => {
+		const space = new TestNamespace("card");
+		t.teardown(() => space.remove());
+		const ns = holdNamespace(space.path);
+		t.teardown(() => ns.close());
+		const vmm = await start(t);
+		const socket = join(vmm.folder, "vsock");
+		const add = async (id: string, queues: number, status: number): Promise<void> => {
+			const fds = await makeTap(ns.fd, id, queues);
+			const mac = `02:00:00:00:00:0${id.at(-1)}`;
+			const answer = await vmm.request("PUT", "/api/v1/vm.add-net", { id, mac, num_queues: queues * 2 }, fds);
+			closeTap(fds);
+			t.equal(answer.status, status, answer.text);
+		};
+		await vmm.put("vm.create", vmConfig(vmm.folder, { cpus: { boot_vcpus: 2, max_vcpus: 2 } }));
+		await add("cold1", 2, 204);
+		await vmm.put("vm.boot");
+		await vmm.ready();
+		await add("hot2", 1, 200);
+		const addresses = async (): Promise<string[]> =>
+			Promise.all(["eth0", "eth1"].map((name) => ask(socket, `read /sys/class/net/${name}/address`)));
+		while (!(await ask(socket, "list /sys/class/net")).includes("eth1"));
+		t.strictSame(await addresses(), ["02:00:00:00:00:01\n", "02:00:00:00:00:02\n"]);
+		t.strictSame(space.links(), ["cold1", "hot2"]);
+		t.equal((await vmm.put("vm.reboot")).status, 204);
+		await vmm.ready();
+		t.strictSame(await addresses(), ["02:00:00:00:00:01\n", "02:00:00:00:00:02\n"]);
+		await vmm.put("vm.remove-device", { id: "hot2" });
+		await vmm.removed("hot2", 1);
+		t.strictSame(space.links(), ["cold1"]);
+		await vmm.put("vm.delete");
+		t.strictSame(space.links(), []);
+	},
+);
 
 t.test("pause stops the guest, resume lets it go on", async (t) => {
 	const vmm = await boot(t);

@@ -11,6 +11,7 @@ const RECORD: PodRecord = {
 	identity: { key: "k", namespace: "n", podId: "p", address: "/a", ttrpcAddress: "/a.ttrpc", publishBinary: "/b", configFile: null },
 	keeperPid: 7,
 	state: "running",
+	network: { path: "/run/netns/cni-1", id: "4:4026532177", queues: 1, told: [] },
 	vmm: { pid: 8, startTime: "9" },
 	size: { now: { vcpus: 1, memoryMib: 256 }, most: { vcpus: 2, memoryMib: 512 } },
 	cgroup: "/kubepods/pod1/abc",

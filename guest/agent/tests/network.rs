@@ -34,7 +34,7 @@ fn an_interface_is_found_by_its_address_named_and_routed() {
         ..Interface::default()
     };
     let update = UpdateInterfaceRequest {
-        interface: Some(wanted),
+        interface: Some(wanted.clone()),
     };
     agent.call::<Interface>("UpdateInterface", &update);
     // A second time it is already there.
@@ -76,6 +76,38 @@ fn an_interface_is_found_by_its_address_named_and_routed() {
     for expected in [">10.9.7.1", "10.9.7.1/32>", "10.8.0.0/16>10.9.0.1", "10.9.0.0/24>"] {
         assert!(shown.iter().any(|shown| shown == expected), "{shown:?}");
     }
+
+    // One more address, another MTU: what was there is left alone, and so are the routes that lead through it.
+    let mut changed = wanted.clone();
+    changed.mtu = 1300;
+    changed.ip_addresses.push(v4("10.7.0.2", "16"));
+    changed.ip_addresses.retain(|address| address.address != "fd00::2");
+    let update = UpdateInterfaceRequest {
+        interface: Some(changed),
+    };
+    agent.call::<Interface>("UpdateInterface", &update);
+    let addresses = agent.ip("-o addr show dev eth0");
+    assert!(
+        addresses.contains("10.7.0.2/16") && !addresses.contains("fd00::2"),
+        "{addresses}"
+    );
+    let kept = agent.ip("route show dev eth0");
+    assert!(kept.contains("10.8.0.0/16 via 10.9.0.1"), "{kept}");
+
+    // A route that comes by an advertisement belongs to the kernel; one that nobody wants any more goes.
+    agent.ip("-6 route add fd01::/64 dev eth0 proto ra");
+    let fewer = UpdateRoutesRequest {
+        routes: Some(Routes {
+            routes: vec![route("10.8.0.0/16", "10.9.0.3")],
+        }),
+    };
+    agent.call::<Routes>("UpdateRoutes", &fewer);
+    let kept = agent.ip("route show dev eth0");
+    assert!(
+        kept.contains("10.8.0.0/16 via 10.9.0.3") && !kept.contains("default"),
+        "{kept}"
+    );
+    assert!(agent.ip("-6 route show dev eth0").contains("fd01::/64 proto ra"));
 
     let neighbour = ArpNeighbor {
         to_ip_address: Some(v4("10.9.0.1", "")),

@@ -68,7 +68,8 @@ async fn find_by_mac(netlink: &mut Netlink, mac: &str) -> Result<Link> {
         .unwrap_or_else(|_| Err(late()))
 }
 
-/// Gives the interface with the request's hardware address its name, MTU and addresses (those alone), and brings it up.
+/// Gives the interface with the request's hardware address its name, MTU and addresses (those alone), and brings it up. What is so already
+/// stays untouched: connections and routes live on.
 pub async fn update_interface(wanted: &Interface) -> Result<Interface> {
     let mut netlink = Netlink::open()?;
     let link = find_by_mac(&mut netlink, &wanted.hw_addr).await?;
@@ -84,10 +85,20 @@ fn apply(netlink: &mut Netlink, link: &Link, wanted: &Interface) -> Result<()> {
         }
         rename(netlink, link.index, &wanted.name)?;
     }
+    let mut missing = wanted
+        .ip_addresses
+        .iter()
+        .map(parse_address)
+        .collect::<Result<Vec<_>>>()?;
     for message in netlink.dump(libc::RTM_GETADDR, Body::new(&[0; ADDRESS_BYTES]))? {
         const SCOPE_LINK: u8 = 253;
+        if message.word(4) != link.index {
+            continue;
+        }
+        let known = missing.len();
+        missing.retain(|(ip, length)| local_address(&message).as_ref() != Some(ip) || message.byte(1) != *length);
         // The kernel's own link-local addresses stay.
-        if message.word(4) == link.index && message.byte(3) != SCOPE_LINK {
+        if missing.len() == known && message.byte(3) != SCOPE_LINK {
             delete_address(netlink, &message).context("remove an address")?;
         }
     }
@@ -101,11 +112,22 @@ fn apply(netlink: &mut Netlink, link: &Link, wanted: &Interface) -> Result<()> {
     netlink
         .change(libc::RTM_NEWLINK, 0, body)
         .context("set MTU and flags")?;
-    for address in &wanted.ip_addresses {
-        add_address(netlink, link.index, address)
-            .with_context(|| format!("add {}/{}", address.address, address.mask))?;
+    for (ip, length) in &missing {
+        add_address(netlink, link.index, ip, *length).with_context(|| format!("add {ip}/{length}"))?;
     }
     Ok(())
+}
+
+fn parse_address(address: &IpAddress) -> Result<(Ip, u8)> {
+    let ip = parse_ip(&address.address)?;
+    let length = prefix_length(&address.mask, &ip)?;
+    Ok((ip, length))
+}
+
+/// The own end of an address of the kernel's list.
+fn local_address(message: &Message) -> Option<Ip> {
+    let local = message.attribute(ADDRESS_BYTES, libc::IFA_LOCAL);
+    Ip::from_bytes(local.or_else(|| message.attribute(ADDRESS_BYTES, libc::IFA_ADDRESS))?)
 }
 
 fn link_header(index: u32, flags: u32, mask: u32) -> Vec<u8> {
@@ -137,11 +159,10 @@ fn delete_address(netlink: &mut Netlink, message: &Message) -> Result<()> {
     netlink.change(libc::RTM_DELADDR, 0, body)
 }
 
-fn add_address(netlink: &mut Netlink, index: u32, address: &IpAddress) -> Result<()> {
+fn add_address(netlink: &mut Netlink, index: u32, ip: &Ip, length: u8) -> Result<()> {
     /// No duplicate address detection: the host gave the address out.
     const IFA_F_NODAD: u8 = 2;
-    let ip = parse_ip(&address.address)?;
-    let mut header = vec![ip.family(), prefix_length(&address.mask, &ip)?, IFA_F_NODAD, 0];
+    let mut header = vec![ip.family(), length, IFA_F_NODAD, 0];
     header.extend(index.to_ne_bytes());
     let body = Body::new(&header)
         .attribute(libc::IFA_LOCAL, ip.bytes())
@@ -158,8 +179,7 @@ pub fn list_interfaces() -> Result<Vec<Interface>> {
     let of = |index: u32| {
         let own = addresses.iter().filter(move |message| message.word(4) == index);
         own.filter_map(|message| {
-            let local = message.attribute(ADDRESS_BYTES, libc::IFA_LOCAL);
-            let ip = Ip::from_bytes(local.or_else(|| message.attribute(ADDRESS_BYTES, libc::IFA_ADDRESS))?)?;
+            let ip = local_address(message)?;
             let family = if ip.is_v6() { IpFamily::V6 } else { IpFamily::V4 } as i32;
             Some(IpAddress {
                 family,
@@ -181,13 +201,18 @@ pub fn list_interfaces() -> Result<Vec<Interface>> {
     Ok(links(&mut netlink)?.into_iter().map(describe).collect())
 }
 
-/// Makes the main table hold these routes and no others (but those that the kernel makes for addresses).
+/// Makes the main table hold these routes and no others (but those that the kernel makes for addresses, and by router advertisements). A route
+/// to a destination that has one already takes its place, without a moment in which there is none.
 pub fn update_routes(wanted: &[Route]) -> Result<Vec<Route>> {
     let mut netlink = Netlink::open()?;
     let links = links(&mut netlink)?;
+    let kept = wanted.iter().map(destination).collect::<Result<Vec<_>>>()?;
     for message in dump_routes(&mut netlink)? {
         const PROTOCOL_KERNEL: u8 = 2;
-        if message.byte(5) != PROTOCOL_KERNEL {
+        const PROTOCOL_RA: u8 = 9;
+        let target = message.attribute(ROUTE_BYTES, libc::RTA_DST).and_then(Ip::from_bytes);
+        let here = (i32::from(message.byte(0)) == libc::AF_INET6, target, message.byte(1));
+        if ![PROTOCOL_KERNEL, PROTOCOL_RA].contains(&message.byte(5)) && !kept.contains(&here) {
             delete_route(&mut netlink, &message).context("remove a route")?;
         }
     }
@@ -202,6 +227,31 @@ pub fn update_routes(wanted: &[Route]) -> Result<Vec<Route>> {
         })?;
     }
     list_routes()
+}
+
+/// Where a route leads: whether it is one of IPv6, its target (none: the default), and how many bits of it count.
+fn destination(route: &Route) -> Result<(bool, Option<Ip>, u8)> {
+    let (target, length) = match route.dest.as_str() {
+        "" | "default" => (None, 0),
+        dest => {
+            let (ip, mask) = dest.split_once('/').unwrap_or((dest, ""));
+            let ip = parse_ip(ip)?;
+            let length = prefix_length(mask, &ip)?;
+            (Some(ip), length)
+        }
+    };
+    let (gateway, source) = (optional_ip(&route.gateway)?, optional_ip(&route.source)?);
+    let any_v6 = [&target, &gateway, &source].into_iter().flatten().any(Ip::is_v6);
+    Ok((route.family == IpFamily::V6 as i32 || any_v6, target, length))
+}
+
+/// An address that may be left out.
+fn optional_ip(text: &str) -> Result<Option<Ip>> {
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        parse_ip(text).map(Some)
+    }
 }
 
 fn dump_routes(netlink: &mut Netlink) -> Result<Vec<Message>> {
@@ -227,26 +277,8 @@ fn add_route(netlink: &mut Netlink, links: &[Link], route: &Route) -> Result<()>
     const PROTOCOL_BOOT: u8 = 3;
     let link = links.iter().find(|link| link.name == route.device);
     let link = link.ok_or_else(|| Error::not_found(format!("there is no interface {:?}", route.device)))?;
-    let v6 = route.family == IpFamily::V6 as i32;
-    let (target, length) = match route.dest.as_str() {
-        "" | "default" => (None, 0),
-        dest => {
-            let (ip, mask) = dest.split_once('/').unwrap_or((dest, ""));
-            let ip = parse_ip(ip)?;
-            let length = prefix_length(mask, &ip)?;
-            (Some(ip), length)
-        }
-    };
-    let parse = |text: &str| {
-        if text.is_empty() {
-            Ok(None)
-        } else {
-            parse_ip(text).map(Some)
-        }
-    };
-    let (gateway, source) = (parse(&route.gateway)?, parse(&route.source)?);
-    let any_v6 = [&target, &gateway, &source].into_iter().flatten().any(Ip::is_v6);
-    let family = if v6 || any_v6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
+    let (v6, target, length) = destination(route)?;
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
     let mut header = vec![
         family,
         length,
@@ -261,8 +293,8 @@ fn add_route(netlink: &mut Netlink, links: &[Link], route: &Route) -> Result<()>
     let mut body = Body::new(&header).attribute(libc::RTA_OIF, &link.index.to_ne_bytes());
     for (kind, ip) in [
         (libc::RTA_DST, &target),
-        (libc::RTA_GATEWAY, &gateway),
-        (libc::RTA_PREFSRC, &source),
+        (libc::RTA_GATEWAY, &optional_ip(&route.gateway)?),
+        (libc::RTA_PREFSRC, &optional_ip(&route.source)?),
     ] {
         body = body.maybe(kind, ip.as_ref().map(Ip::bytes));
     }

@@ -1,0 +1,225 @@
+/** A pod's network: what is in its namespace is brought into the VM before its boot, and kept as it is there while the VM runs. */
+
+import type { AgentClient } from "../agent/client.ts";
+import { ShimError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import { Mailbox } from "../base/mailbox.ts";
+import { closeTap, MAX_TAP_QUEUES } from "../host/taps.ts";
+import type { NetworkPlan } from "../network/plan.ts";
+import { clearSpace, findSpace, joinEndpoints, partEndpoints, readSpace, updateEndpoints, watchSpace } from "../network/space.ts";
+import type { Joined, NamespaceAddress } from "../network/space.ts";
+import { VmmApiError } from "../vmm/api-error.ts";
+import type { VmmClient } from "../vmm/client.ts";
+import { slotOfBdf } from "../vmm/plan.ts";
+import type { Machine } from "./machine.ts";
+
+/** What the journal keeps: all else is found in the namespace. */
+export interface NetworkRecord {
+	readonly path: string;
+	readonly id: string;
+	/** Queues of each card. */
+	readonly queues: number;
+	/** What the guest was told last, each message as JSON. */
+	readonly told: readonly string[];
+}
+
+/** What a pod's network needs. */
+export interface PodNetworkOptions {
+	readonly vmmCallMs: number;
+	readonly log: Log;
+	/** Called when `record` has changed, so that the journal follows. */
+	readonly onChange: () => void;
+}
+
+/** How one call is bounded. */
+interface Call {
+	readonly signal?: AbortSignal | undefined;
+}
+
+/** A change is often one of several: an interface, then its address, then its routes. They are taken together when nothing came for so long. */
+const QUIET_MS = 50;
+/** The VMM's answer for a device that it does not have. */
+const NOT_FOUND = 404;
+
+const deviceId = (index: number): string => `net${index}`;
+
+/** The network of one pod. Whoever makes it closes it. */
+export class PodNetwork {
+	readonly space: NamespaceAddress;
+	readonly #options: PodNetworkOptions;
+	readonly #turns: Mailbox;
+	/** The PCI slots of cards that were plugged into the running guest. */
+	readonly #slots = new Map<number, string>();
+	#plan: NetworkPlan | undefined;
+	#joined: Joined[] = [];
+	#told: readonly string[];
+	#stopWatch: () => void = () => undefined;
+	#timer: NodeJS.Timeout | undefined;
+	#closed = false;
+
+	readonly #queues: number;
+
+	private constructor(record: NetworkRecord, options: PodNetworkOptions) {
+		this.space = { path: record.path, id: record.id };
+		this.#queues = record.queues;
+		this.#told = record.told;
+		this.#options = options;
+		this.#turns = new Mailbox(`the network of ${record.path}`);
+	}
+
+	/**
+	 * A network of the namespace at a path; nothing is changed there yet.
+	 * @param vcpus the VM's processors: a card has a queue for each
+	 * @throws ShimError `network.setup` when there is none, `network.unsupported` when it is the host's own
+	 */
+	static open(path: string, vcpus: number, options: PodNetworkOptions): PodNetwork {
+		return new PodNetwork({ ...findSpace(path), queues: Math.min(vcpus, MAX_TAP_QUEUES), told: [] }, options);
+	}
+
+	/** The network that an earlier snpd made. */
+	static adopt(record: NetworkRecord, options: PodNetworkOptions): PodNetwork {
+		return new PodNetwork(record, options);
+	}
+
+	/** For the journal, which must have it before `prepare`. */
+	get record(): NetworkRecord {
+		return { ...this.space, queues: this.#queues, told: this.#told };
+	}
+
+	/**
+	 * Reads the namespace and joins each of its interfaces to a tap.
+	 * @throws ShimError `network.unsupported`, `network.busy`, `network.setup`
+	 */
+	prepare(): Promise<void> {
+		return this.#run(async () => {
+			const { plan } = await readSpace(this.space);
+			this.#plan = plan;
+			for (const omitted of plan.omitted) this.#options.log.warn("left out of the VM's network", { omitted });
+			this.#joined = await joinEndpoints(this.space, plan.endpoints, this.#queues);
+		});
+	}
+
+	/** Gives the VM a card for each interface: before its boot, so that the guest has them from its start. */
+	plugCold(client: VmmClient, call: Call): Promise<void> {
+		return this.#run(async () => {
+			for (const joined of this.#joined.splice(0)) await this.#plug(client, joined, call);
+		});
+	}
+
+	/** Tells the guest what its cards are to be. */
+	tell(agent: AgentClient, call: Call): Promise<void> {
+		return this.#run(async () => {
+			if (this.#plan !== undefined) await this.#tell(agent, this.#plan, call);
+		});
+	}
+
+	/** From now on the guest's network follows the namespace's; what has changed before is made good. Ends with the machine, or `close`. */
+	follow(machine: Machine): void {
+		const started = this.#run(async () => {
+			this.#stopWatch = await watchSpace(this.space, () => this.#changed(machine));
+			await this.#sync(machine);
+		});
+		started.catch((error: unknown) => this.#failed(error));
+		void machine.died.then(() => this.#unfollow());
+	}
+
+	/**
+	 * Leaves the namespace as it was. Safe to call twice.
+	 * @throws ShimError `network.setup`
+	 */
+	close(): Promise<void> {
+		this.#closed = true;
+		this.#unfollow();
+		return this.#turns.run(async () => {
+			// Closed in the turn that may have started the watch after all.
+			this.#unfollow();
+			for (const { fds } of this.#joined.splice(0)) closeTap(fds);
+			await clearSpace(this.space);
+		});
+	}
+
+	#run(work: () => Promise<void>): Promise<void> {
+		return this.#turns.run(async () => {
+			if (this.#closed) throw new ShimError("wait.canceled", `the network of ${this.space.path} is being removed`);
+			await work();
+		});
+	}
+
+	#unfollow(): void {
+		clearTimeout(this.#timer);
+		this.#stopWatch();
+	}
+
+	#changed(machine: Machine): void {
+		if (this.#closed) return;
+		clearTimeout(this.#timer);
+		this.#timer = setTimeout(() => {
+			this.#run(() => this.#sync(machine)).catch((error: unknown) => this.#failed(error));
+		}, QUIET_MS);
+		this.#timer.unref();
+	}
+
+	#failed(error: unknown): void {
+		if (!this.#closed) this.#options.log.error("the VM's network can't follow its namespace", error, { namespace: this.space.path });
+	}
+
+	/** Makes the VM's cards and the guest's settings what the namespace has now. */
+	async #sync(machine: Machine): Promise<void> {
+		const { plan, joined } = await readSpace(this.space);
+		const { client } = machine.vmm;
+		const gone = [...joined].filter((index) => !plan.endpoints.some((endpoint) => endpoint.index === index));
+		for (const index of gone) await this.#unplug(client, index);
+		const fresh = plan.endpoints.filter((endpoint) => !joined.has(endpoint.index));
+		for (const one of await joinEndpoints(this.space, fresh, this.#queues)) {
+			this.#options.log.info("an interface has come", { interface: one.endpoint.name });
+			await this.#plug(client, one, {});
+		}
+		await updateEndpoints(this.space, plan.endpoints);
+		await this.#tell(machine.agent, plan, {});
+	}
+
+	async #plug(client: VmmClient, { endpoint, fds }: Joined, call: Call): Promise<void> {
+		const { index, mac } = endpoint;
+		try {
+			// No MTU: the VMM would look for the tap in its own namespace. The guest is told by its agent.
+			const config = { id: deviceId(index), mac, num_queues: 2 * fds.length };
+			const device = await client.addNet(config, fds, { ...call, timeoutMs: this.#options.vmmCallMs });
+			const slot = device === undefined ? undefined : slotOfBdf(device.bdf);
+			if (slot !== undefined) this.#slots.set(index, slot);
+		} finally {
+			closeTap(fds);
+		}
+	}
+
+	/** The tap goes last: it is what tells a later snpd that the VM has the card. */
+	async #unplug(client: VmmClient, index: number): Promise<void> {
+		const device = deviceId(index);
+		this.#options.log.info("an interface has gone", { device });
+		try {
+			await client.removeDevice(device, { timeoutMs: this.#options.vmmCallMs });
+		} catch (error) {
+			if (!(error instanceof ShimError && error.cause instanceof VmmApiError && error.cause.status === NOT_FOUND)) throw error;
+		}
+		this.#slots.delete(index);
+		await partEndpoints(this.space, [index]);
+	}
+
+	/** Sends what the guest was not told yet. Routes go again after an interface: those through addresses that it lost are gone. */
+	async #tell(agent: AgentClient, plan: NetworkPlan, call: Call): Promise<void> {
+		const interfaces = plan.interfaces.map((one, at) => ({ ...one, devicePath: this.#slots.get(plan.endpoints[at]?.index ?? 0) ?? "" }));
+		const texts = {
+			interfaces: interfaces.map((one) => JSON.stringify(one)),
+			routes: JSON.stringify(plan.routes),
+			neighbours: JSON.stringify(plan.neighbours),
+		};
+		const changed = interfaces.filter((_, at) => !this.#told.includes(texts.interfaces[at] ?? ""));
+		for (const one of changed) await agent.updateInterface(one, call);
+		const told = [...texts.interfaces, texts.routes, texts.neighbours];
+		if (interfaces.length > 0 && (changed.length > 0 || !this.#told.includes(texts.routes))) await agent.updateRoutes(plan.routes, call);
+		if (plan.neighbours.length > 0 && (changed.length > 0 || !this.#told.includes(texts.neighbours)))
+			await agent.addNeighbours([...plan.neighbours], call);
+		if (JSON.stringify(told) === JSON.stringify(this.#told)) return;
+		this.#told = told;
+		this.#options.onChange();
+	}
+}
