@@ -4,6 +4,7 @@
       "target_name": "snp_native",
       "sources": [
         "native/src/addon.cc",
+        "native/src/catch.cc",
         "native/src/file.cc",
         "native/src/mount.cc",
         "native/src/netns.cc",

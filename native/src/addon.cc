@@ -2,6 +2,7 @@
 #include "addon.h"
 
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  snp::InitCatch(env, exports);
   snp::InitFile(env, exports);
   snp::InitMount(env, exports);
   snp::InitNetns(env, exports);

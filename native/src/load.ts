@@ -15,6 +15,7 @@ export interface Addon {
 	readonly sendFds: (fd: number, bytes: Uint8Array, fds: readonly number[]) => number;
 	readonly mount: (source: string, target: string, type: string, flags: number, data: string) => Promise<number>;
 	readonly unmount: (target: string, flags: number) => Promise<number>;
+	readonly netnsCatch: (ns: number) => Promise<readonly number[] | number>;
 	readonly netnsNetlink: (ns: number, groups: number) => Promise<readonly number[] | number>;
 	readonly netnsTap: (ns: number, name: string, queues: number) => Promise<readonly number[] | number>;
 	readonly netlinkExchange: (fd: number, messages: readonly Uint8Array[]) => Promise<ExchangeResult | number>;

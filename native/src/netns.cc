@@ -1,12 +1,9 @@
 // What must be made inside a network namespace: a descriptor belongs for ever to the namespace in which it was opened, so one short visit
 // by a thread of its own gives sockets and taps that any thread may use afterwards.
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <linux/netlink.h>
 #include <net/if.h>
-#include <netinet/in.h>
-#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -14,41 +11,11 @@
 #include <cstring>
 #include <vector>
 
-#include "job.h"
+#include "visit.h"
 
 namespace snp {
 
 namespace {
-
-// A visit to a namespace that ends with its thread. It answers with descriptors or a negative errno.
-class Visit : public Job {
- public:
-  explicit Visit(int ns) : ns_(fcntl(ns, F_DUPFD_CLOEXEC, 3)) {
-    if (!ns_.Valid()) error_ = errno;
-  }
-
-  void Run() final {
-    if (error_ == 0 && setns(ns_.Get(), CLONE_NEWNET) != 0) error_ = errno;
-    if (error_ == 0) error_ = Make(&made_);
-    ns_.Reset(-1);
-  }
-
-  Napi::Value Result(Napi::Env env) final {
-    if (error_ != 0) return Napi::Number::New(env, -error_);
-    auto list = Napi::Array::New(env, made_.size());
-    for (size_t i = 0; i < made_.size(); i++) list.Set(static_cast<uint32_t>(i), Napi::Number::New(env, made_[i].Release()));
-    return list;
-  }
-
- protected:
-  // Makes the descriptors; answers 0 or an errno.
-  virtual int Make(std::vector<Fd>* made) = 0;
-
- private:
-  Fd ns_;
-  int error_ = 0;
-  std::vector<Fd> made_;
-};
 
 // A socket for requests to the kernel's routing tables (rtnetlink(7)), or with groups for its announcements.
 class NetlinkVisit : public Visit {

@@ -5,7 +5,7 @@
 
 import { messageOf, ShimError } from "../base/errors.ts";
 import type { ErrorReason } from "../base/errors.ts";
-import { FILES_CAPABILITY, LIMITS_CAPABILITY, STREAMS_CAPABILITY } from "../base/names.ts";
+import { FILES_CAPABILITY, FORWARD_CAPABILITY, LIMITS_CAPABILITY, STREAMS_CAPABILITY } from "../base/names.ts";
 import { GrpcCode } from "../wire/codes.ts";
 import { RemoteError, type TtrpcClient } from "../wire/client.ts";
 import { grpc, snp, types } from "../../proto/gen/agent.js";
@@ -32,6 +32,7 @@ export interface AgentDetails {
 	readonly limits: boolean;
 	/** It gives files back. */
 	readonly files: boolean;
+	readonly forward: boolean;
 	readonly seccomp: boolean;
 }
 
@@ -111,6 +112,7 @@ export class AgentClient {
 			streams: details?.extra_features?.includes(STREAMS_CAPABILITY) ?? false,
 			limits: details?.extra_features?.includes(LIMITS_CAPABILITY) ?? false,
 			files: details?.extra_features?.includes(FILES_CAPABILITY) ?? false,
+			forward: details?.extra_features?.includes(FORWARD_CAPABILITY) ?? false,
 			seccomp: details?.supports_seccomp ?? false,
 		};
 	}

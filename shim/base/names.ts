@@ -10,6 +10,7 @@ export const RUNTIME_NAME = "io.containerd.snp.v2";
 export const AGENT_PORT = 1024;
 export const AGENT_LOG_PORT = 1025;
 export const STREAM_PORT = 1028;
+export const FORWARD_PORT = 1029;
 
 /** What our agent says in `GetGuestDetails.extra_features` when it takes streams by token. */
 export const STREAMS_CAPABILITY = "snp.streams.v1";
@@ -17,6 +18,9 @@ export const STREAMS_CAPABILITY = "snp.streams.v1";
 export const LIMITS_CAPABILITY = "snp.limits.v1";
 /** ... and when it gives files back. */
 export const FILES_CAPABILITY = "snp.files.v1";
+
+/** What it says when it takes connections to ports of the guest's loopback. */
+export const FORWARD_CAPABILITY = "snp.forward.v1";
 
 /** The default of `state_dir`, and the longest that keeps every socket below the 107 bytes of `sun_path` (unix(7)). */
 export const DEFAULT_STATE_DIR = "/run/containerd-shim-snp";

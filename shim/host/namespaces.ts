@@ -2,6 +2,10 @@
 
 import { closeSync, constants, fstatSync, openSync, statSync } from "node:fs";
 
+import { createServer } from "node:net";
+import type { Socket } from "node:net";
+
+import { netnsCatch } from "../../native/src/catch.ts";
 import { netnsNetlink } from "../../native/src/netns.ts";
 import { receive } from "../../native/src/receive.ts";
 import { closeFd } from "../../native/src/file.ts";
@@ -53,4 +57,34 @@ export async function watchNamespace(ns: number, onChange: () => void): Promise<
 		// The receiver has its own copy.
 		closeFd(fd);
 	}
+}
+
+/** A server of every TCP port of a namespace, and how to end it: connections that it has taken go on. */
+export interface PortCatcher {
+	readonly close: () => void;
+}
+
+/**
+ * Takes every TCP connection that is made within a namespace to one of its own addresses. Does not keep the program alive.
+ * @param onConnection gets the connection, paused, with the port that was asked for; either end may be ended first
+ * @param most connections at a time; more are closed at once
+ * @throws SystemError when the kernel has no such means (Linux 5.9 or later has)
+ */
+export async function catchPorts(ns: number, most: number, onConnection: (socket: Socket, port: number) => void): Promise<PortCatcher> {
+	const { listener, link } = await netnsCatch(ns);
+	const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) => onConnection(socket, socket.localPort ?? 0));
+	server.maxConnections = most;
+	server.unref();
+	try {
+		await new Promise<void>((resolve, reject) => server.once("error", reject).listen({ fd: listener }, resolve));
+	} catch (error) {
+		closeFd(link);
+		throw error;
+	}
+	return {
+		close: () => {
+			closeFd(link);
+			server.close();
+		},
+	};
 }

@@ -3,11 +3,13 @@
  * made has to be remembered: what is ours is known by its name in the namespace, so that a later process can remove it.
  */
 
+import type { Socket } from "node:net";
+
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 import { readLinks, readSnapshot } from "../host/links.ts";
 import type { Link, Snapshot } from "../host/links.ts";
-import { holdNamespace, watchNamespace } from "../host/namespaces.ts";
-import type { HeldNamespace } from "../host/namespaces.ts";
+import { catchPorts, holdNamespace, watchNamespace } from "../host/namespaces.ts";
+import type { HeldNamespace, PortCatcher } from "../host/namespaces.ts";
 import { Netlink } from "../host/netlink.ts";
 import { closeTap, makeTap, openTapLink, redirect, removeLink, removeRedirect } from "../host/taps.ts";
 import { hostNetwork } from "./choice.ts";
@@ -202,4 +204,38 @@ export function watchSpace(space: NamespaceAddress, onChange: () => void): Promi
 		requireSame(space, ns);
 		return watchNamespace(ns.fd, onChange);
 	});
+}
+
+/** Connections to a pod's ports at a time. */
+const MAX_CONNECTIONS = 256;
+
+/**
+ * Hands every TCP connection that is made within a namespace (to localhost, or to the pod's own address) to `connect`, which reaches the same port in the
+ * guest; a port that it does not reach refuses by a reset.
+ * @throws ShimError `network.setup` when the host's kernel can't
+ */
+export function forwardPorts(space: NamespaceAddress, connect: (port: number) => Promise<Socket>): Promise<PortCatcher> {
+	return visit(space.path, (ns) => {
+		requireSame(space, ns);
+		return catchPorts(ns.fd, MAX_CONNECTIONS, (socket, port) => {
+			socket.on("error", () => undefined);
+			connect(port).then(
+				(target) => join(socket, target),
+				() => socket.resetAndDestroy(),
+			);
+		});
+	});
+}
+
+/** Moves bytes both ways; either end may finish its half first, and a failure ends both. */
+function join(one: Socket, other: Socket): void {
+	const ends = [
+		[one, other],
+		[other, one],
+	] as const;
+	for (const [from, to] of ends) {
+		from.on("error", () => to.destroy());
+		from.on("close", () => to.destroySoon());
+		from.pipe(to);
+	}
 }

@@ -74,6 +74,7 @@ const podRecord = v.object({
 			streams: v.boolean(),
 			limits: v.optional(v.boolean(), false),
 			files: v.optional(v.boolean(), false),
+			forward: v.optional(v.boolean(), false),
 			seccomp: v.boolean(),
 		}),
 	),

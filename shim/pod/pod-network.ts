@@ -6,11 +6,21 @@ import type { Log } from "../base/log.ts";
 import { Mailbox } from "../base/mailbox.ts";
 import { closeTap, MAX_TAP_QUEUES } from "../host/taps.ts";
 import type { NetworkPlan } from "../network/plan.ts";
-import { clearSpace, findSpace, joinEndpoints, partEndpoints, readSpace, updateEndpoints, watchSpace } from "../network/space.ts";
+import {
+	clearSpace,
+	findSpace,
+	forwardPorts,
+	joinEndpoints,
+	partEndpoints,
+	readSpace,
+	updateEndpoints,
+	watchSpace,
+} from "../network/space.ts";
 import type { Joined, NamespaceAddress } from "../network/space.ts";
 import { VmmApiError } from "../vmm/api-error.ts";
 import type { VmmClient } from "../vmm/client.ts";
 import { slotOfBdf } from "../vmm/plan.ts";
+import { connectGuestPort } from "./guest-port.ts";
 import type { Machine } from "./machine.ts";
 
 /** What the journal keeps: all else is found in the namespace. */
@@ -54,12 +64,16 @@ export class PodNetwork {
 	#joined: Joined[] = [];
 	#told: readonly string[];
 	#stopWatch: () => void = () => undefined;
+	#stopForward: () => void = () => undefined;
 	#timer: NodeJS.Timeout | undefined;
 	#closed = false;
+	/** Whether what is ours in the namespace is this pod's: another one's must not be cleared away. */
+	#claimed: boolean;
 
 	readonly #queues: number;
 
-	private constructor(record: NetworkRecord, options: PodNetworkOptions) {
+	private constructor(record: NetworkRecord, claimed: boolean, options: PodNetworkOptions) {
+		this.#claimed = claimed;
 		this.space = { path: record.path, id: record.id };
 		this.#queues = record.queues;
 		this.#told = record.told;
@@ -73,16 +87,17 @@ export class PodNetwork {
 	 * @throws ShimError `network.setup` when there is none, `network.unsupported` when it is the host's own
 	 */
 	static open(path: string, vcpus: number, options: PodNetworkOptions): PodNetwork {
-		return new PodNetwork({ ...findSpace(path), queues: Math.min(vcpus, MAX_TAP_QUEUES), told: [] }, options);
+		return new PodNetwork({ ...findSpace(path), queues: Math.min(vcpus, MAX_TAP_QUEUES), told: [] }, false, options);
 	}
 
 	/** The network that an earlier snpd made. */
 	static adopt(record: NetworkRecord, options: PodNetworkOptions): PodNetwork {
-		return new PodNetwork(record, options);
+		return new PodNetwork(record, true, options);
 	}
 
-	/** For the journal, which must have it before `prepare`. */
-	get record(): NetworkRecord {
+	/** For the journal; null while nothing in the namespace is this pod's. */
+	get record(): NetworkRecord | null {
+		if (!this.#claimed) return null;
 		return { ...this.space, queues: this.#queues, told: this.#told };
 	}
 
@@ -92,18 +107,24 @@ export class PodNetwork {
 	 */
 	prepare(): Promise<void> {
 		return this.#run(async () => {
-			const { plan } = await readSpace(this.space);
+			const { plan, joined } = await readSpace(this.space);
+			if (joined.size > 0) throw new ShimError("network.busy", `the network namespace ${this.space.path} is in another VM`);
 			this.#plan = plan;
 			for (const omitted of plan.omitted) this.#options.log.warn("left out of the VM's network", { omitted });
-			this.#joined = await joinEndpoints(this.space, plan.endpoints, this.#queues);
+			this.#claim(true);
+			try {
+				this.#joined = await joinEndpoints(this.space, plan.endpoints, this.#queues);
+			} catch (error) {
+				// Somebody was a moment faster.
+				if (error instanceof ShimError && error.reason === "network.busy") this.#claim(false);
+				throw error;
+			}
 		});
 	}
 
 	/** Gives the VM a card for each interface: before its boot, so that the guest has them from its start. */
 	plugCold(client: VmmClient, call: Call): Promise<void> {
-		return this.#run(async () => {
-			for (const joined of this.#joined.splice(0)) await this.#plug(client, joined, call);
-		});
+		return this.#run(() => this.#plugJoined(client, call));
 	}
 
 	/** Tells the guest what its cards are to be. */
@@ -118,6 +139,7 @@ export class PodNetwork {
 		const started = this.#run(async () => {
 			this.#stopWatch = await watchSpace(this.space, () => this.#changed(machine));
 			await this.#sync(machine);
+			await this.#forward(machine);
 		});
 		started.catch((error: unknown) => this.#failed(error));
 		void machine.died.then(() => this.#unfollow());
@@ -133,9 +155,14 @@ export class PodNetwork {
 		return this.#turns.run(async () => {
 			// Closed in the turn that may have started the watch after all.
 			this.#unfollow();
-			for (const { fds } of this.#joined.splice(0)) closeTap(fds);
-			await clearSpace(this.space);
+			this.#closeJoined();
+			if (this.#claimed) await clearSpace(this.space);
 		});
+	}
+
+	#claim(claimed: boolean): void {
+		this.#claimed = claimed;
+		this.#options.onChange();
 	}
 
 	#run(work: () => Promise<void>): Promise<void> {
@@ -145,9 +172,22 @@ export class PodNetwork {
 		});
 	}
 
+	/** Connections to localhost in the namespace, as containerd's port-forward makes them, reach the guest's localhost. */
+	async #forward(machine: Machine): Promise<void> {
+		if (!machine.details.forward) return;
+		try {
+			const catcher = await forwardPorts(this.space, (port) => connectGuestPort(machine.vsock, port));
+			this.#stopForward = catcher.close;
+		} catch (error) {
+			this.#options.log.error("port-forward does not reach this pod", error);
+		}
+	}
+
 	#unfollow(): void {
 		clearTimeout(this.#timer);
 		this.#stopWatch();
+		this.#stopForward();
+		this.#stopForward = () => undefined;
 	}
 
 	#changed(machine: Machine): void {
@@ -170,12 +210,24 @@ export class PodNetwork {
 		const gone = [...joined].filter((index) => !plan.endpoints.some((endpoint) => endpoint.index === index));
 		for (const index of gone) await this.#unplug(client, index);
 		const fresh = plan.endpoints.filter((endpoint) => !joined.has(endpoint.index));
-		for (const one of await joinEndpoints(this.space, fresh, this.#queues)) {
-			this.#options.log.info("an interface has come", { interface: one.endpoint.name });
-			await this.#plug(client, one, {});
-		}
+		if (fresh.length > 0) this.#options.log.info("interfaces have come", { interfaces: fresh.map(({ name }) => name).join(" ") });
+		this.#joined = await joinEndpoints(this.space, fresh, this.#queues);
+		await this.#plugJoined(client, {});
 		await updateEndpoints(this.space, plan.endpoints);
 		await this.#tell(machine.agent, plan, {});
+	}
+
+	/** Hands the VM the taps that wait; those behind one that fails are closed. */
+	async #plugJoined(client: VmmClient, call: Call): Promise<void> {
+		try {
+			for (let joined = this.#joined.shift(); joined !== undefined; joined = this.#joined.shift()) await this.#plug(client, joined, call);
+		} finally {
+			this.#closeJoined();
+		}
+	}
+
+	#closeJoined(): void {
+		for (const { fds } of this.#joined.splice(0)) closeTap(fds);
 	}
 
 	async #plug(client: VmmClient, { endpoint, fds }: Joined, call: Call): Promise<void> {

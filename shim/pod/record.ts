@@ -13,7 +13,7 @@ export function podRecord(pod: Pod): PodRecord {
 		identity: { ...pod.identity },
 		keeperPid: pod.keeperPid,
 		state: state.kind === "running" ? "running" : state.kind === "lost" ? "lost" : "booting",
-		network: pod.network === null ? null : { ...pod.network.record, told: [...pod.network.record.told] },
+		network: networkRecord(pod),
 		vmm: pod.vmm,
 		size: pod.size === undefined ? null : { now: { ...pod.size.now }, most: { ...pod.size.most } },
 		cgroup: pod.cgroup?.path ?? null,
@@ -27,6 +27,11 @@ export function podRecord(pod: Pod): PodRecord {
 			return durationMs === undefined ? rest : { ...rest, durationMs };
 		}),
 	};
+}
+
+function networkRecord(pod: Pod): PodRecord["network"] {
+	const record = pod.network?.record ?? null;
+	return record === null ? null : { ...record, told: [...record.told] };
 }
 
 function containerRecord(container: Container): ContainerRecord {

@@ -1,5 +1,6 @@
 /** The pod's network: what a CNI plug-in would leave in a namespace goes into the VM, follows it, and is gone afterwards. */
 import { mkdir, rm, writeFile } from "node:fs/promises";
+import type { Test } from "tap";
 import { runCases, type Bed, type Case } from "../support/fixture.ts";
 import { busyboxPath } from "../support/image.ts";
 import { isDaemon } from "../support/leftovers.ts";
@@ -59,6 +60,25 @@ class Net {
 		return stdout;
 	}
 
+	/** Asks a web server as containerd's port-forward reaches it: at localhost in the pod's namespace on the host. */
+	fromLocalhost(host: string, port: number): string {
+		return this.pod.exec(busyboxPath(), "wget", "-q", "-O", "-", `http://${host}:${port}/`);
+	}
+
+	/** Waits until a server is reached so, and checks what it says. */
+	async forwards(t: Test, port: number, expected: string): Promise<void> {
+		for (const host of ["127.0.0.1", "[::1]"]) {
+			const said = await eventually(`port ${port} at ${host}`, WAIT_MS, () => {
+				try {
+					return this.fromLocalhost(host, port);
+				} catch {
+					return undefined;
+				}
+			});
+			t.equal(said, expected, `port-forward by ${host}`);
+		}
+	}
+
 	remove(): void {
 		this.pod.remove();
 		this.empty.remove();
@@ -114,6 +134,8 @@ const cases: Case[] = [
 					for (const host of ["10.88.0.1", "10.99.0.1", "fd88::1", "fd99::1"]) await net.fromPod(id, "ping", "-c", "1", "-W", "5", host);
 				};
 				await allWays();
+				await net.forwards(t, 8080, "from the pod\n");
+				t.throws(() => net.fromLocalhost("127.0.0.1", 8081), "a port that nobody has is refused");
 				t.equal(await net.fromPod(id, "cat", "/sys/class/net/eth0/mtu"), `${MTU}\n`);
 				t.equal(await net.fromPod(id, "cat", "/sys/class/net/eth0/address"), "02:00:00:00:88:02\n");
 				t.match(await net.fromPod(id, "ip", "route"), /^default via 10\.88\.0\.1 dev eth0/m);
@@ -131,6 +153,7 @@ const cases: Case[] = [
 				killDaemon(bed);
 				net.fromNode("ping", "-c", "1", "-W", "5", "10.88.0.2");
 				await allWays();
+				await net.forwards(t, 8080, "from the pod\n");
 				killDaemon(bed);
 				await bed.ctr.remove(id);
 				t.strictSame(stateOf(net.pod), before);
@@ -239,8 +262,8 @@ const cases: Case[] = [
 				await refused(net.flags, /interface tap7 of the pod's network namespace is of the kind tun, which a VM can't have/);
 				net.pod.ip("tuntap del tap7 mode tap");
 				const id = await serve(bed, net, "first");
-				await refused(net.flags, /interface eth0 .* is in another VM/);
-				net.fromNode("ping", "-c", "1", "-W", "5", "10.88.0.2");
+				await refused(net.flags, /network namespace .* is in another VM/);
+				t.equal(net.fromNode("wget", "-q", "-O", "-", "http://10.88.0.2:8080/"), "from the pod\n", "the first pod's network is untouched");
 				await bed.ctr.remove(id);
 				t.strictSame([net.pod.links(), net.pod.redirections()], [["eth0"], ""]);
 			}),

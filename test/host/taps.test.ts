@@ -1,5 +1,6 @@
 /** Network namespaces, taps and redirections of the host, in namespaces of the tests' own. Needs root and iproute2. */
 
+import { execFile } from "node:child_process";
 import { statSync } from "node:fs";
 import { t } from "tap";
 import type { Test } from "tap";
@@ -7,7 +8,7 @@ import type { Test } from "tap";
 import { netlinkExchange, netnsNetlink, netnsTap } from "../../native/src/netns.ts";
 import { closeFd } from "../../native/src/file.ts";
 import { readLinks, readSnapshot } from "../../shim/host/links.ts";
-import { holdNamespace, watchNamespace } from "../../shim/host/namespaces.ts";
+import { catchPorts, holdNamespace, watchNamespace } from "../../shim/host/namespaces.ts";
 import type { HeldNamespace } from "../../shim/host/namespaces.ts";
 import { Netlink } from "../../shim/host/netlink.ts";
 import { closeTap, makeTap, openTapLink, redirect, removeLink, removeRedirect } from "../../shim/host/taps.ts";
@@ -40,6 +41,14 @@ async function linkNamed(netlink: Netlink, name: string): Promise<number> {
 	const found = (await readLinks(netlink)).find((link) => link.name === name);
 	if (found === undefined) throw new Error(`no link ${name}`);
 	return found.index;
+}
+
+/** What a server says to a program in a namespace; empty when it refuses. */
+function inside(space: TestNamespace, host: string, port: number): Promise<string> {
+	return new Promise((resolve) => {
+		const argv = ["netns", "exec", space.name, busyboxPath(), "nc", host, String(port)];
+		execFile("ip", argv, { encoding: "utf8", timeout: 30_000 }, (_error, stdout) => resolve(stdout)).stdin?.end();
+	});
 }
 
 t.test("holdNamespace tells namespaces apart", async (t) => {
@@ -171,6 +180,29 @@ t.test("watchNamespace hears of links and addresses, and nothing after its end",
 	await address;
 	stop();
 	stop();
+});
+
+t.test("catchPorts takes what is made inside, whatever the port, until its end", async (t) => {
+	const { space, ns, far } = await bed(t);
+	const ports: number[] = [];
+	const catcher = await catchPorts(ns.fd, 4, (socket, port) => {
+		ports.push(port);
+		socket.on("error", () => undefined).end(`port ${port}`);
+	});
+	const ask = (host: string, port: number): Promise<string> => inside(space, host, port);
+	t.equal(await ask("127.0.0.1", 80), "port 80");
+	t.equal(await ask("::1", 65_535), "port 65535");
+	t.equal(await ask("10.7.0.2", 7), "port 7");
+	t.equal(await inside(far, "10.7.0.1", 80), "", "other namespaces are untouched");
+	catcher.close();
+	t.equal(await ask("127.0.0.1", 80), "");
+	t.strictSame(ports, [80, 65_535, 7]);
+	const file = holdNamespace("/proc/self/ns/uts");
+	await t.rejects(
+		catchPorts(file.fd, 1, () => undefined),
+		{ code: "EINVAL" },
+	);
+	file.close();
 });
 
 t.test("what the kernel refuses is told in its own words", async (t) => {

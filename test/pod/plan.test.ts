@@ -13,7 +13,13 @@ const NODE = { vcpus: 8, memoryMib: 16_384 };
 function spec(fields: Readonly<Record<string, unknown>> = {}): OciSpec {
 	return parseSpec(
 		specSchema,
-		{ ociVersion: "1.1.0", process: { args: ["sh"], cwd: "/" }, root: { path: "rootfs" }, ...fields },
+		{
+			ociVersion: "1.1.0",
+			process: { args: ["sh"], cwd: "/" },
+			root: { path: "rootfs" },
+			linux: { namespaces: [{ type: "network" }] },
+			...fields,
+		},
 		"the bundle",
 	);
 }
@@ -24,6 +30,14 @@ t.test("planPod: the defaults", async (t) => {
 	const parameters = plan.kernelParameters.split(" ");
 	for (const wanted of ["panic=-1", "reboot=t", "quiet"]) t.ok(parameters.includes(wanted), wanted);
 	t.notOk(parameters.includes("console=ttyS0"));
+});
+
+t.test("planPod: the network is that of the namespace; a pod in the host's is refused before anything is made", async (t) => {
+	const path = "/run/netns/cni-1";
+	t.same(planPod("p", spec(), config, "/run/p").network, { kind: "loopback" });
+	t.same(planPod("p", spec({ linux: { namespaces: [{ type: "network", path }] } }), config, "/run/p").network, { kind: "namespace", path });
+	for (const linux of [{}, { namespaces: [] }, { namespaces: [{ type: "pid" }] }])
+		t.throws(() => planPod("p", spec({ linux }), config, "/run/p"), { reason: "network.unsupported", message: /hostNetwork/ });
 });
 
 t.test("planPod: a console and further parameters of the kernel", async (t) => {

@@ -5,8 +5,11 @@ import { randomBytes } from "node:crypto";
 /** Something that runs a command to its end and gives its standard output. */
 export type Shell = (...argv: readonly string[]) => string;
 
-/** Runs a command on this machine. @throws Error with the command's standard error. */
-export const here: Shell = (program = "", ...argv) => execFileSync(program, argv, { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+const COMMAND_TIMEOUT_MS = 30_000;
+
+/** Runs a command on this machine. @throws Error with the command's standard error, or when it takes more than 30 s. */
+export const here: Shell = (program = "", ...argv) =>
+	execFileSync(program, argv, { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"], timeout: COMMAND_TIMEOUT_MS });
 
 /** One namespace with a name of its own below /run/netns. */
 export class TestNamespace {

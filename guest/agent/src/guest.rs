@@ -19,7 +19,13 @@ use std::path::Path;
 use std::time::Duration;
 
 /// What this agent takes beyond Kata's protocol (docs/contracts.md).
-const FEATURES: [&str; 4] = ["snp.streams.v1", "snp.limits.v1", "snp.files.v1", "snp.pidns.v1"];
+const FEATURES: [&str; 5] = [
+    "snp.streams.v1",
+    "snp.limits.v1",
+    "snp.files.v1",
+    "snp.pidns.v1",
+    "snp.forward.v1",
+];
 const MEMORY_BLOCK_SIZE: &str = "/sys/devices/system/memory/block_size_bytes";
 /// Processors that the host plugged in have come up within this time.
 const ONLINE_MAX: Duration = Duration::from_secs(10);

@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod container;
 pub mod copyfile;
 pub mod error;
+pub mod forward;
 pub mod guest;
 pub mod inotify;
 pub mod io;

@@ -11,6 +11,8 @@ pub const AGENT_PORT: u32 = 1024;
 pub const LOG_PORT: u32 = 1025;
 /// vsock port of the streams by token.
 pub const STREAMS_PORT: u32 = 1028;
+/// vsock port of connections to the guest's loopback.
+pub const FORWARD_PORT: u32 = 1029;
 /// Kata's own folder, which hosts name in their requests.
 pub const KATA_DIR: &str = "/run/kata-containers";
 
@@ -21,6 +23,7 @@ pub struct Options {
     pub agent: Address,
     pub log: Option<Address>,
     pub streams: Address,
+    pub forward: Option<Address>,
     /// Kata's pass-through descriptors: streams told apart by the peer's port.
     pub passfd: Option<Address>,
     /// The folder that CreateSandbox empties and that CopyFile writes below.
@@ -39,6 +42,7 @@ impl Options {
             agent: Address::Vsock(AGENT_PORT),
             log: Some(Address::Vsock(LOG_PORT)),
             streams: Address::Vsock(STREAMS_PORT),
+            forward: Some(Address::Vsock(FORWARD_PORT)),
             passfd: None,
             run_dir: KATA_DIR.into(),
             init: true,
@@ -60,7 +64,7 @@ impl Options {
     }
 
     /// The settings of a test on a host: `--listen unix:///path --streams unix:///path --run-dir DIR` and optionally
-    /// `--log-socket unix:///path`, `--passfd unix:///path`, `--cgroup-root DIR`, `--log-level WORD`. An unknown argument is an error.
+    /// `--log-socket unix:///path`, `--forward unix:///path`, `--passfd unix:///path`, `--cgroup-root DIR`, `--log-level WORD`. An unknown argument is an error.
     pub fn from_arguments(arguments: impl Iterator<Item = String>) -> Result<Self> {
         let mut arguments = arguments;
         let (mut agent, mut streams, mut run_dir) = (None, None, None);
@@ -69,6 +73,7 @@ impl Options {
             ..Self::from_kernel("")
         };
         options.log = None;
+        options.forward = None;
         while let Some(name) = arguments.next() {
             let value = arguments
                 .next()
@@ -78,6 +83,7 @@ impl Options {
                 "--streams" => streams = Some(address(&value)?),
                 "--run-dir" => run_dir = Some(PathBuf::from(value)),
                 "--log-socket" => options.log = Some(address(&value)?),
+                "--forward" => options.forward = Some(address(&value)?),
                 "--passfd" => options.passfd = Some(address(&value)?),
                 "--cgroup-root" => options.cgroup_root = value.into(),
                 "--log-level" => {

@@ -7,7 +7,7 @@ use crate::inotify::Inotify;
 use crate::io::{Fd, Listener};
 use crate::options::Options;
 use crate::reaper::{block_signals, Reaper};
-use crate::{log, ttrpc};
+use crate::{forward, log, ttrpc};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::{spawn_local, LocalSet};
@@ -57,6 +57,9 @@ async fn serve(options: Options) -> Result<()> {
     spawn_local(agent.streams.clone().serve_tokens(Listener::bind(&options.streams)?));
     if let Some(address) = &options.passfd {
         spawn_local(agent.streams.clone().serve_peers(Listener::bind(address)?));
+    }
+    if let Some(address) = &options.forward {
+        spawn_local(forward::serve(Listener::bind(address)?));
     }
     if let Some(address) = &options.log {
         spawn_local(serve_log(Listener::bind(address)?));

@@ -133,13 +133,13 @@ impl Streams {
 }
 
 /// Out of descriptors, most likely: the next attempt would fail at once, too.
-async fn after_failed_accept(error: &Error) {
+pub async fn after_failed_accept(error: &Error) {
     crate::warn!("accepting a connection failed: {error}");
     sleep(Duration::from_millis(100)).await;
 }
 
 /// Reads the number up to its newline and nothing behind it.
-async fn read_token(fd: &Fd) -> Option<u32> {
+pub async fn read_token(fd: &Fd) -> Option<u32> {
     let mut text = Vec::with_capacity(TOKEN_BYTES_MAX);
     while text.len() < TOKEN_BYTES_MAX {
         let mut byte = [0u8];

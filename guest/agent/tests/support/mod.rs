@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// No answer takes this long on a working agent.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
+pub const ANSWER_MAX: Duration = Duration::from_secs(60);
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 /// A running agent with its folder; both go when it is dropped.
@@ -80,6 +80,8 @@ impl Agent {
                 &socket("agent"),
                 "--streams",
                 &socket("streams"),
+                "--forward",
+                &socket("forward"),
                 "--log-socket",
                 &socket("log"),
             ])
