@@ -4,7 +4,7 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Test } from "tap";
 import { DEFAULT_STATE_DIR } from "../../shim/base/names.ts";
-import { SNP_RUNTIME } from "../support/ctr.ts";
+import { SNP_RUNTIME, type ContainerOptions } from "../support/ctr.ts";
 import { runCases, type Bed, type Case } from "../support/fixture.ts";
 import { buildInitramfs, buildScript } from "../support/guest.ts";
 import { buildForeignImage } from "../support/image.ts";
@@ -22,10 +22,17 @@ const FAILING_CALLS = 10;
 const NEVER_ANSWERS = "while :; do /bin/busybox sleep 1000; done";
 
 /** Runs a container under a changed configuration that must be refused with all of the texts. */
-async function refused(t: Test, bed: Bed, label: string, changes: ShimConfig, texts: readonly RegExp[]): Promise<Finished> {
+async function refused(
+	t: Test,
+	bed: Bed,
+	label: string,
+	changes: ShimConfig,
+	texts: readonly RegExp[],
+	options: ContainerOptions = {},
+): Promise<Finished> {
 	await bed.containerd.configure(changes);
 	try {
-		const finished = await bed.ctr.run(bed.ctr.newId(label), ["true"], { timeoutMs: WAIT_MS });
+		const finished = await bed.ctr.run(bed.ctr.newId(label), ["true"], { timeoutMs: WAIT_MS, ...options });
 		t.not(finished.code, 0, "the run fails");
 		for (const text of texts) t.match(finished.stderr, text);
 		return finished;
@@ -175,7 +182,10 @@ const cases: Case[] = [
 			mkdirSync(dropIns);
 			writeFileSync(join(dropIns, "mkfs.toml"), `[storage]\nmkfs_erofs = ${JSON.stringify(mkfs)}\ncache_dir = "${dropIns}/cache"\n`);
 			try {
-				await refused(t, bed, "never", { bootTimeoutMs: SHORT_BOOT_TIMEOUT_MS }, [/timeouts\.boot_ms/, /rootfs-image/]);
+				await refused(t, bed, "never", { bootTimeoutMs: SHORT_BOOT_TIMEOUT_MS }, [/timeouts\.boot_ms/, /rootfs-image/], {
+					// A root filesystem that is nobody else's: its conversion is waited for.
+					snapshotter: "native",
+				});
 				t.notOk(
 					bed.containerd.processes().some((info) => / --api-socket /.test(info.commandLine)),
 					"the VMM is gone",
