@@ -5,8 +5,9 @@
 
 import { ShimError } from "../base/errors.ts";
 import type { grpc } from "../../proto/gen/agent.js";
+import { guestDevices } from "./guest-devices.ts";
 import { guestResources, unsigned64 } from "./guest-resources.ts";
-import type { OciDevice, OciMount, OciProcess, OciSpec } from "./oci-spec.ts";
+import type { OciMount, OciProcess, OciSpec } from "./oci-spec.ts";
 
 /** Where the agent keeps what the host gives it (Kata agent protocol). */
 export const GUEST_SHARED = "/run/kata-containers/shared/containers";
@@ -27,6 +28,8 @@ export function guestFile(containerId: string, index: number): string {
 /** What the pod says about a container besides its specification. */
 export interface GuestSpecContext {
 	readonly containerId: string;
+	/** See `refuseHostNamespaces`. */
+	readonly podPid: number;
 	/** True for the first container of a Kubernetes pod (the pause container). */
 	readonly sandbox: boolean;
 	/** The agent takes seccomp profiles (`agent_details.supports_seccomp`). */
@@ -84,10 +87,21 @@ export function sharesPidNamespace(spec: OciSpec): boolean {
 
 /**
  * Refuses a specification that asks for namespaces of the host.
+ * @param podPid the number that containerd was told for the pod's tasks: namespaces of it are the pod's own; 0 while there is none
  * @throws ShimError `spec.unsupported` that names the namespace
  */
-export function refuseHostNamespaces(spec: OciSpec): void {
+export function refuseHostNamespaces(spec: OciSpec, podPid: number): void {
 	const namespaces = spec.linux?.namespaces ?? [];
+	// The network's is the host's end of the pod's interfaces, and goes into the VM.
+	const foreign = namespaces.find(
+		({ type, path }) => type !== "network" && (path ?? "") !== "" && path?.startsWith(`/proc/${podPid}/ns/`) !== true,
+	);
+	if (foreign !== undefined) {
+		throw new ShimError(
+			"spec.unsupported",
+			`the container asks to join the ${foreign.type} namespace ${foreign.path}, which is none of its pod's: a VM can't share the host's`,
+		);
+	}
 	for (const [type, name] of Object.entries(REQUIRED_NAMESPACES)) {
 		if (!namespaces.some((namespace) => namespace.type === type)) {
 			throw new ShimError("spec.unsupported", `the container asks for the ${name}: a VM has its own kernel and can't share the host's`);
@@ -100,8 +114,8 @@ export function refuseHostNamespaces(spec: OciSpec): void {
 	}
 }
 
-function guestNamespaces(spec: OciSpec): grpc.LinuxNamespace.$Properties[] {
-	refuseHostNamespaces(spec);
+function guestNamespaces(spec: OciSpec, podPid: number): grpc.LinuxNamespace.$Properties[] {
+	refuseHostNamespaces(spec, podPid);
 	const namespaces = spec.linux?.namespaces ?? [];
 	return namespaces.filter((namespace) => GUEST_NAMESPACES.has(namespace.type)).map((namespace) => ({ Type: namespace.type, Path: "" }));
 }
@@ -126,39 +140,6 @@ function guestMount(mount: OciMount, context: GuestSpecContext): grpc.Mount.$Pro
 		);
 	}
 	return { ...base, type: "bind", source };
-}
-
-/** Character devices that have the same number and meaning in every kernel (Linux, admin-guide/devices): the guest's own take their place. */
-const KNOWN_DEVICES: ReadonlyMap<string, string> = new Map([
-	["1:3", "null"],
-	["1:5", "zero"],
-	["1:7", "full"],
-	["1:8", "random"],
-	["1:9", "urandom"],
-	["5:0", "tty"],
-	["10:200", "tun"],
-	["10:229", "fuse"],
-]);
-
-function guestDevice(device: OciDevice): grpc.LinuxDevice.$Properties {
-	const [major, minor] = [device.major ?? 0, device.minor ?? 0];
-	const known = (device.type === "c" || device.type === "u") && KNOWN_DEVICES.has(`${major}:${minor}`);
-	if (!known && device.type !== "p") {
-		throw new ShimError(
-			"spec.unsupported",
-			`device ${device.path} (${device.type} ${major}:${minor}) belongs to the host: a VM can't have it; it has ${[...KNOWN_DEVICES.values()].join(", ")} of its own`,
-			{ remedy: "take the device out of the pod; for privileged pods set privileged_without_host_devices = true in containerd's runtime" },
-		);
-	}
-	return {
-		Path: device.path,
-		Type: device.type,
-		Major: major,
-		Minor: minor,
-		FileMode: device.fileMode ?? 0o666,
-		UID: device.uid ?? 0,
-		GID: device.gid ?? 0,
-	};
 }
 
 function guestSeccomp(spec: OciSpec): grpc.LinuxSeccomp.$Properties | undefined {
@@ -203,8 +184,8 @@ export function guestSpec(spec: OciSpec, context: GuestSpecContext): grpc.Spec.$
 			Sysctl: { ...context.podSysctls, ...spec.linux?.sysctl },
 			Resources: guestResources(spec.linux?.resources ?? {}, context),
 			CgroupsPath: `/snp/${context.containerId}`,
-			Namespaces: guestNamespaces(spec),
-			Devices: (spec.linux?.devices ?? []).map(guestDevice),
+			Namespaces: guestNamespaces(spec, context.podPid),
+			Devices: guestDevices(spec),
 			...(seccomp ? { Seccomp: seccomp } : {}),
 			MaskedPaths: spec.linux?.maskedPaths ?? [],
 			ReadonlyPaths: spec.linux?.readonlyPaths ?? [],

@@ -114,6 +114,7 @@ export class Container {
 		const guestSources = await timeline.step("copy-files", () => copySmallFiles(this.id, this.spec, machine.agent, signal));
 		const spec = guestSpec(this.spec, {
 			containerId: this.id,
+			podPid: this.#host.pid,
 			sandbox: isSandboxContainer(this.spec),
 			seccomp: machine.details.seccomp,
 			limits: machine.details.limits,

@@ -211,7 +211,7 @@ export class Pod implements ContainerHost {
 	}
 
 	async #createFirst(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
-		refuseHostNamespaces(spec);
+		refuseHostNamespaces(spec, 0);
 		const plan = planPod(this.identity.podId, spec, this.config, this.folder, nodeSize());
 		this.size = { now: { vcpus: plan.vcpus, memoryMib: plan.memoryMib }, most: plan.most };
 		this.cgroup = plan.cgroupsPath === "" ? undefined : new HostCgroup(cgroupPath(plan.cgroupsPath));

@@ -112,7 +112,7 @@ async function makeContainer({ agent, folder }: Bed, id: string, args: string[])
 		},
 		"a test",
 	);
-	const guest = guestSpec(spec, { containerId: id, sandbox: false, seccomp: false, limits: false, guestSources: new Map() });
+	const guest = guestSpec(spec, { containerId: id, podPid: 0, sandbox: false, seccomp: false, limits: false, guestSources: new Map() });
 	await agent.createContainer({
 		container_id: id,
 		exec_id: id,

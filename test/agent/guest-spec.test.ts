@@ -19,7 +19,7 @@ function spec(changes: Record<string, unknown> = {}, linux: Record<string, unkno
 	return parseSpec(specSchema, base, "a test");
 }
 
-const context = { containerId: "c1", sandbox: false, seccomp: true, limits: true, guestSources: new Map<string, string>() };
+const context = { containerId: "c1", podPid: 7, sandbox: false, seccomp: true, limits: true, guestSources: new Map<string, string>() };
 
 t.test("guestProcess carries user, capabilities, limits and environment, and survives the wire", (t) => {
 	const process = spec({
@@ -53,7 +53,7 @@ t.test("guestProcess carries user, capabilities, limits and environment, and sur
 });
 
 t.test("guestSpec keeps the VM's own namespaces out and clears paths", (t) => {
-	const namespaces = [...NAMESPACES.filter(({ type }) => type !== "ipc"), { type: "ipc", path: "/proc/1/ns/ipc" }];
+	const namespaces = [...NAMESPACES.filter(({ type }) => type !== "ipc"), { type: "ipc", path: "/proc/7/ns/ipc" }];
 	const guest = guestSpec(spec({}, { namespaces }), context);
 	t.same(
 		guest.Linux?.Namespaces?.map((namespace) => [namespace.Type, namespace.Path]),
@@ -97,12 +97,36 @@ t.test("guestSpec passes devices that every kernel has, and refuses the host's b
 	t.end();
 });
 
+t.test("guestSpec leaves the host's devices out for a privileged container, which gets a list of all", (t) => {
+	const devices = [
+		{ path: "/dev/sda", type: "b", major: 8, minor: 0 },
+		{ path: "/dev/null", type: "c", major: 1, minor: 3 },
+	];
+	const guest = guestSpec(spec({}, { devices, resources: { devices: [{ allow: true, access: "rwm" }] } }), context);
+	t.match(guest.Linux?.Devices, [{ Path: "/dev/null" }]);
+	t.equal(guest.Linux?.Devices?.length, 1);
+	t.end();
+});
+
 t.test("guestSpec gives the pod's kernel parameters, the container's own first", (t) => {
 	const podSysctls = { "kernel.a": "pod", "kernel.b": "pod" };
 	t.strictSame(guestSpec(spec({}, { sysctl: { "kernel.b": "own" } }), { ...context, podSysctls }).Linux?.Sysctl, {
 		"kernel.a": "pod",
 		"kernel.b": "own",
 	});
+	t.end();
+});
+
+t.test("guestSpec refuses namespaces that are none of the pod's, by path", (t) => {
+	for (const [type, file] of [
+		["pid", "pid"],
+		["ipc", "ipc"],
+		["mount", "mnt"],
+	]) {
+		const namespaces = [...NAMESPACES.filter((namespace) => namespace.type !== type), { type, path: `/proc/1/ns/${file}` }];
+		const failure = failing({ reason: "spec.unsupported", message: new RegExp(`join the ${type} namespace /proc/1/ns/${file}`) });
+		t.throws(() => guestSpec(spec({}, { namespaces }), context), failure);
+	}
 	t.end();
 });
 
