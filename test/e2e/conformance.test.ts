@@ -1,4 +1,7 @@
-/** The conformance cases under us, on the newest containerd; `npm run conformance` runs them on every containerd and beside runc. */
+/**
+ * The conformance cases under us, on the newest containerd; `npm run conformance` runs them on every containerd and beside runc.
+ * `SNP_E2E_CONTAINERD` and `SNP_E2E_CASE` narrow them while developing.
+ */
 import t from "tap";
 import { CASES } from "../conformance/cases.ts";
 import { judge, readDifferences, runSuite } from "../conformance/suite.ts";
@@ -6,12 +9,13 @@ import { SNP_HANDLER } from "../support/cri/containerd-config.ts";
 import { isContainerdVersion, requireBuilt } from "../support/paths.ts";
 
 const versions = (process.env["SNP_E2E_CONTAINERD"] ?? "2").split(",").filter(isContainerdVersion);
+const only = process.env["SNP_E2E_CASE"] ?? "";
 
 requireBuilt();
 const outcomes = await runSuite({
 	versions: versions.slice(-1),
 	handlers: [SNP_HANDLER],
-	cases: CASES,
+	cases: CASES.filter(({ id, name }) => id.includes(only) || name.includes(only)),
 	onOutcome: (outcome) => {
 		const listed = readDifferences().some((entry) => entry.case === outcome.caseId);
 		const name = `${outcome.caseId} on containerd ${outcome.version}`;

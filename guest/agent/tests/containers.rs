@@ -329,5 +329,8 @@ fn what_the_agent_does_not_do_says_so() {
     assert!(code == 12 && text.contains("floppy"), "{text}");
     let details: GuestDetailsResponse = agent.call("GetGuestDetails", &GuestDetailsRequest::default());
     let features = details.agent_details.unwrap().extra_features;
-    assert_eq!(features, ["snp.streams.v1", "snp.limits.v1"]);
+    assert_eq!(
+        features,
+        ["snp.streams.v1", "snp.limits.v1", "snp.files.v1", "snp.pidns.v1"]
+    );
 }
