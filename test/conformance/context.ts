@@ -241,10 +241,13 @@ export class CaseContext {
 	/** Removes every pod of the runtime, as the node's agent would: containers, pods, their cgroups. */
 	async clean(): Promise<void> {
 		const { client } = this.bed;
-		for (const id of await client.podIds()) {
-			await client.stopPod(id);
-			await client.removePod(id);
-		}
+		await eventually("the removal of all pods", WAIT_MS, async () => {
+			for (const id of await client.podIds()) {
+				await client.stopPod(id);
+				await client.removePod(id);
+			}
+			return true;
+		});
 		for (const uid of this.#uids) {
 			// Only the folder itself: what is left in it is the runtime's to remove.
 			for (const folder of cgroupsNamed([this.bed.containerd.cgroupMark]).filter((path) => path.endsWith(`/${uid}`)))
