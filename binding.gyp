@@ -15,6 +15,8 @@
       "include_dirs": ["<!@(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=8", "NAPI_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED", "_GNU_SOURCE"],
       "cflags": ["-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"],
+      # Threads of its jobs may outlive the last environment that has it loaded.
+      "ldflags": ["-Wl,-z,nodelete"],
       "cflags_cc": ["-std=c++20", "-fno-exceptions", "-fno-rtti"],
       "cflags_cc!": ["-std=gnu++17", "-std=c++17"],
       "configurations": {

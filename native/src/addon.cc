@@ -1,11 +1,14 @@
 // The addon's entry point: one module, one part per facility.
 #include "addon.h"
 
+#include "job.h"
+
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
-  snp::InitCatch(env, exports);
+  auto* jobs = new snp::Jobs(env);  // Goes with the environment.
+  snp::InitCatch(env, exports, jobs);
   snp::InitFile(env, exports);
   snp::InitMount(env, exports);
-  snp::InitNetns(env, exports);
+  snp::InitNetns(env, exports, jobs);
   snp::InitProcess(env, exports);
   snp::InitReceive(env, exports);
   snp::InitSocket(env, exports);

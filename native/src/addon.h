@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace snp {
 
@@ -63,10 +64,33 @@ inline int IntAt(const Napi::CallbackInfo& info, size_t index) {
   return info[index].As<Napi::Number>().Int32Value();
 }
 
-void InitCatch(Napi::Env env, Napi::Object exports);
+// Raw makers of values, for where no JavaScript may be able to run: they answer a null pointer instead of throwing.
+inline napi_value NumberOf(napi_env env, int64_t number) {
+  napi_value value = nullptr;
+  return napi_create_int64(env, number, &value) == napi_ok ? value : nullptr;
+}
+
+inline napi_value BytesOf(napi_env env, const uint8_t* bytes, size_t length) {
+  napi_value value = nullptr;
+  return napi_create_buffer_copy(env, length, bytes, nullptr, &value) == napi_ok ? value : nullptr;
+}
+
+inline napi_value NumbersOf(napi_env env, const std::vector<Fd>& fds) {
+  napi_value list = nullptr;
+  if (napi_create_array_with_length(env, fds.size(), &list) != napi_ok) return nullptr;
+  for (uint32_t i = 0; i < fds.size(); i++) {
+    const napi_value number = NumberOf(env, fds[i].Get());
+    if (number == nullptr || napi_set_element(env, list, i, number) != napi_ok) return nullptr;
+  }
+  return list;
+}
+
+class Jobs;
+
+void InitCatch(Napi::Env env, Napi::Object exports, Jobs* jobs);
 void InitFile(Napi::Env env, Napi::Object exports);
 void InitMount(Napi::Env env, Napi::Object exports);
-void InitNetns(Napi::Env env, Napi::Object exports);
+void InitNetns(Napi::Env env, Napi::Object exports, Jobs* jobs);
 void InitProcess(Napi::Env env, Napi::Object exports);
 void InitReceive(Napi::Env env, Napi::Object exports);
 void InitSocket(Napi::Env env, Napi::Object exports);

@@ -144,13 +144,13 @@ class CatchVisit : public Visit {
 
 // netnsCatch(ns) -> promise of [listening descriptor, descriptor that keeps it so] or -errno
 Napi::Value NetnsCatch(const Napi::CallbackInfo& info) {
-  return Job::Start(info.Env(), std::make_unique<CatchVisit>(IntAt(info, 0)));
+  return JobsOf(info)->Start(std::make_unique<CatchVisit>(IntAt(info, 0)));
 }
 
 }  // namespace
 
-void InitCatch(Napi::Env env, Napi::Object exports) {
-  exports.Set("netnsCatch", Napi::Function::New(env, NetnsCatch, "netnsCatch"));
+void InitCatch(Napi::Env env, Napi::Object exports, Jobs* jobs) {
+  exports.Set("netnsCatch", Napi::Function::New(env, NetnsCatch, "netnsCatch", jobs));
 }
 
 }  // namespace snp

@@ -2,17 +2,21 @@
 #pragma once
 
 #include <pthread.h>
+#include <uv.h>
 
 #include <csignal>
+#include <deque>
 #include <memory>
+#include <mutex>
 
 #include "addon.h"
 
 namespace snp {
 
 // One piece of work. `Run` is called on the thread and touches nothing of JavaScript; `Result` is called on the loop afterwards and makes
-// the answer. Whatever the job acquired and did not hand over in `Result` must be released by its destructor: the environment may be gone
-// before.
+// the answer, or a null pointer. That may be while the environment is being torn down, when no JavaScript can run: only raw calls, whose
+// failures are answers, will do, since the wrapper's own way with a failure is to throw. What the job acquired is released by its
+// destructor unless `HandedOver` says that JavaScript has it.
 class Job {
  public:
   Job() = default;
@@ -20,32 +24,60 @@ class Job {
   Job& operator=(const Job&) = delete;
   virtual ~Job() = default;
   virtual void Run() = 0;
-  virtual Napi::Value Result(Napi::Env env) = 0;
+  virtual napi_value Result(napi_env env) = 0;
+  virtual void HandedOver() {
+  }
+};
 
-  // Starts the job; its promise gives `Result`, or a negative errno when there is no thread to be had.
-  static Napi::Value Start(Napi::Env env, std::unique_ptr<Job> job) {
-    auto flight = std::make_unique<Flight>(Flight{std::move(job), Napi::Promise::Deferred::New(env), nullptr});
-    const Napi::Promise promise = flight->deferred.Promise();
+// The jobs of one JavaScript environment. A thread may outlive it: what they share is owned by both. (N-API's own thread-safe functions are
+// freed with their environment, whoever may still call them.)
+class Jobs {
+ public:
+  explicit Jobs(Napi::Env env) : env_(env), shared_(std::make_shared<Shared>()) {
+    uv_loop_t* loop = nullptr;
+    if (napi_get_uv_event_loop(env, &loop) != napi_ok || uv_async_init(loop, &shared_->async, OnLanded) != 0) {
+      shared_->closed = true;
+      return;
+    }
+    shared_->async.data = this;
+    uv_unref(reinterpret_cast<uv_handle_t*>(&shared_->async));
     const Napi::String name = Napi::String::New(env, "snp.job");
-    if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, nullptr, Land, &flight->landing) != napi_ok) {
-      flight->deferred.Resolve(Napi::Number::New(env, -ENOMEM));
-      return promise;
-    }
+    napi_async_init(env, nullptr, name, &context_);
+    napi_add_async_cleanup_hook(
+        env, [](napi_async_cleanup_hook_handle handle, void* self) { static_cast<Jobs*>(self)->End(handle); }, this, nullptr);
+  }
+
+  // Starts a job. Answers the promise of its `Result`, or a negative errno when there is no thread to be had. The program lives until it is
+  // done.
+  Napi::Value Start(std::unique_ptr<Job> job) {
+    if (shared_->closed) return Napi::Number::New(env_, -ECANCELED);
+    auto flight = std::make_unique<Flight>();
+    flight->job = std::move(job);
+    flight->shared = shared_;
+    napi_value promise = nullptr;
+    if (napi_create_promise(env_, &flight->deferred, &promise) != napi_ok) return Napi::Number::New(env_, -ECANCELED);
     const int failed = Launch(flight.get());
-    if (failed != 0) {
-      napi_release_threadsafe_function(flight->landing, napi_tsfn_abort);
-      flight->deferred.Resolve(Napi::Number::New(env, -failed));
-      return promise;
-    }
+    if (failed != 0) return Napi::Number::New(env_, -failed);
     flight.release();  // Now it is the thread's.
-    return promise;
+    if (flying_++ == 0) uv_ref(reinterpret_cast<uv_handle_t*>(&shared_->async));
+    return Napi::Value(env_, promise);
   }
 
  private:
+  struct Shared;
+
   struct Flight {
     std::unique_ptr<Job> job;
-    Napi::Promise::Deferred deferred;
-    napi_threadsafe_function landing;
+    std::shared_ptr<Shared> shared;
+    napi_deferred deferred = nullptr;
+  };
+
+  // Guarded by its mutex. Once `closed`, nobody takes what has landed, and the handle is gone.
+  struct Shared {
+    std::mutex mutex;
+    std::deque<std::unique_ptr<Flight>> landed;
+    uv_async_t async;
+    bool closed = false;
   };
 
   // The deepest job holds a few kilobytes on its stack; what it receives is on the heap.
@@ -70,20 +102,63 @@ class Job {
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
     flight->job->Run();
-    napi_threadsafe_function landing = flight->landing;
-    const napi_status status = napi_call_threadsafe_function(landing, flight.get(), napi_tsfn_nonblocking);
-    if (status == napi_ok) flight.release();
-    // A closing environment has taken the thread's share back already.
-    if (status != napi_closing) napi_release_threadsafe_function(landing, napi_tsfn_release);
+    const std::shared_ptr<Shared> shared = flight->shared;
+    const std::lock_guard<std::mutex> guard(shared->mutex);
+    if (shared->closed) return nullptr;
+    shared->landed.push_back(std::move(flight));
+    uv_async_send(&shared->async);
     return nullptr;
   }
 
-  static void Land(napi_env env, napi_value, void*, void* data) {
-    std::unique_ptr<Flight> flight(static_cast<Flight*>(data));
-    if (env == nullptr) return;  // The environment went while the job ran: nobody waits for it any more.
-    Napi::HandleScope scope(env);
-    flight->deferred.Resolve(flight->job->Result(env));
+  static void OnLanded(uv_async_t* async) {
+    static_cast<Jobs*>(async->data)->Land();
   }
+
+  void Land() {
+    std::deque<std::unique_ptr<Flight>> landed;
+    {
+      const std::lock_guard<std::mutex> guard(shared_->mutex);
+      landed.swap(shared_->landed);
+    }
+    for (const auto& flight : landed) {
+      if (--flying_ == 0) uv_unref(reinterpret_cast<uv_handle_t*>(&shared_->async));
+      Napi::HandleScope scope(env_);
+      napi_callback_scope callback = nullptr;
+      const napi_value nothing = Napi::Object::New(env_);
+      // What waits for the promise runs when the scope is closed.
+      if (napi_open_callback_scope(env_, nothing, context_, &callback) != napi_ok) continue;
+      const napi_value result = flight->job->Result(env_);
+      if (result != nullptr && napi_resolve_deferred(env_, flight->deferred, result) == napi_ok) flight->job->HandedOver();
+      napi_close_callback_scope(env_, callback);
+    }
+  }
+
+  void End(napi_async_cleanup_hook_handle handle) {
+    cleanup_ = handle;
+    std::deque<std::unique_ptr<Flight>> landed;
+    {
+      const std::lock_guard<std::mutex> guard(shared_->mutex);
+      shared_->closed = true;
+      landed.swap(shared_->landed);
+    }
+    napi_async_destroy(env_, context_);
+    uv_close(reinterpret_cast<uv_handle_t*>(&shared_->async), [](uv_handle_t* closed) {
+      auto* self = static_cast<Jobs*>(closed->data);
+      const napi_async_cleanup_hook_handle done = self->cleanup_;
+      delete self;
+      napi_remove_async_cleanup_hook(done);
+    });
+  }
+
+  Napi::Env env_;
+  std::shared_ptr<Shared> shared_;
+  napi_async_context context_ = nullptr;
+  napi_async_cleanup_hook_handle cleanup_ = nullptr;
+  int flying_ = 0;
 };
+
+inline Jobs* JobsOf(const Napi::CallbackInfo& info) {
+  return static_cast<Jobs*>(info.Data());
+}
 
 }  // namespace snp

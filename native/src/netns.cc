@@ -94,14 +94,21 @@ class ExchangeJob : public Job {
     fd_.Reset(-1);
   }
 
-  Napi::Value Result(Napi::Env env) override {
-    auto result = Napi::Object::New(env);
-    auto answers = Napi::Array::New(env, answers_.size());
-    for (size_t i = 0; i < answers_.size(); i++)
-      answers.Set(static_cast<uint32_t>(i), Napi::Buffer<uint8_t>::Copy(env, answers_[i].data(), answers_[i].size()));
-    result.Set("error", Napi::Number::New(env, error_));
-    result.Set("refusal", Napi::Buffer<uint8_t>::Copy(env, refusal_.data(), refusal_.size()));
-    result.Set("answers", answers);
+  napi_value Result(napi_env env) override {
+    napi_value result = nullptr;
+    napi_value answers = nullptr;
+    if (napi_create_object(env, &result) != napi_ok || napi_create_array_with_length(env, answers_.size(), &answers) != napi_ok)
+      return nullptr;
+    for (uint32_t i = 0; i < answers_.size(); i++) {
+      const napi_value answer = BytesOf(env, answers_[i].data(), answers_[i].size());
+      if (answer == nullptr || napi_set_element(env, answers, i, answer) != napi_ok) return nullptr;
+    }
+    const napi_value refusal = BytesOf(env, refusal_.data(), refusal_.size());
+    const napi_value error = NumberOf(env, error_);
+    if (refusal == nullptr || error == nullptr || napi_set_named_property(env, result, "error", error) != napi_ok ||
+        napi_set_named_property(env, result, "refusal", refusal) != napi_ok ||
+        napi_set_named_property(env, result, "answers", answers) != napi_ok)
+      return nullptr;
     return result;
   }
 
@@ -171,12 +178,12 @@ class ExchangeJob : public Job {
 
 // netnsNetlink(ns, groups) -> promise of [descriptor] or -errno. With groups (RTMGRP_*) the socket is non-blocking and hears announcements.
 Napi::Value NetnsNetlink(const Napi::CallbackInfo& info) {
-  return Job::Start(info.Env(), std::make_unique<NetlinkVisit>(IntAt(info, 0), info[1].As<Napi::Number>().Uint32Value()));
+  return JobsOf(info)->Start(std::make_unique<NetlinkVisit>(IntAt(info, 0), info[1].As<Napi::Number>().Uint32Value()));
 }
 
 // netnsTap(ns, name, queues) -> promise of [descriptor of each queue] or -errno; -EBUSY when there is an interface of that name.
 Napi::Value NetnsTap(const Napi::CallbackInfo& info) {
-  return Job::Start(info.Env(), std::make_unique<TapVisit>(IntAt(info, 0), StringAt(info, 1), IntAt(info, 2)));
+  return JobsOf(info)->Start(std::make_unique<TapVisit>(IntAt(info, 0), StringAt(info, 1), IntAt(info, 2)));
 }
 
 // netlinkExchange(fd, [message...]) -> promise of {error, refusal, answers}: `error` is 0 or the negative errno of the first refused
@@ -189,15 +196,15 @@ Napi::Value NetlinkExchange(const Napi::CallbackInfo& info) {
     const auto bytes = list.Get(i).As<Napi::Uint8Array>();
     requests.emplace_back(bytes.Data(), bytes.Data() + bytes.ByteLength());
   }
-  return Job::Start(info.Env(), std::make_unique<ExchangeJob>(IntAt(info, 0), std::move(requests)));
+  return JobsOf(info)->Start(std::make_unique<ExchangeJob>(IntAt(info, 0), std::move(requests)));
 }
 
 }  // namespace
 
-void InitNetns(Napi::Env env, Napi::Object exports) {
-  exports.Set("netnsNetlink", Napi::Function::New(env, NetnsNetlink, "netnsNetlink"));
-  exports.Set("netnsTap", Napi::Function::New(env, NetnsTap, "netnsTap"));
-  exports.Set("netlinkExchange", Napi::Function::New(env, NetlinkExchange, "netlinkExchange"));
+void InitNetns(Napi::Env env, Napi::Object exports, Jobs* jobs) {
+  exports.Set("netnsNetlink", Napi::Function::New(env, NetnsNetlink, "netnsNetlink", jobs));
+  exports.Set("netnsTap", Napi::Function::New(env, NetnsTap, "netnsTap", jobs));
+  exports.Set("netlinkExchange", Napi::Function::New(env, NetlinkExchange, "netlinkExchange", jobs));
 }
 
 }  // namespace snp

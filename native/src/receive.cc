@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <uv.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <memory>
@@ -133,11 +134,9 @@ class Receivers {
   // exception, and the descriptors are closed.
   void Tell(Receiver* receiver, ssize_t length, std::vector<Fd> fds) {
     Napi::HandleScope scope(env_);
-    const auto bytes = Napi::Buffer<uint8_t>::Copy(env_, buffer_.data(), length > 0 ? static_cast<size_t>(length) : 0);
-    if (bytes.IsEmpty()) return;
-    auto list = Napi::Array::New(env_, fds.size());
-    for (size_t i = 0; i < fds.size(); i++) list.Set(static_cast<uint32_t>(i), Napi::Number::New(env_, fds[i].Get()));
-    const std::array<napi_value, 3> arguments{Napi::Number::New(env_, static_cast<double>(length)), bytes, list};
+    const std::array<napi_value, 3> arguments{
+        NumberOf(env_, length), BytesOf(env_, buffer_.data(), length > 0 ? static_cast<size_t>(length) : 0), NumbersOf(env_, fds)};
+    if (std::find(arguments.begin(), arguments.end(), nullptr) != arguments.end()) return;
     const Napi::Function callback = receiver->callback.Value();
     // The raw call, since the wrapper's own way with a failure is to throw.
     const napi_status status =

@@ -20,14 +20,16 @@ class Visit : public Job {
   void Run() final {
     if (error_ == 0 && setns(ns_.Get(), CLONE_NEWNET) != 0) error_ = errno;
     if (error_ == 0) error_ = Make(&made_);
+    if (error_ != 0) made_.clear();
     ns_.Reset(-1);
   }
 
-  Napi::Value Result(Napi::Env env) final {
-    if (error_ != 0) return Napi::Number::New(env, -error_);
-    auto list = Napi::Array::New(env, made_.size());
-    for (size_t i = 0; i < made_.size(); i++) list.Set(static_cast<uint32_t>(i), Napi::Number::New(env, made_[i].Release()));
-    return list;
+  napi_value Result(napi_env env) final {
+    return error_ != 0 ? NumberOf(env, -error_) : NumbersOf(env, made_);
+  }
+
+  void HandedOver() final {
+    for (Fd& fd : made_) fd.Release();
   }
 
  protected:

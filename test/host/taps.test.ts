@@ -1,7 +1,9 @@
 /** Network namespaces, taps and redirections of the host, in namespaces of the tests' own. Needs root and iproute2. */
 
 import { execFile } from "node:child_process";
-import { statSync } from "node:fs";
+import { once } from "node:events";
+import { readdirSync, statSync } from "node:fs";
+import { Worker } from "node:worker_threads";
 import { t } from "tap";
 import type { Test } from "tap";
 
@@ -14,6 +16,7 @@ import { Netlink } from "../../shim/host/netlink.ts";
 import { closeTap, makeTap, openTapLink, redirect, removeLink, removeRedirect } from "../../shim/host/taps.ts";
 import { busyboxPath } from "../support/image.ts";
 import { TestNamespace } from "../support/netns.ts";
+import { eventually } from "../support/retry.ts";
 
 interface Bed {
 	readonly space: TestNamespace;
@@ -215,6 +218,20 @@ t.test("what the kernel refuses is told in its own words", async (t) => {
 	file.close();
 	await t.rejects(netnsTap(ns.fd, "a-name-that-is-too-long", 1), RangeError);
 	await t.rejects(netnsTap(-1, "snp1", 1), RangeError);
+});
+
+t.test("a thread of JavaScript that ends while visits are under way leaves no descriptor and no harm", async (t) => {
+	const { ns } = await bed(t);
+	const file = new URL("../../build/Release/snp_native.node", import.meta.url).pathname;
+	const script = `const native = require(${JSON.stringify(file)});
+		const { parentPort } = require("node:worker_threads");
+		for (let count = 0; count < 20; count++) native.netnsNetlink(${ns.fd}, 0);
+		native.receive(${ns.fd}, () => undefined);
+		parentPort.postMessage("begun");
+		process.exit(0);`;
+	const before = readdirSync("/proc/self/fd").length;
+	for (let round = 0; round < 5; round++) await once(new Worker(script, { eval: true }), "exit");
+	await eventually("the descriptors' end", 10_000, () => (readdirSync("/proc/self/fd").length <= before ? true : undefined));
 });
 
 t.test("what is no message is refused before the kernel sees it; no visit changes the namespace of this process", async (t) => {
