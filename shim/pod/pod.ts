@@ -211,8 +211,8 @@ export class Pod implements ContainerHost {
 	}
 
 	async #createFirst(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
-		refuseHostNamespaces(spec, 0);
 		const plan = planPod(this.identity.podId, spec, this.config, this.folder, nodeSize());
+		refuseHostNamespaces(spec, 0);
 		this.size = { now: { vcpus: plan.vcpus, memoryMib: plan.memoryMib }, most: plan.most };
 		this.cgroup = plan.cgroupsPath === "" ? undefined : new HostCgroup(cgroupPath(plan.cgroupsPath));
 		await checkGuestFiles(plan);

@@ -61,7 +61,11 @@ const cases: Case[] = [
 			const [first, second] = await startPair(bed, "further");
 			await ctr.remove(second);
 			await cleanUpAfter(bed, second);
-			t.equal((await ctr.exec(first, ["echo", "alive"])).stdout, "alive\n");
+			// The pod's first container has no process of its own in the VM: its task says whether it lives.
+			t.strictSame(
+				(await ctr.tasks()).map(({ status }) => status),
+				["RUNNING"],
+			);
 			await ctr.remove(first);
 		},
 	},
