@@ -213,7 +213,8 @@ const cases: Case[] = [
 				net.plug("net7", "02:00:00:00:88:07", ["10.88.0.7/24"]);
 				const dropIns = `${bed.containerd.configFile}.d`;
 				await mkdir(dropIns);
-				await writeFile(`${dropIns}/two.toml`, "[guest]\nvcpus = 2\n");
+				// The console, so that a guest that ends early says why.
+				await writeFile(`${dropIns}/two.toml`, "[guest]\nvcpus = 2\n[debug]\nconsole = true\n");
 				try {
 					const id = await serve(bed, net, "queues");
 					t.match(net.pod.ip("-d link show type tun"), /numqueues 2[^]*numqueues 2/);
