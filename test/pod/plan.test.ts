@@ -35,7 +35,10 @@ t.test("planPod: the defaults", async (t) => {
 t.test("planPod: the network is that of the namespace; a pod in the host's is refused before anything is made", async (t) => {
 	const path = "/run/netns/cni-1";
 	t.same(planPod("p", spec(), config, "/run/p", NODE).network, { kind: "loopback" });
-	t.same(planPod("p", spec({ linux: { namespaces: [{ type: "network", path }] } }), config, "/run/p", NODE).network, { kind: "namespace", path });
+	t.same(planPod("p", spec({ linux: { namespaces: [{ type: "network", path }] } }), config, "/run/p", NODE).network, {
+		kind: "namespace",
+		path,
+	});
 	for (const linux of [{}, { namespaces: [] }, { namespaces: [{ type: "pid" }] }])
 		t.throws(() => planPod("p", spec({ linux }), config, "/run/p", NODE), { reason: "network.unsupported", message: /hostNetwork/ });
 });
