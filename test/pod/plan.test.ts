@@ -76,7 +76,10 @@ t.test("planPod: the size follows the limits of the pod's containers", async (t)
 	t.match(planPod("p", spec({ annotations }), config, "/p", { ...NODE, vcpus: 2 }), { vcpus: 2 }, "no more processors than the node has");
 	const none = { ...annotations, "io.kubernetes.cri.sandbox-cpu-quota": "0", "io.kubernetes.cri.sandbox-memory": "0" };
 	t.match(planPod("p", spec({ annotations: none }), config, "/p", NODE), { vcpus: 1, memoryMib: config.guest.memory_mib });
-	const linux = { resources: { memory: { limit: 64 * 1024 * 1024 }, cpu: { quota: 150_000, period: 100_000 } } };
+	const linux = {
+		namespaces: [{ type: "network" }],
+		resources: { memory: { limit: 64 * 1024 * 1024 }, cpu: { quota: 150_000, period: 100_000 } },
+	};
 	t.match(planPod("p", spec({ linux }), config, "/p", NODE), { vcpus: 2, memoryMib: config.guest.memory_mib + 64 }, "a container alone");
 	const huge = { ...annotations, "io.kubernetes.cri.sandbox-memory": String(2 ** 50) };
 	t.throws(() => planPod("p", spec({ annotations: huge }), config, "/p", NODE), { reason: "pod.too-large", message: /16384 MiB/ });
