@@ -75,7 +75,7 @@ export const ConfigSchema = v.strictObject({
 		stdio_drain_ms: milliseconds(
 			5_000,
 			0,
-			"How long the end of a process is held back while its last output is being read. What is left then goes on to its reader for as long as there is one; a client that closes its FIFOs at the exit, as containerd 2's ctr does, loses it.",
+			"How long the end of a process is held back for its last output. When a reader has its FIFO open and takes something at least once a minute (after SIGKILL: in this time, for a minute), the end waits on; what is left when it is told goes on to its reader, but a client that closes its FIFOs then, as containerd 2's does, loses it. With 0 nothing is waited for.",
 		),
 	}),
 	log: table("snpd's own log.", {

@@ -26,6 +26,8 @@ import type { Timeline } from "./timeline.ts";
 const SIGTERM = 15;
 /** The exit status of a container that could not be started (containerd's CRI plugin gives the same). */
 const START_ERROR_STATUS = 128;
+/** How long a keeper may take to come back to a new snpd (it tries every 2 s at least), before its processes' ends are told without it. */
+const KEEPER_RETURN_MS = 10_000;
 /** How long the exits of execs may hold back the exit of their container. */
 const EXEC_EXITS_MS = 2_000;
 
@@ -44,6 +46,8 @@ export interface ContainerHost {
 	machine(): Machine;
 	/** @throws ShimError when the keeper is not connected */
 	mover(): Mover;
+	/** Settles when the keeper is connected. */
+	keeperHere(): Promise<undefined>;
 	nextNumber(): number;
 	/** Writes the journal. @throws ShimError `journal.write` */
 	save(): void;
@@ -264,6 +268,7 @@ export class Container {
 			await this.stopped(process, { status: SIGNAL_EXIT_BASE + signalNumber, atMs: Date.now() });
 			return;
 		}
+		if (signalNumber === SIGKILL) this.#hurry(all || execId === "" ? [this.init, ...this.execs.values()] : [process]);
 		const target = { containerId: this.id, execId: all ? "" : execId };
 		try {
 			await this.#host.machine().agent.signalProcess(target, signalNumber);
@@ -271,6 +276,15 @@ export class Container {
 			// It ended meanwhile: that is what the caller wanted.
 			if (!(error instanceof ShimError && (error.code === "not-found" || error.reason === "pod.lost"))) throw error;
 		}
+	}
+
+	/** From now on nobody waits long for the readers of these processes' last output. */
+	#hurry(processes: readonly GuestProcess[]): void {
+		for (const process of processes) {
+			process.killed = true;
+			this.#stdio.get(process.execId)?.hurry?.();
+		}
+		this.#saveQuietly(this.init);
 	}
 
 	/** Sets a terminal's size; before an exec's start it is remembered. */
@@ -364,19 +378,25 @@ export class Container {
 		this.#watch(process).catch((error: unknown) => this.#host.log.error("watching a process failed", error, { process: process.name }));
 	}
 
-	/** Waits for a process's end, then for its output, then tells everybody. Output that takes longer is moved on, until Delete and after it. */
+	/**
+	 * Waits for a process's end, then for its output to be read, then tells everybody. Output that takes too long is moved on, until Delete and
+	 * after it.
+	 */
 	async #watch(process: GuestProcess): Promise<void> {
 		const machine = this.#host.machine();
-		const dead = machine.died.then(() => SIGNAL_EXIT_BASE + SIGKILL);
+		const dead = machine.died.then(() => {
+			if (process.state.kind === "running") this.#hurry([process]);
+			return SIGNAL_EXIT_BASE + SIGKILL;
+		});
 		const waited = machine.agent.waitProcess({ containerId: this.id, execId: process.execId }).catch((error: unknown) => {
 			this.#host.log.warn("the guest can't say how a process ended", { process: process.name, error: explain(error) });
 			return SIGNAL_EXIT_BASE + SIGKILL;
 		});
 		const status = await Promise.race([waited, dead]);
 		const exit = { status, atMs: Date.now() };
-		const stdio = this.#stdio.get(process.execId);
 		try {
-			await stdio?.drain(this.#host.config.timeouts.stdio_drain_ms);
+			if (machine.details.streams && !this.#stdio.has(process.execId)) await this.#keeperReturns(machine);
+			await this.#stdio.get(process.execId)?.drain(this.#host.config.timeouts.stdio_drain_ms);
 		} catch (error) {
 			this.#host.log.warn("a process's end is told before its last output is read", { process: process.name, error: explain(error) });
 		}
@@ -397,6 +417,13 @@ export class Container {
 		}
 	}
 
+	/** A new snpd may hear of an end before it knows the streams. */
+	async #keeperReturns(machine: Machine): Promise<void> {
+		await withDeadline({ what: "the pod's keeper", timeoutMs: KEEPER_RETURN_MS }, () =>
+			Promise.race([this.#host.keeperHere(), machine.died.then(() => undefined)]),
+		);
+	}
+
 	/** With its first process the container's PID namespace ends, and every exec with it: their exits are told first. */
 	async #execsEnd(): Promise<void> {
 		const running = [...this.execs.values()].filter((exec) => exec.state.kind === "running").map((exec) => exec.exited);
@@ -411,7 +438,7 @@ export class Container {
 		try {
 			this.#host.save();
 		} catch (error) {
-			this.#host.log.error("a process's end is not in the journal", error, { process: process.name });
+			this.#host.log.error("what became of a process is not in the journal", error, { process: process.name });
 		}
 	}
 

@@ -22,6 +22,7 @@ const processRecord = v.object({
 	state: v.picklist(["created", "starting", "running", "stopped"]),
 	exit: v.nullable(exit),
 	stdinClosed: v.boolean(),
+	killed: v.optional(v.boolean(), false),
 	/** The exec's own specification while it was not started, as containerd gave it. */
 	spec: v.nullable(v.string()),
 });

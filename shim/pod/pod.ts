@@ -7,7 +7,7 @@ import { readSpec } from "../agent/oci-spec.ts";
 import type { OciResources, OciSpec } from "../agent/oci-spec.ts";
 import { shmStorage } from "../agent/storages.ts";
 import { asShimError, explain, ShimError } from "../base/errors.ts";
-import { withDeadline } from "../base/deadline.ts";
+import { deferred, withDeadline } from "../base/deadline.ts";
 import type { Log } from "../base/log.ts";
 import { Mailbox } from "../base/mailbox.ts";
 import { Scope } from "../base/scope.ts";
@@ -90,6 +90,7 @@ export class Pod implements ContainerHost {
 	readonly #scope: Scope;
 	#state: PodState = { kind: "new" };
 	#mover: Mover | undefined;
+	#keeperHere = deferred<undefined>();
 	/** The container that is being made: its removal, or the pod's, ends the making. */
 	#making: { readonly id: string; readonly abort: AbortController } | undefined;
 
@@ -158,6 +159,12 @@ export class Pod implements ContainerHost {
 		const containers = [...this.containers.values()];
 		for (const container of containers) container.adoptStreams();
 		mover.lingerOthers(new Set(containers.flatMap((container) => container.streamNumbers)));
+		this.#keeperHere.resolve(undefined);
+	}
+
+	/** Settles when the pod's keeper is connected and its streams are known. */
+	keeperHere(): Promise<undefined> {
+		return this.#keeperHere.promise;
 	}
 
 	/** True while the pod's keeper is connected. */
@@ -168,6 +175,7 @@ export class Pod implements ContainerHost {
 	/** The pod's keeper is away. */
 	detach(): void {
 		this.#mover = undefined;
+		this.#keeperHere = deferred();
 	}
 
 	/** True for a container that is here, or was and is remembered. */

@@ -10,8 +10,10 @@ export interface MovedStream {
 	readonly id: number;
 	/** Settles when the guest's end is connected. */
 	readonly opened: Promise<{ readonly hostPort: number }>;
-	/** Settles when everything was moved; rejects when the stream failed. */
+	/** Settles when everything was moved, and read if somebody reads; rejects when the stream failed. */
 	readonly done: Promise<{ readonly bytes: number }>;
+	/** How far an output's reader is: bytes moved, bytes on the host that were not read, whether there is a reader. May never settle. */
+	ask(): Promise<{ readonly bytes: number; readonly unread: number; readonly reader: boolean }>;
 	/** `drain` and `abort` end it, and `done` tells when; `linger` leaves what is left of an output to its reader, and nothing is told. */
 	close(mode: "drain" | "abort" | "linger"): void;
 }

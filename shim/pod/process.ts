@@ -62,6 +62,8 @@ export class GuestProcess {
 	size: { columns: number; rows: number } | undefined;
 	/** True when containerd closed standard input before there was a stream for it. */
 	stdinClosed = false;
+	/** True when containerd has sent SIGKILL to it, or its VM has ended. */
+	killed = false;
 	#state: ProcessState = { kind: "created" };
 	readonly #exited: Deferred<ExitRecord> = deferred();
 	#onRunning: (() => void)[] = [];

@@ -55,6 +55,7 @@ function processRecord(process: GuestProcess, container: Container): ProcessReco
 		state: process.state.kind,
 		exit: process.exit === undefined ? null : { ...process.exit },
 		stdinClosed: process.stdinClosed,
+		killed: process.killed,
 		spec: spec === undefined ? null : JSON.stringify(spec),
 	};
 }

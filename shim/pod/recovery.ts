@@ -160,6 +160,7 @@ async function restoreContainer(pod: Pod, record: ContainerRecord): Promise<void
 function fill(process: GuestProcess, record: ProcessRecord): void {
 	process.streams = record.streams;
 	process.stdinClosed = record.stdinClosed;
+	process.killed = record.killed;
 	process.restore(stateOf(record));
 }
 

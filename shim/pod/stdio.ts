@@ -5,9 +5,9 @@
 
 import type { AgentClient } from "../agent/client.ts";
 import { ShimError } from "../base/errors.ts";
-import { withDeadline } from "../base/deadline.ts";
 import type { Log } from "../base/log.ts";
 import { STREAM_PORT } from "../base/names.ts";
+import { LastOutput } from "./last-output.ts";
 import type { Mover, MovedStream } from "./ports.ts";
 import type { GuestProcess, StreamNumbers } from "./process.ts";
 import { relayByCalls } from "./stdio-calls.ts";
@@ -18,8 +18,13 @@ export interface ProcessStdio {
 	readonly opened: Promise<void>;
 	/** Ends standard input after what containerd has written so far. */
 	closeStdin(): void;
-	/** Ends standard input and waits until all output has reached containerd's side. @throws ShimError when it takes longer or fails; output then goes on */
-	drain(timeoutMs: number): Promise<void>;
+	/**
+	 * Ends standard input and waits until all output has reached containerd's side: for `drainMs`, and as long as its reader goes on (`LastOutput`).
+	 * @throws ShimError when it takes longer or fails; output then goes on
+	 */
+	drain(drainMs: number): Promise<void>;
+	/** The process was killed, ended or not: `drain` waits for a reader that takes something only. */
+	hurry?(): void;
 	/** Leaves what is left of the output of a process that is being forgotten to its reader. Without it `abort` takes its place. */
 	linger?(): void;
 	/** Gives everything up at once. */
@@ -53,7 +58,7 @@ export function openStdio(process: GuestProcess, context: StdioContext): Process
 	const open = (id: number, direction: "in" | "out", fifo: string): MovedStream | undefined =>
 		id === 0 ? undefined : context.mover.openStream({ id, direction, fifo, vsock: context.vsock, port: STREAM_PORT, token: String(id) });
 	const { streams, stdio } = process;
-	return new MovedStdio(process, open(streams.stdin, "in", stdio.stdin), [
+	return new MovedStdio(process, context.log, open(streams.stdin, "in", stdio.stdin), [
 		open(streams.stdout, "out", stdio.stdout),
 		open(streams.stderr, "out", stdio.stderr),
 	]);
@@ -64,7 +69,7 @@ export function adoptStdio(process: GuestProcess, context: StdioContext): Proces
 	if (!context.streams) return relayByCalls(process, context.agent, context.log);
 	const find = (id: number): MovedStream | undefined => (id === 0 ? undefined : context.mover.stream(id));
 	const { streams } = process;
-	return new MovedStdio(process, find(streams.stdin), [find(streams.stdout), find(streams.stderr)]);
+	return new MovedStdio(process, context.log, find(streams.stdin), [find(streams.stdout), find(streams.stderr)]);
 }
 
 /** A path, or a URI of a kind that the keeper can serve (containerd's stdio URIs). */
@@ -80,10 +85,13 @@ class MovedStdio implements ProcessStdio {
 	readonly #process: GuestProcess;
 	readonly #input: MovedStream | undefined;
 	readonly #outputs: readonly MovedStream[];
+	readonly #onHeld: () => void;
+	#last: LastOutput | undefined;
 	readonly opened: Promise<void>;
 
-	constructor(process: GuestProcess, input: MovedStream | undefined, outputs: readonly (MovedStream | undefined)[]) {
+	constructor(process: GuestProcess, log: Log, input: MovedStream | undefined, outputs: readonly (MovedStream | undefined)[]) {
 		this.#process = process;
+		this.#onHeld = () => log.info("a process's end waits for the reader of its last output", { process: process.name });
 		this.#input = input;
 		this.#outputs = outputs.filter((stream) => stream !== undefined);
 		const all = input === undefined ? this.#outputs : [input, ...this.#outputs];
@@ -97,19 +105,25 @@ class MovedStdio implements ProcessStdio {
 		this.#input?.close("drain");
 	}
 
-	async drain(timeoutMs: number): Promise<void> {
+	async drain(drainMs: number): Promise<void> {
 		this.#input?.close("abort");
-		await withDeadline({ what: `the output of ${this.#process.name}`, timeoutMs }, () =>
-			Promise.all(this.#outputs.map((stream) => stream.done)),
-		);
+		const { name, killed } = this.#process;
+		this.#last = new LastOutput({ name, streams: this.#outputs, drainMs, killed, onHeld: this.#onHeld });
+		await this.#last.wait();
+	}
+
+	hurry(): void {
+		this.#last?.hurry();
 	}
 
 	linger(): void {
+		this.#last?.giveUp();
 		for (const stream of this.#outputs) stream.close("linger");
 		this.#input?.close("abort");
 	}
 
 	abort(): void {
+		this.#last?.giveUp();
 		for (const stream of this.#outputs) stream.close("abort");
 		this.#input?.close("abort");
 	}

@@ -174,10 +174,16 @@ export class Keeper {
 	}
 
 	#addStream(id: number): KeeperStream {
-		const stream = new KeeperStream({ podId: this.hello.podId, id }, (mode) => {
-			this.#link.send(encodeLinkJson(LinkKind.streamClose, id, { mode }));
-			if (stream.finished || mode === "linger") this.#streams.delete(id);
-		});
+		const stream = new KeeperStream(
+			{ podId: this.hello.podId, id },
+			{
+				close: (mode) => {
+					this.#link.send(encodeLinkJson(LinkKind.streamClose, id, { mode }));
+					if (stream.finished || mode === "linger") this.#streams.delete(id);
+				},
+				ask: () => this.#link.send(encodeLink(LinkKind.streamAsk, id)),
+			},
+		);
 		this.#streams.set(id, stream);
 		return stream;
 	}

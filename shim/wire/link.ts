@@ -15,6 +15,7 @@ export const LinkKind = {
 	streamClose: 7,
 	streamState: 8,
 	end: 9,
+	streamAsk: 10,
 	control: 16,
 } as const;
 
@@ -90,6 +91,9 @@ export const StreamStateSchema = v.object({
 	bytes: v.optional(count, 0),
 	hostPort: v.optional(u32, 0),
 	error: v.optional(text, ""),
+	/** In the answer to STREAM_ASK: what is here and was not read, and whether somebody has the FIFO open for reading. */
+	unread: v.optional(count),
+	reader: v.optional(v.boolean()),
 });
 export type StreamState = v.InferOutput<typeof StreamStateSchema>;
 

@@ -53,7 +53,18 @@ class Digest {
 
 /** More than FIFO and reader take of themselves, and little enough for the rest to wait outside of the process, which can end. */
 const REST_BYTES = 640 * 1024;
-const REST = ["sh", "-c", `head -c ${REST_BYTES} /dev/zero; exit 3`];
+/** What a `StalledPipe` has (its pipe and ctr's buffer take 96 KiB), and 32 KiB more: they stay in the FIFO, and nothing before it. */
+const LITTLE_BYTES = 128 * 1024;
+/** Enough for what must not wait for a reader, and less than a reader that takes nothing is given. */
+const SOON_MS = 30_000;
+
+/** Prints when it is told (`ctr exec` of `touch`), since a detached client reads as long as it lives. */
+const PRINTING_LATE = ["sh", "-c", `until rm /tmp/go 2> /dev/null; do sleep 0.1; done; head -c ${REST_BYTES} /dev/zero; exit 3`];
+const GO = ["touch", "/tmp/go"];
+
+function printing(bytes: number): string[] {
+	return ["sh", "-c", `head -c ${bytes} /dev/zero; exit 3`];
+}
 
 /** Runs `check` with pods whose output may hold back an exit for a moment only. */
 async function withShortDrain(bed: Bed, check: (events: EventStream) => Promise<void>): Promise<void> {
@@ -65,6 +76,22 @@ async function withShortDrain(bed: Bed, check: (events: EventStream) => Promise<
 		events.stop();
 		await bed.containerd.configure({});
 	}
+}
+
+/** How often snpd has said that the end of the process `name` waits for a reader. */
+function heldEnds(bed: Bed, name: string): number {
+	const log = readFileSync(bed.containerd.seen(join(bed.containerd.stateDir, "snpd.log")), "utf8");
+	return log.split("\n").filter((line) => line.includes("waits for the reader of its last output") && line.includes(name)).length;
+}
+
+async function endIsHeld(bed: Bed, name: string, before: number): Promise<void> {
+	await eventually(`the end of ${name} waits`, WAIT_MS, () => (heldEnds(bed, name) > before ? true : undefined));
+}
+
+function killSnpd(bed: Bed): void {
+	const snpd = bed.containerd.processes().find(isDaemon);
+	if (snpd === undefined) throw new Error("no snpd runs");
+	process.kill(snpd.pid, "SIGKILL");
 }
 
 /** A reader of its own at the FIFO of a detached process (`name` is its id), which takes no more than its pipes hold until `finish`. */
@@ -100,52 +127,130 @@ class StalledReader {
 	}
 }
 
+/** A client of containerd in a shell's pipeline, whose next program does not begin to read until `finish`. */
+class StalledPipe {
+	readonly #received = new Digest();
+	readonly #child: Child;
+
+	constructor(argv: readonly string[]) {
+		const script = '{ "$@" < /dev/null; echo "code $?" >&2; } 3<&- | { read -r go <&3; cat; }';
+		this.#child = new Child(["sh", "-c", `exec 3<&0; ${script}`, "sh", ...argv], { sink: this.#received.update });
+	}
+
+	/** Reads to the end. @returns how many bytes came, and the client's exit code */
+	async finish(): Promise<{ bytes: number; code: string | undefined }> {
+		this.#child.process.stdin.end("go\n");
+		const { stderr } = await this.#child.finished(WAIT_MS);
+		return { bytes: this.#received.bytes, code: /code (\d+)/u.exec(stderr)?.[1] };
+	}
+
+	kill(): void {
+		this.#child.kill();
+	}
+}
+
 const cases: Case[] = [
 	{
-		name: "a reader that stalls beyond the exit loses nothing: container",
+		name: "ctr, stalled beyond stdio_drain_ms, loses nothing and gets the exit code: run and exec",
 		vmOnly: true,
 		check: async (t, bed) => {
 			const { ctr } = bed;
-			await withShortDrain(bed, async (events) => {
+			await withShortDrain(bed, async () => {
 				const id = ctr.newId("stall");
-				await runOk(ctr.runArgv(id, REST, { flags: ["--detach"] }), { timeoutMs: WAIT_MS });
-				const reader = await StalledReader.open(bed, id);
-				try {
-					await events.waitForTopic(id, "/tasks/exit", WAIT_MS);
-					t.equal(await reader.finish(), REST_BYTES);
-				} finally {
-					reader.kill();
+				const other = ctr.newId("host");
+				await ctr.detach(other, ["sleep", "1000"]);
+				for (const bytes of [REST_BYTES, LITTLE_BYTES]) {
+					const command = printing(bytes);
+					for (const [name, argv] of [
+						[`container ${id}`, ctr.runArgv(id, command, { flags: ["--rm"] })],
+						[`of container ${other}`, ctr.execArgv(other, command)],
+					] as const) {
+						const before = heldEnds(bed, name);
+						const stalled = new StalledPipe(argv);
+						try {
+							await endIsHeld(bed, name, before);
+							t.strictSame(await stalled.finish(), { bytes, code: "3" }, name);
+						} finally {
+							stalled.kill();
+						}
+					}
 				}
-				await ctr.callOk(["task", "rm", id]);
-				await ctr.callOk(["container", "rm", id]);
+				await ctr.remove(other);
 			});
 		},
 	},
 	{
-		name: "a reader that stalls beyond the exit and Delete loses nothing: exec, also when snpd is killed meanwhile",
-		// runc's shim closes the output of an exec 10 s after Delete.
+		name: "ctr, stalled beyond stdio_drain_ms, loses nothing when snpd is killed meanwhile",
+		vmOnly: true,
+		check: async (t, bed) => {
+			const { ctr } = bed;
+			await withShortDrain(bed, async () => {
+				const id = ctr.newId("stall");
+				const name = `container ${id}`;
+				const stalled = new StalledPipe(ctr.runArgv(id, printing(REST_BYTES), { flags: ["--rm"] }));
+				try {
+					await endIsHeld(bed, name, 0);
+					killSnpd(bed);
+					await endIsHeld(bed, name, 1);
+					t.strictSame(await stalled.finish(), { bytes: REST_BYTES, code: "3" });
+				} finally {
+					stalled.kill();
+				}
+			});
+		},
+	},
+	{
+		name: "a reader that stalls for ever does not outlive SIGKILL: container",
 		vmOnly: true,
 		check: async (t, bed) => {
 			const { ctr } = bed;
 			await withShortDrain(bed, async (events) => {
-				const id = ctr.newId("stall");
+				for (const force of [false, true]) {
+					const id = ctr.newId("stuck");
+					await runOk(ctr.runArgv(id, PRINTING_LATE, { flags: ["--detach"] }), { timeoutMs: WAIT_MS });
+					const reader = await StalledReader.open(bed, id);
+					try {
+						await ctr.exec(id, GO);
+						await endIsHeld(bed, `container ${id}`, 0);
+						t.equal(await ctr.status(id), "RUNNING");
+						if (!force) {
+							await ctr.kill(id, "SIGKILL");
+							const exit = await events.waitFor(
+								`exit of ${id}`,
+								SOON_MS,
+								({ topic, fields }) => topic === "/tasks/exit" && fields["id"] === id,
+							);
+							t.equal(exit.fields["exit_status"], 3);
+						}
+						await ctr.callOk(["task", "rm", ...(force ? ["--force"] : []), id]);
+						t.equal(await ctr.status(id), undefined);
+					} finally {
+						reader.kill();
+					}
+					await ctr.callOk(["container", "rm", id]);
+				}
+			});
+		},
+	},
+	{
+		name: "a reader that stalls for ever does not outlive SIGKILL, and what is left after Delete stays its own: exec, also when snpd is killed meanwhile",
+		vmOnly: true,
+		check: async (t, bed) => {
+			const { ctr } = bed;
+			await withShortDrain(bed, async (events) => {
+				const id = ctr.newId("stuck");
 				await ctr.detach(id, ["sleep", "1000"]);
 				for (const killed of [false, true]) {
-					const argv = ctr.execArgv(id, REST, ["--detach"]);
+					const argv = ctr.execArgv(id, PRINTING_LATE, ["--detach"]);
 					const execId = argv[argv.indexOf("--exec-id") + 1] ?? "";
 					await runOk(argv, { timeoutMs: WAIT_MS });
 					const reader = await StalledReader.open(bed, execId);
 					try {
-						await events.waitFor(
-							`the exit of ${execId}`,
-							WAIT_MS,
-							({ topic, fields }) => topic === "/tasks/exit" && fields["id"] === execId,
-						);
-						if (killed) {
-							const snpd = bed.containerd.processes().find(isDaemon);
-							t.ok(snpd, "snpd runs");
-							if (snpd !== undefined) process.kill(snpd.pid, "SIGKILL");
-						}
+						await ctr.exec(id, GO);
+						await endIsHeld(bed, `exec ${execId} `, 0);
+						await ctr.kill(id, "SIGKILL", ["--exec-id", execId]);
+						await events.waitFor(`exit of ${execId}`, SOON_MS, ({ topic, fields }) => topic === "/tasks/exit" && fields["id"] === execId);
+						if (killed) killSnpd(bed);
 						t.equal((await ctr.call(["task", "rm", "--exec-id", execId, id])).code, 3);
 						t.equal(await reader.finish(), REST_BYTES);
 					} finally {
@@ -157,51 +262,26 @@ const cases: Case[] = [
 		},
 	},
 	{
-		name: "ctr, stalled beyond the exit, loses nothing: run and exec",
+		name: "the end of an exec is told when another process holds its output, or nobody reads it",
 		vmOnly: true,
 		check: async (t, bed) => {
 			const { ctr } = bed;
-			// The client library of containerd 2 closes its end of the FIFOs at the exit, whatever they hold.
-			if (bed.target.version !== "1.6") return t.comment("not with this client");
 			await withShortDrain(bed, async (events) => {
-				const id = ctr.newId("stall");
-				const other = ctr.newId("host");
-				await ctr.detach(other, ["sleep", "1000"]);
-				for (const argv of [ctr.runArgv(id, REST, { flags: ["--rm"] }), ctr.execArgv(other, REST)]) {
-					const received = new Digest();
-					const child = new Child(argv, { sink: received.update });
+				const id = ctr.newId("quiet");
+				await ctr.detach(id, ["sleep", "1000"]);
+				for (const script of ["sleep 1000 & exit 3", `head -c ${REST_BYTES} /dev/zero; exit 3`]) {
+					const argv = ctr.execArgv(id, ["sh", "-c", script], ["--detach"]);
+					const execId = argv[argv.indexOf("--exec-id") + 1] ?? "";
+					await runOk(argv, { timeoutMs: WAIT_MS });
+					const reader = script.startsWith("sleep") ? await StalledReader.open(bed, execId) : undefined;
 					try {
-						child.process.stdin.end();
-						child.process.stdout.pause();
-						await events.waitForTopic(argv.includes(id) ? id : other, "/tasks/exit", WAIT_MS);
-						child.process.stdout.resume();
-						t.equal((await child.finished(WAIT_MS)).code, 3);
-						t.equal(received.bytes, REST_BYTES);
+						await events.waitFor(`exit of ${execId}`, SOON_MS, ({ topic, fields }) => topic === "/tasks/exit" && fields["id"] === execId);
+						t.equal((await ctr.call(["task", "rm", "--exec-id", execId, id])).code, 3);
 					} finally {
-						child.kill();
+						reader?.kill();
 					}
 				}
-				await ctr.remove(other);
-			});
-		},
-	},
-	{
-		name: "a reader that stalls for ever keeps neither the exit nor Delete from happening",
-		vmOnly: true,
-		check: async (t, bed) => {
-			const { ctr } = bed;
-			await withShortDrain(bed, async (events) => {
-				const id = ctr.newId("stuck");
-				await runOk(ctr.runArgv(id, REST, { flags: ["--detach"] }), { timeoutMs: WAIT_MS });
-				const reader = await StalledReader.open(bed, id);
-				try {
-					await events.waitForTopic(id, "/tasks/exit", WAIT_MS);
-					await ctr.callOk(["task", "rm", id]);
-					t.equal(await ctr.status(id), undefined);
-				} finally {
-					reader.kill();
-				}
-				await ctr.callOk(["container", "rm", id]);
+				await ctr.remove(id);
 			});
 		},
 	},

@@ -33,6 +33,7 @@ const RECORD: PodRecord = {
 					state: "stopped",
 					exit: { status: 42, atMs: 5 },
 					stdinClosed: false,
+					killed: true,
 					spec: null,
 				},
 			],

@@ -457,6 +457,29 @@ t.test("a lingering stream is nobody's: told once, forgotten, and its later stat
 	t.same(await keeper.stream(3)?.done, { bytes: 7 });
 });
 
+t.test("a stream's reader is asked for once at a time; the end of the stream answers too", async (t) => {
+	const { attach } = await serve(t);
+	const state = { state: "open", bytes: 0, hostPort: 5 };
+	const { far, keeper } = await attach({ resumed: true, streams: [1, 2].map((id) => ({ id, ...state })) });
+	const [first, second] = [keeper.stream(1), keeper.stream(2)];
+	if (first === undefined || second === undefined) throw new Error("HELLO named two streams");
+	const answers = Promise.all([first.ask(), first.ask(), second.ask()]);
+	for (const id of [1, 2]) {
+		const { kind, channel, payload } = await far.next();
+		t.same([kind, channel, payload.length], [LinkKind.streamAsk, id, 0]);
+	}
+	far.socket.write(encodeLinkJson(LinkKind.streamState, 1, state));
+	far.socket.write(encodeLinkJson(LinkKind.streamState, 1, { ...state, bytes: 9, unread: 4, reader: true }));
+	far.socket.write(encodeLinkJson(LinkKind.streamState, 2, { ...state, state: "done", bytes: 7 }));
+	const told = { bytes: 9, unread: 4, reader: true };
+	const ended = { bytes: 7, unread: 0, reader: false };
+	t.same(await answers, [told, told, ended]);
+	t.same(await second.ask(), ended);
+	const unanswered = first.ask();
+	far.socket.destroy();
+	t.same(await unanswered, { bytes: 9, unread: 0, reader: false });
+});
+
 t.test("a keeper that sends more unanswered requests than it may is cut off", async (t) => {
 	const { attach } = await serve(t, { request: () => new Promise(() => undefined) });
 	const { far } = await attach();

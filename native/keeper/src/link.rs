@@ -23,6 +23,7 @@ pub mod kind {
     pub const STREAM_CLOSE: u8 = 7;
     pub const STREAM_STATE: u8 = 8;
     pub const END: u8 = 9;
+    pub const STREAM_ASK: u8 = 10;
     pub const CONTROL: u8 = 16;
 }
 

@@ -2,6 +2,7 @@
 //! nothing is held here; what one side does not take stays in the kernel on the other.
 
 mod linger;
+mod reader;
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -59,6 +60,11 @@ enum Phase {
     /// `CONNECT` is sent.
     Dialing,
     Open,
+    /// The guest's side of an output has ended, and the FIFO's reader has not taken all.
+    Ended {
+        since: Instant,
+        look_at: Instant,
+    },
 }
 
 /// What a step led to.
@@ -123,7 +129,7 @@ impl Stream {
 
     /// Whether STREAM_STATE `open` was reached.
     pub fn is_open(&self) -> bool {
-        self.phase == Phase::Open
+        matches!(self.phase, Phase::Open | Phase::Ended { .. })
     }
 
     /// When [`Stream::on_time`] wants to be called.
@@ -132,6 +138,7 @@ impl Stream {
             Phase::Waiting { retry_at } => Some(retry_at.min(self.deadline)),
             Phase::Dialing => Some(self.deadline),
             Phase::Open => self.silent_by(),
+            Phase::Ended { look_at, .. } => Some(look_at),
         }
     }
 
@@ -140,6 +147,8 @@ impl Stream {
         match self.phase {
             Phase::Open if self.silent_by().is_some_and(|time| now >= time) => Step::Done,
             Phase::Open => Step::Going,
+            Phase::Ended { look_at, .. } if now >= look_at => self.look(epoll, now),
+            Phase::Ended { .. } => Step::Going,
             _ if now >= self.deadline => {
                 let seconds = DIAL_DEADLINE.as_secs();
                 self.failed(&format!("no answer within {seconds} s"))
@@ -174,6 +183,7 @@ impl Stream {
         match (self.phase, self.plan.direction) {
             (Phase::Waiting { .. }, _) => Step::Going,
             (Phase::Dialing, _) => self.greet(epoll),
+            (Phase::Ended { .. }, _) => self.look(epoll, Instant::now()),
             (Phase::Open, Direction::In) => self.pump_in(epoll),
             (Phase::Open, Direction::Out) if self.is_abandoned() => Step::Done,
             (Phase::Open, Direction::Out) => self.pump_out(epoll),
@@ -192,6 +202,7 @@ impl Stream {
         match (self.phase, self.plan.direction) {
             (Phase::Open, Direction::In) => self.pump_in(epoll),
             (Phase::Open, Direction::Out) => self.pump_out(epoll),
+            (Phase::Ended { .. }, _) => Step::Done,
             _ => Step::Going,
         }
     }
@@ -301,7 +312,7 @@ impl Stream {
                 Local::File(file) => local::copy(socket.as_fd(), file, most),
             };
             match result {
-                Ok(0) => return Step::Done,
+                Ok(0) => return self.deliver(epoll),
                 Ok(count) => self.moved(count),
                 Err(error) => match error.kind() {
                     // Bytes are there, so the FIFO is full. The socket is not watched meanwhile: its end would be reported over and over.
@@ -312,7 +323,7 @@ impl Stream {
                     }
                     ErrorKind::Interrupted => {}
                     // The VM is gone; what it had sent was read before this.
-                    ErrorKind::ConnectionReset => return Step::Done,
+                    ErrorKind::ConnectionReset => return self.deliver(epoll),
                     ErrorKind::BrokenPipe if self.is_lingering() => return Step::Done,
                     _ => return self.failed(&format!("move bytes: {error}")),
                 },

@@ -33,6 +33,11 @@ pub struct Report {
     pub state: &'static str,
     pub bytes: u64,
     pub host_port: u32,
+    /// The answer to STREAM_ASK: how many bytes are here and were not read, and whether somebody has the FIFO open for reading.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reader: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -88,6 +93,20 @@ impl Streams {
     /// A STREAM_OPEN that can't be understood.
     pub fn refuse(&mut self, id: u32, reason: String) {
         self.fail(id, reason);
+    }
+
+    /// STREAM_ASK: tells how far the stream is and whether somebody reads it. Of a stream that is forgotten there is nothing to tell.
+    pub fn ask(&mut self, id: u32, epoll: &Epoll) {
+        let Some(stream) = self.live.get_mut(&id) else {
+            return self.reports.extend(self.find(id));
+        };
+        let (reader, step) = stream.find_reader(epoll);
+        self.reports.push(Report {
+            unread: Some(stream.unread()),
+            reader: Some(reader),
+            ..describe(id, stream)
+        });
+        self.follow(id, step, epoll);
     }
 
     /// STREAM_CLOSE. For a stream that has ended it means that snpd knows.
@@ -209,6 +228,8 @@ impl Streams {
             state: "failed",
             bytes: 0,
             host_port: 0,
+            unread: None,
+            reader: None,
             error: Some(reason),
         });
     }
@@ -319,6 +340,8 @@ fn describe(id: u32, stream: &Stream) -> Report {
         state,
         bytes: stream.bytes,
         host_port: stream.host_port,
+        unread: None,
+        reader: None,
         error: None,
     }
 }

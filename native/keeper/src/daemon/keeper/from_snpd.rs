@@ -81,6 +81,7 @@ impl Keeper<'_> {
                 };
                 self.streams.close(channel, mode, &self.epoll, now);
             }
+            kind::STREAM_ASK => self.streams.ask(channel, &self.epoll),
             kind::END => {
                 self.connections.stop_listening();
                 self.streams.linger_all(&self.epoll, now);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use libc::EPOLLOUT;
 
-use super::{Direction, Local, Phase, Step, Stream};
+use super::{Direction, Local, Step, Stream};
 use crate::sys::{self, Epoll};
 
 /// How long a lingering stream may bring nothing although its reader has taken all: some other process holds the output
@@ -19,7 +19,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 impl Stream {
     /// Whether it may have a rest: not an input, nor an output that is not connected.
     pub fn may_linger(&self) -> bool {
-        self.phase == Phase::Open && self.plan.direction == Direction::Out
+        self.is_open() && self.plan.direction == Direction::Out
     }
 
     /// From now on the stream is nobody's but its reader's.
