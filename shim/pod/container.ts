@@ -388,10 +388,13 @@ export class Container {
 			if (process.state.kind === "running") this.#hurry([process]);
 			return SIGNAL_EXIT_BASE + SIGKILL;
 		});
-		const waited = machine.agent.waitProcess({ containerId: this.id, execId: process.execId }).catch((error: unknown) => {
-			this.#host.log.warn("the guest can't say how a process ended", { process: process.name, error: explain(error) });
-			return SIGNAL_EXIT_BASE + SIGKILL;
-		});
+		const outputRead = this.#stdio.get(process.execId)?.outputRead ?? Promise.resolve();
+		const waited = outputRead
+			.then(() => machine.agent.waitProcess({ containerId: this.id, execId: process.execId }))
+			.catch((error: unknown) => {
+				this.#host.log.warn("the guest can't say how a process ended", { process: process.name, error: explain(error) });
+				return SIGNAL_EXIT_BASE + SIGKILL;
+			});
 		const status = await Promise.race([waited, dead]);
 		const exit = { status, atMs: Date.now() };
 		try {

@@ -14,6 +14,8 @@ import type { GuestProcess } from "./process.ts";
 import type { ProcessStdio } from "./stdio.ts";
 
 const READ_BYTES = 32 * 1024;
+/** How long the output of a killed process may still be read before its end is asked for. */
+const KILLED_READ_MS = 5_000;
 
 /** Starts to move a process's stdio by calls. The process need not have started: the calls begin with `start`, which `opened` triggers. */
 export function relayByCalls(process: GuestProcess, agent: AgentClient, log: Log): ProcessStdio {
@@ -38,8 +40,13 @@ export function relayByCalls(process: GuestProcess, agent: AgentClient, log: Log
 			.finally(() => input.destroy());
 	}
 	process.whenRunning(() => begin.resolve(undefined));
+	const read = deferred<void>();
+	void Promise.allSettled(outputs).then(() => read.resolve());
 	return {
 		opened: Promise.resolve(),
+		outputRead: read.promise,
+		// A reader that never reads must not hide the end of a process that was killed.
+		hurry: () => void setTimeout(() => read.resolve(), KILLED_READ_MS).unref(),
 		closeStdin: () => input?.close(),
 		drain: async (timeoutMs) => {
 			try {

@@ -14,6 +14,11 @@ import { relayByCalls } from "./stdio-calls.ts";
 
 /** What a process's stdio consists of while it runs. */
 export interface ProcessStdio {
+	/**
+	 * Settles when the guest may be asked how the process ended: an agent that is read by calls forgets the process with its answer, and
+	 * what was not read with it. Absent where output does not depend on the agent's calls. Never rejects.
+	 */
+	readonly outputRead?: Promise<void>;
 	/** Settles when every stream that was asked for is connected; rejects when one can't be. */
 	readonly opened: Promise<void>;
 	/** Ends standard input after what containerd has written so far. */

@@ -142,6 +142,21 @@ pub fn waiting_bytes(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
+/// Lets a pipe hold at least so many bytes.
+///
+/// # Errors
+/// `EBUSY` when it holds more than that, `EPERM` beyond `/proc/sys/fs/pipe-max-size`.
+pub fn enlarge_pipe(pipe: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    // SAFETY: plain system calls on an open descriptor.
+    let present = check(unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_GETPIPE_SZ) })?;
+    let wanted = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    if present < wanted {
+        // SAFETY: as above.
+        check(unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, wanted) })?;
+    }
+    Ok(())
+}
+
 /// Waits until bytes can be read or the time is over; says which.
 pub fn wait_for_bytes(descriptor: BorrowedFd<'_>, most: Duration) -> bool {
     let mut entry = libc::pollfd {

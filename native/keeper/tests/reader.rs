@@ -177,3 +177,23 @@ fn ends_with_the_pod_whether_a_reader_takes_it_or_not() {
     output.read_to_string(&mut words).unwrap();
     assert_eq!(words, "last words");
 }
+
+#[test]
+fn takes_all_that_is_left_from_the_guest_once_it_was_asked() {
+    const SIZE: usize = 700_000;
+    let rig = Rig::new();
+    let path = rig.fifo("out");
+    let mut output = reader(&path);
+    let socket = rig.open(1, "out", text(&path));
+    let mut noise = vec![0u8; SIZE];
+    Noise::new(7).fill(&mut noise);
+    let sent = noise.clone();
+    let guest = std::thread::spawn(move || (&socket).write_all(&sent).unwrap());
+    // Nobody has read a byte, and yet the guest is rid of everything, and may close.
+    wait_moved(&rig, 1, SIZE as u64);
+    guest.join().unwrap();
+    let mut received = vec![0u8; SIZE];
+    output.read_exact(&mut received).unwrap();
+    assert!(received == noise);
+    rig.assert_ended(1, "done", SIZE);
+}

@@ -100,6 +100,7 @@ impl Streams {
         let Some(stream) = self.live.get_mut(&id) else {
             return self.reports.extend(self.find(id));
         };
+        stream.make_room();
         let (reader, step) = stream.find_reader(epoll);
         self.reports.push(Report {
             unread: Some(stream.unread()),
