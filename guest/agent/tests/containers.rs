@@ -331,6 +331,12 @@ fn what_the_agent_does_not_do_says_so() {
     let features = details.agent_details.unwrap().extra_features;
     assert_eq!(
         features,
-        ["snp.streams.v1", "snp.limits.v1", "snp.files.v1", "snp.pidns.v1"]
+        [
+            "snp.streams.v1",
+            "snp.limits.v1",
+            "snp.files.v1",
+            "snp.pidns.v1",
+            "snp.forward.v1"
+        ]
     );
 }
