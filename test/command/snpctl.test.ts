@@ -1,7 +1,7 @@
 /** The operator's tool and snpd's own arguments, as programs. */
 
 import { spawnSync } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { once } from "node:events";
 import { join } from "node:path";
@@ -46,7 +46,8 @@ t.test("config check tells what was read", async (t) => {
 });
 
 t.test("a second snpd in one folder is told of the first", async (t) => {
-	const folder = t.testdir();
+	const folder = mkdtempSync("/tmp/snpd-");
+	t.teardown(() => rmSync(folder, { recursive: true }));
 	const first = createServer().listen(join(folder, "snpd.sock"));
 	await once(first, "listening");
 	t.teardown(() => first.close());

@@ -51,12 +51,18 @@ impl Stuck {
         stuck
     }
 
-    /// The kernel shows the state that no signal but SIGKILL ends as D.
+    /// The kernel shows the state that no signal but SIGKILL ends as D; a program that is still being read from the disk is
+    /// in that state too, for a moment, so the function that waits has to be one of the file system's.
     fn wait(&self) {
         let deadline = Instant::now() + STUCK_MAX;
-        let state = || fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        while !state().contains("(ls) D ") {
-            assert!(Instant::now() < deadline, "the process does not wait: {}", state());
+        let file = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap();
+        while !(file("wchan").contains("fuse") && file("stat").contains("(ls) D ")) {
+            assert!(
+                Instant::now() < deadline,
+                "the process does not wait: {} in {}",
+                file("stat"),
+                file("wchan")
+            );
             std::thread::yield_now();
         }
     }
