@@ -43,6 +43,11 @@ export function podFolder(stateDir: string, key: string): string {
 	return join(stateDir, "p", key);
 }
 
+/** The listening socket of a pod's keeper. */
+export function keeperSocket(stateDir: string, key: string): string {
+	return join(stateDir, "k", `${key}.sock`);
+}
+
 /** snpd's listening socket. */
 export function daemonSocket(stateDir: string): string {
 	return join(stateDir, "snpd.sock");

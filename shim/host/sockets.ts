@@ -1,7 +1,8 @@
 /** Unix sockets that Node can't make: listening ones for a child, and messages with descriptors. */
 
+import { once } from "node:events";
 import { closeSync } from "node:fs";
-import { Socket } from "node:net";
+import { connect, Socket } from "node:net";
 
 import { connectUnix, listenUnix as listen, sendFds } from "../../native/src/socket.ts";
 
@@ -39,4 +40,17 @@ export function connectWithFds(path: string, bytes: Uint8Array, fds: readonly nu
 	const socket = new Socket({ fd });
 	if (sent < bytes.byteLength) socket.write(bytes.subarray(sent));
 	return socket;
+}
+
+/** True when somebody listens at `path`: a file that a dead process has left refuses. */
+export async function isListening(path: string): Promise<boolean> {
+	const socket = connect(path);
+	try {
+		await once(socket, "connect");
+		return true;
+	} catch {
+		return false;
+	} finally {
+		socket.destroy();
+	}
 }

@@ -3,13 +3,16 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 
-import { ShimError } from "../base/errors.ts";
+import { deferred, withDeadline } from "../base/deadline.ts";
+import type { Deferred } from "../base/deadline.ts";
+import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
-import { podFolder, podKey } from "../base/names.ts";
+import { keeperSocket, podFolder, podKey } from "../base/names.ts";
 import { loadConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
 import { makeFolder } from "../host/filesystem.ts";
 import { ProcessHandle } from "../host/processes.ts";
+import { isListening } from "../host/sockets.ts";
 import { RootfsImages } from "../storage/images.ts";
 import { readJournals } from "./journal.ts";
 import type { PodRecord } from "./journal.ts";
@@ -39,6 +42,8 @@ export interface PodSummary {
 /** Timelines of pods that are gone are kept for this many pods. */
 const MAX_TIMELINES = 64;
 const MIB = 1024 * 1024;
+/** How long a keeper that was just started may take to connect; containerd gives the `delete` that waits for it 5 s. */
+const KEEPER_ARRIVAL_MS = 2_000;
 
 /** The pods of a node. */
 export class PodNode {
@@ -48,6 +53,8 @@ export class PodNode {
 	readonly #images = new Map<string, RootfsImages>();
 	/** Connected keepers, with a pod or without. */
 	readonly #movers = new Map<string, Mover>();
+	/** Keepers that live and have not connected yet, while somebody waits for them. */
+	readonly #arrivals = new Map<string, Deferred<Mover>>();
 	readonly #timelines = new Map<
 		string,
 		{ readonly podId: string; readonly containers: readonly string[]; readonly spans: readonly Span[] }
@@ -103,6 +110,7 @@ export class PodNode {
 	 */
 	attach(key: string, mover: Mover, bundle: string): void {
 		this.#movers.set(key, mover);
+		this.#arrivals.get(key)?.resolve(mover);
 		const pod = this.#pods.get(key);
 		if (pod !== undefined) pod.attach(mover);
 		else if (!this.#starting.has(key) && !existsSync(bundle)) mover.end();
@@ -227,8 +235,23 @@ export class PodNode {
 			return result;
 		}
 		// A keeper that was never asked for a container has no pod, and must not wait for one any longer.
-		this.#movers.get(podKey(address, namespace, id))?.end();
+		const keeper = await this.#keeperOf(podKey(address, namespace, id));
+		keeper?.end();
 		return undefined;
+	}
+
+	/** A pod's keeper; one that lives but was started too lately to be connected is waited for. */
+	async #keeperOf(key: string): Promise<Mover | undefined> {
+		if (!this.#movers.has(key) && (await isListening(keeperSocket(this.#options.stateDir, key)))) {
+			const arrival = this.#arrivals.get(key) ?? deferred<Mover>();
+			this.#arrivals.set(key, arrival);
+			const wait = { what: `the keeper ${key}`, timeoutMs: KEEPER_ARRIVAL_MS };
+			await withDeadline(wait, async () => this.#movers.get(key) ?? (await arrival.promise)).catch((error: unknown) =>
+				this.#options.log.warn("a keeper that nobody needs may stay", { reason: explain(error) }),
+			);
+			if (this.#arrivals.get(key) === arrival) this.#arrivals.delete(key);
+		}
+		return this.#movers.get(key);
 	}
 
 	/** All pods, for snpctl. */
