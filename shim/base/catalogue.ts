@@ -60,6 +60,9 @@ export const CATALOGUE = {
 	"storage.mount": entry("failed-precondition", "check the snapshotter's state on this node"),
 	"storage.image": entry("internal", "check free space and that mkfs.erofs 1.5 or later is installed"),
 	"storage.full": entry("resource-exhausted", "free space on the file system that is named"),
+	"volume.missing": entry("failed-precondition", "bring the path back on the node, or let the pod be created again"),
+	"volume.too-large": entry("resource-exhausted", "mount less of it, or raise the key that is named: copies take the VM's memory"),
+	"volume.copy": entry("failed-precondition", "check that the path on the node can be read; copies take the VM's memory"),
 	"host.cgroup": entry(
 		"failed-precondition",
 		"check that the control groups are mounted and writable, and that no other process is in the pod's",

@@ -50,13 +50,37 @@ export async function unmount(place: string): Promise<void> {
 	}
 }
 
-/** The mount points at or below `folder`, the newest first, so that they can be unmounted in this order (`/proc/self/mountinfo`, proc(5)). */
+/** One line of the table of mounts. */
+export interface MountEntry {
+	/** Where it is mounted. */
+	readonly place: string;
+	/** The folder or file of the file system that is seen there; what was removed since ends in `//deleted`. */
+	readonly root: string;
+	/** `major:minor` of the file system. */
+	readonly device: string;
+	/** The file system's type: `tmpfs`, `ext4`. */
+	readonly type: string;
+}
+
+/** Reads a table of mounts: `/proc/PID/mountinfo` (proc(5)), in the order of mounting; lines of another form are passed over. */
+export function parseMountTable(text: string): MountEntry[] {
+	return text.split("\n").flatMap((line) => {
+		const [head = "", tail = ""] = line.split(" - ");
+		const [, , device, root, place] = head.split(" ");
+		const [type] = tail.split(" ");
+		if (device === undefined || root === undefined || place === undefined || type === undefined) return [];
+		return [{ place: unescapeOctal(place), root: unescapeOctal(root), device, type }];
+	});
+}
+
+/** The mounts of snpd's own mount namespace, in the order of mounting. */
+export async function mountTable(): Promise<MountEntry[]> {
+	return parseMountTable(await readFile("/proc/self/mountinfo", "utf8"));
+}
+
+/** The mount points at or below `folder`, the newest first, so that they can be unmounted in this order. */
 export async function mountsUnder(folder: string): Promise<string[]> {
-	const table = await readFile("/proc/self/mountinfo", "utf8");
-	const places = table
-		.split("\n")
-		.map((line) => line.split(" ")[4] ?? "")
-		.map(unescapeOctal);
+	const places = (await mountTable()).map(({ place }) => place);
 	return places.filter((place) => place === folder || place.startsWith(`${folder}/`)).reverse();
 }
 
