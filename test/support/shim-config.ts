@@ -4,7 +4,7 @@ import { distBinDir, distShareDir } from "./paths.ts";
 
 /** What a test may set; everything else has the shim's own defaults. */
 export type ShimConfig = {
-	/** The VMM; `dist/bin/ch-qemu` when left out. */
+	/** The VMM; when left out the one that `SNP_TEST_VMM` names, else `dist/bin/ch-qemu`. */
 	readonly hypervisor?: string;
 	/** The guest's kernel; `dist/share/vmlinux` when left out. */
 	readonly kernel?: string;
@@ -24,12 +24,15 @@ export type ShimConfig = {
 
 /** TCG on two loaded cores needs longer than the hardware that the shim's default is for. */
 const BOOT_TIMEOUT_MS = 60_000;
+/** A VM in an emulated machine needs longer still. */
+const NESTED_BOOT_TIMEOUT_MS = 240_000;
 
 /** The text of a configuration file whose state folder is `stateDir` and whose built images go to `cacheDir`. */
 export function shimConfigToml(stateDir: string, cacheDir: string, config: ShimConfig): string {
+	const vmm = process.env["SNP_TEST_VMM"];
 	return `state_dir = ${JSON.stringify(stateDir)}
 [hypervisor]
-path = ${JSON.stringify(config.hypervisor ?? join(distBinDir, "ch-qemu"))}
+path = ${JSON.stringify(config.hypervisor ?? vmm ?? join(distBinDir, "ch-qemu"))}
 [guest]
 kernel = ${JSON.stringify(config.kernel ?? join(distShareDir, "vmlinux"))}
 image = ${JSON.stringify(config.image ?? join(distShareDir, "initramfs"))}
@@ -38,7 +41,7 @@ hotplug_memory_mib = ${config.hotplugMemoryMib ?? 0}
 [storage]
 cache_dir = ${JSON.stringify(config.cacheDir ?? cacheDir)}
 [timeouts]
-boot_ms = ${config.bootTimeoutMs ?? BOOT_TIMEOUT_MS}
+boot_ms = ${config.bootTimeoutMs ?? (vmm === undefined ? BOOT_TIMEOUT_MS : NESTED_BOOT_TIMEOUT_MS)}
 ${config.append ?? ""}
 `;
 }
