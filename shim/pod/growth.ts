@@ -21,21 +21,26 @@ export interface GrowingPod {
 	readonly config: Config;
 	readonly timeline: Timeline;
 	readonly log: Log;
-	/** Undefined for a pod that an older snpd booted: it keeps its size. */
-	size: VmSize | undefined;
 	machine(): Machine;
 	save(): void;
 }
 
+/** Where a VM's size is kept. */
+interface Sized {
+	/** Undefined for a pod that an older snpd booted: it keeps its size. */
+	size: VmSize | undefined;
+}
+
 /**
  * Makes room for new limits of one container.
+ * @param vm its size changes with it
  * @param changed the container's limits to be
  * @param all those of every container of the pod, the changed ones included
  * @throws ShimError `pod.too-large` for a limit that the VM can't hold
  */
-export async function growVm(pod: GrowingPod, containerId: string, changed: Limits, all: readonly Limits[]): Promise<void> {
-	if (pod.size === undefined) return;
-	const { now, most } = pod.size;
+export async function growVm(pod: GrowingPod, vm: Sized, containerId: string, changed: Limits, all: readonly Limits[]): Promise<void> {
+	if (vm.size === undefined) return;
+	const { now, most } = vm.size;
 	const { vcpus, memory_mib: memoryMib } = pod.config.guest;
 	const wanted = grown(now, { vcpus, memoryMib }, most, all);
 	checkLimit(containerId, changed, wanted);
@@ -44,7 +49,7 @@ export async function growVm(pod: GrowingPod, containerId: string, changed: Limi
 	await pod.timeline.step("vm-resize", async () => {
 		const call = { timeoutMs: pod.config.timeouts.vmm_call_ms };
 		await vmm.client.resize({ desired_vcpus: wanted.vcpus, desired_ram: wanted.memoryMib * BYTES_PER_MIB }, call);
-		pod.size = { now: wanted, most };
+		vm.size = { now: wanted, most };
 		pod.save();
 	});
 	// The limits hold at once; processors come up when the guest's kernel finds them. One that takes none goes on with those it has.

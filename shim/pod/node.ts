@@ -121,18 +121,18 @@ export class PodNode {
 		this.#movers.delete(key);
 		const pod = this.#pods.get(key);
 		if (pod === undefined) return;
-		pod.detach();
+		pod.keeper.detach();
 		this.#watchKeeper(pod);
 	}
 
 	/** A pod whose keeper has ended serves nobody: containerd takes it for dead. */
 	#watchKeeper(pod: Pod): void {
 		const drop = (): void => {
-			if (pod.attached || pod.state.kind === "gone") return;
+			if (pod.keeper.attached || pod.state.kind === "gone") return;
 			pod.log.warn("the pod's keeper has ended: removing the pod");
 			this.remove(pod).catch((error: unknown) => pod.log.error("removing the pod failed", error));
 		};
-		const keeper = pod.keeperPid === 0 ? undefined : ProcessHandle.open(pod.keeperPid);
+		const keeper = pod.keeper.pid === 0 ? undefined : ProcessHandle.open(pod.keeper.pid);
 		if (keeper === undefined) drop();
 		else
 			void keeper.exited.then(() => {
@@ -285,7 +285,7 @@ export class PodNode {
 		this.#timelines.delete(key);
 		this.#timelines.set(key, {
 			podId,
-			containers: [...pod.containers.keys(), ...pod.tombstones.map((stone) => stone.containerId)],
+			containers: [...pod.containers.keys(), ...pod.tombstones.list.map((stone) => stone.containerId)],
 			spans: pod.timeline.spans,
 		});
 		const oldest = this.#timelines.keys().next().value;

@@ -11,16 +11,16 @@ export function podRecord(pod: Pod): PodRecord {
 	return {
 		version: 1,
 		identity: { ...pod.identity },
-		keeperPid: pod.keeperPid,
+		keeperPid: pod.keeper.pid,
 		state: state.kind === "running" ? "running" : state.kind === "lost" ? "lost" : "booting",
 		network: networkRecord(pod),
-		vmm: pod.vmm,
-		size: pod.size === undefined ? null : { now: { ...pod.size.now }, most: { ...pod.size.most } },
-		cgroup: pod.cgroup?.path ?? null,
+		vmm: pod.sandbox.vmm,
+		size: pod.sandbox.size === undefined ? null : { now: { ...pod.sandbox.size.now }, most: { ...pod.sandbox.size.most } },
+		cgroup: pod.sandbox.cgroup?.path ?? null,
 		agent: state.kind === "running" ? { ...state.machine.details } : null,
 		nextNumber: pod.nextStream,
 		containers: [...pod.containers.values()].map(containerRecord),
-		tombstones: pod.tombstones.map((stone) => ({ ...stone })),
+		tombstones: pod.tombstones.list.map((stone) => ({ ...stone })),
 		beganAtMs: pod.timeline.beganAtMs,
 		spans: pod.timeline.spans.map((span) => {
 			const { durationMs, ...rest } = span;
@@ -30,7 +30,7 @@ export function podRecord(pod: Pod): PodRecord {
 }
 
 function networkRecord(pod: Pod): PodRecord["network"] {
-	const record = pod.network?.record ?? null;
+	const record = pod.sandbox.network?.record ?? null;
 	return record === null ? null : { ...record, told: [...record.told] };
 }
 

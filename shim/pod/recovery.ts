@@ -24,6 +24,7 @@ import { Journal } from "./journal.ts";
 import type { ContainerRecord, PodRecord, ProcessRecord } from "./journal.ts";
 import { watchMachine } from "./machine.ts";
 import type { Machine } from "./machine.ts";
+import { releaseDisk } from "./making.ts";
 import type { Pod } from "./pod.ts";
 import { GuestProcess } from "./process.ts";
 import type { ExitRecord, ProcessState } from "./process.ts";
@@ -62,12 +63,12 @@ export async function clearAway(folder: string, record: PodRecord | null, log: L
  * @throws ShimError when a bundle of it can't be read: the pod must then be cleared away
  */
 export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
-	pod.vmm = record.vmm;
-	pod.keeperPid = record.keeperPid;
+	pod.sandbox.vmm = record.vmm;
+	pod.keeper.pid = record.keeperPid;
 	pod.nextStream = record.nextNumber;
-	pod.size = record.size ?? undefined;
-	pod.cgroup = record.cgroup === null ? undefined : new HostCgroup(record.cgroup);
-	pod.tombstones = [...record.tombstones];
+	pod.sandbox.size = record.size ?? undefined;
+	pod.sandbox.cgroup = record.cgroup === null ? undefined : new HostCgroup(record.cgroup);
+	pod.tombstones.restore(record.tombstones);
 	pod.timeline = new Timeline(record);
 	// A bundle that is gone means that containerd has removed the container while no snpd could be told.
 	const kept = record.containers.filter((container) => container.complete && existsSync(container.bundle));
@@ -76,12 +77,15 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		throw new ShimError("pod.not-found", `containerd has removed every container of pod ${record.identity.podId}`);
 	}
 	for (const container of kept) await restoreContainer(pod, container);
-	if (record.network !== null) pod.adoptNetwork(record.network);
+	if (record.network !== null) pod.sandbox.adoptNetwork(record.network);
 	const machine = await adoptMachine(pod, record);
 	if (machine === undefined) {
-		pod.transition({ kind: "lost", death: new ShimError("pod.lost", `the VM of pod ${record.identity.podId} ended while snpd was away`) });
+		pod.sandbox.transition({
+			kind: "lost",
+			death: new ShimError("pod.lost", `the VM of pod ${record.identity.podId} ended while snpd was away`),
+		});
 		endAll(pod);
-		await pod.cgroup?.remove().catch((error: unknown) => pod.log.error("a control group stays", error));
+		await pod.sandbox.cgroup?.remove().catch((error: unknown) => pod.log.error("a control group stays", error));
 		return;
 	}
 	pod.adopt(machine, async () => {
@@ -138,7 +142,7 @@ async function restoreContainer(pod: Pod, record: ContainerRecord): Promise<void
 		throw new ShimError("journal.invalid", `container ${record.id} in the journal of pod ${basename(pod.folder)} has no first process`);
 	const scope = pod.adoptScope(`container ${record.id}`);
 	const disk = record.disk;
-	if (disk !== null) scope.defer(`disk ${disk.id}`, () => pod.releaseDisk(record.id, disk.id));
+	if (disk !== null) scope.defer(`disk ${disk.id}`, () => releaseDisk(pod, record.id, disk.id));
 	const parts = { id: record.id, bundle: record.bundle, spec, stdio: init.stdio, scope };
 	const container = isSandboxContainer(spec) ? new SandboxContainer(parts, pod) : new Container({ ...parts, disk }, pod);
 	scope.defer(`stdio of container ${record.id}`, () => container.releaseStdio());

@@ -5,8 +5,8 @@
 
 import type { ContainerStats } from "../agent/client.ts";
 import { ShimError } from "../base/errors.ts";
+import type { ContainerHost, ContainerParts } from "./container-host.ts";
 import { Container } from "./container.ts";
-import type { ContainerHost, ContainerParts } from "./container.ts";
 import { SIGKILL, SIGNAL_EXIT_BASE } from "./process.ts";
 
 /** Signals that end the pause program by its own will, with status 0. */

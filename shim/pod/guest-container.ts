@@ -1,0 +1,69 @@
+/** A container in the guest: what the agent is told to make it, or to change its limits. */
+
+import { guestResources, resourcesLeftOut } from "../agent/guest-resources.ts";
+import { guestSpec, sharesPidNamespace } from "../agent/guest-spec.ts";
+import type { OciResources, OciSpec } from "../agent/oci-spec.ts";
+import { rootfsStorage } from "../agent/storages.ts";
+import type { ContainerHost } from "./container-host.ts";
+import { streamPorts } from "./container-stdio.ts";
+import type { ContainerStdio } from "./container-stdio.ts";
+import { isSandboxContainer } from "./plan.ts";
+import type { GuestProcess } from "./process.ts";
+import { copySmallFiles } from "./small-files.ts";
+import { numberStreams } from "./stdio.ts";
+
+/** The container, as far as the guest gets to know it. */
+interface GuestContainer {
+	readonly id: string;
+	readonly spec: OciSpec;
+	readonly init: GuestProcess;
+}
+
+/**
+ * Has the guest make a container: its files, its storages, its first process, which waits for its start.
+ * @param slot PCI slot of its disk, two hexadecimal digits
+ */
+export async function createInGuest(
+	{ id, spec, init }: GuestContainer,
+	host: ContainerHost,
+	stdio: ContainerStdio,
+	slot: string,
+	signal: AbortSignal,
+): Promise<void> {
+	const { timeline } = host;
+	const machine = host.machine();
+	const guestSources = await timeline.step("copy-files", () => copySmallFiles(id, spec, machine.agent, signal));
+	const converted = guestSpec(spec, {
+		containerId: id,
+		podPid: host.pid,
+		sandbox: isSandboxContainer(spec),
+		seccomp: machine.details.seccomp,
+		limits: machine.details.limits,
+		podSysctls: host.sysctls,
+		guestSources,
+	});
+	nameLeftOut(id, spec.linux?.resources ?? {}, host);
+	init.streams = numberStreams(init, () => host.nextNumber());
+	host.save();
+	const request = {
+		container_id: id,
+		exec_id: id,
+		storages: [rootfsStorage(id, slot)],
+		OCI: converted,
+		sandbox_pidns: sharesPidNamespace(spec),
+		...streamPorts(init, machine),
+	};
+	await timeline.step("container-create", () => stdio.openWhile(init, () => machine.agent.createContainer(request, { signal })));
+}
+
+/** Changes limits; those that are left out stay as they are. @throws ShimError `guest.call` for one that the guest can't hold */
+export async function updateInGuest(id: string, resources: OciResources, host: ContainerHost): Promise<void> {
+	const { agent, details } = host.machine();
+	nameLeftOut(id, resources, host);
+	await agent.updateContainer(id, guestResources(resources, details));
+}
+
+function nameLeftOut(id: string, resources: OciResources, host: ContainerHost): void {
+	const leftOut = resourcesLeftOut(resources, host.machine().details);
+	if (leftOut.length > 0) host.log.warn("resources that have no place in the guest", { container: id, passedOver: leftOut.join(" ") });
+}

@@ -1,0 +1,90 @@
+/** How a container comes into its pod: its image and its disk, then the guest. */
+
+import { resolve } from "node:path";
+
+import type { OciSpec } from "../agent/oci-spec.ts";
+import type { Scope } from "../base/scope.ts";
+import type { RootfsImages } from "../storage/images.ts";
+import { plugDisk, pullDisk } from "./container-disk.ts";
+import type { ContainerDisk } from "./container-disk.ts";
+import type { ContainerHost } from "./container-host.ts";
+import { Container } from "./container.ts";
+import { isSandboxContainer } from "./plan.ts";
+import type { PodState } from "./pod-state.ts";
+import type { CreateRequest } from "./ports.ts";
+import { SandboxContainer } from "./sandbox-container.ts";
+
+/** What making a container needs of its pod. */
+export interface MakingPod extends ContainerHost {
+	readonly state: PodState;
+	/** Whose images these are. */
+	readonly owner: string;
+	readonly images: RootfsImages;
+	/** Those that are made, or nearly so. */
+	readonly containers: Map<string, Container>;
+}
+
+/** A container on its way. `disk` settles first; undefined for one that has none. */
+export interface Making {
+	readonly container: Promise<Container>;
+	readonly disk: Promise<ContainerDisk> | undefined;
+}
+
+/** Begins to make a container's image; the container is registered when it is there. `scope` owns both. */
+export function beginContainer(pod: MakingPod, request: CreateRequest, spec: OciSpec, scope: Scope, signal: AbortSignal): Making {
+	const { id, bundle, stdio } = request;
+	// The one that stands for its pod needs no image.
+	if (isSandboxContainer(spec) && pod.containers.size === 0) {
+		const made = new SandboxContainer({ id, bundle, spec, stdio, scope }, pod);
+		pod.containers.set(id, made);
+		return { container: Promise.resolve(made), disk: undefined };
+	}
+	const disk = pod.timeline.step("rootfs-image", async () => {
+		const image = await pod.images.prepare({
+			mounts: request.rootfs,
+			rootfsDir: resolve(bundle, spec.root.path),
+			owner: pod.owner,
+			name: id,
+			scope,
+			signal,
+		});
+		return { id: `disk${pod.nextNumber()}`, path: image.path };
+	});
+	const container = disk.then((found) => {
+		signal.throwIfAborted();
+		const made = new Container({ id, bundle, spec, stdio, disk: found, scope }, pod);
+		pod.containers.set(id, made);
+		return made;
+	});
+	container.catch(() => undefined);
+	return { container, disk };
+}
+
+/** Has the guest make a container whose disk is at a PCI slot (two hexadecimal digits; empty for none). */
+export async function finishContainer(pod: MakingPod, container: Container, slot: string, signal: AbortSignal): Promise<void> {
+	pod.save();
+	container.scope.defer(`stdio of container ${container.id}`, () => container.releaseStdio());
+	await container.prepare(slot, signal);
+	pod.save();
+}
+
+/** Makes a container in a pod whose VM runs; `scope` owns it. */
+export async function makeContainer(
+	pod: MakingPod,
+	request: CreateRequest,
+	spec: OciSpec,
+	scope: Scope,
+	signal: AbortSignal,
+): Promise<void> {
+	const making = beginContainer(pod, request, spec, scope, signal);
+	const disk = await making.disk;
+	const container = await making.container;
+	const slot = disk === undefined ? "" : await pod.timeline.step("add-disk", () => plugDisk(pod, disk, scope));
+	await finishContainer(pod, container, slot, signal);
+}
+
+/** Gives back the disk of a container that an earlier snpd made. */
+export async function releaseDisk(pod: MakingPod, containerId: string, diskId: string): Promise<void> {
+	await pullDisk(pod, diskId);
+	await pod.images.release(pod.owner, containerId);
+}

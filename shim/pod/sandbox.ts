@@ -1,0 +1,219 @@
+/**
+ * A pod's sandbox: its VM, its network and what the guest keeps for all containers. It is made before any container is, lives without one, and
+ * everything in it has one scope.
+ */
+
+import { shmStorage } from "../agent/storages.ts";
+import { explain, ShimError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import { Scope } from "../base/scope.ts";
+import type { Config } from "../config/schema.ts";
+import { cgroupPath, HostCgroup } from "../host/cgroups.ts";
+import { bootMachine } from "./boot.ts";
+import type { BootDisk } from "./boot.ts";
+import type { VmSize } from "./growth.ts";
+import type { Journal } from "./journal.ts";
+import type { Machine } from "./machine.ts";
+import type { PodPlan } from "./plan.ts";
+import { PodNetwork } from "./pod-network.ts";
+import type { NetworkRecord, PodNetworkOptions } from "./pod-network.ts";
+import { checkTransition } from "./pod-state.ts";
+import type { PodState } from "./pod-state.ts";
+import type { Timeline } from "./timeline.ts";
+import { undo } from "./undo.ts";
+
+/** What a sandbox needs of its pod. */
+export interface SandboxOwner {
+	readonly podId: string;
+	readonly folder: string;
+	readonly config: Config;
+	readonly log: Log;
+	readonly journal: Journal;
+	readonly timeline: Timeline;
+	/** Writes the journal. @throws ShimError `journal.write` */
+	save(): void;
+	/** Writes the journal; a failure is logged. */
+	saveQuietly(): void;
+	/** The guest has ended a process of this container for want of memory. */
+	outOfMemory(containerId: string): void;
+}
+
+/** The sandbox of one pod. */
+export class Sandbox {
+	/** Owns the sandbox once it is made; scopes of containers are its children. */
+	readonly scope: Scope;
+	/** The VMM's process, from the moment it exists. */
+	vmm: { readonly pid: number; readonly startTime: string } | null = null;
+	/** What the VM has, and what it may grow to; known from its boot on. */
+	size: VmSize | undefined;
+	/** The control group of the VMM, once it is decided. */
+	cgroup: HostCgroup | undefined;
+	/** The pod's network, from before its first effect; null: loopback alone. */
+	network: PodNetwork | null = null;
+	readonly #owner: SandboxOwner;
+	#state: PodState = { kind: "new" };
+	/** Owns the sandbox while it is made. */
+	#making: Scope | undefined;
+
+	constructor(owner: SandboxOwner) {
+		this.#owner = owner;
+		this.scope = new Scope(`pod ${owner.podId}`);
+	}
+
+	get state(): PodState {
+		return this.#state;
+	}
+
+	/** Changes the state. @throws ShimError `pod.state` when the change is not allowed */
+	transition(next: PodState): void {
+		checkTransition(this.#owner.podId, this.#state.kind, next.kind);
+		this.#owner.log.info("pod state", { from: this.#state.kind, to: next.kind });
+		this.#state = next;
+	}
+
+	/** The running VM. @throws ShimError `pod.lost` when it is gone, `pod.state` when there is none */
+	machine(): Machine {
+		if (this.#state.kind === "running") return this.#state.machine;
+		if (this.#state.kind === "lost") throw this.#state.death;
+		throw new ShimError("pod.state", `pod ${this.#owner.podId} is ${this.#state.kind}: it has no VM to talk to`);
+	}
+
+	/**
+	 * Begins to make the sandbox: the pod's folder, its journal, its network's namespace. Whatever fails from here on, `undo` gives all of it back.
+	 * @returns the scope that owns what is made until `keep`
+	 * @throws ShimError `journal.write`, `network.setup`, `network.unsupported`
+	 */
+	begin(plan: PodPlan): Scope {
+		const scope = new Scope(`boot of pod ${this.#owner.podId}`);
+		this.#making = scope;
+		this.size = { now: { vcpus: plan.vcpus, memoryMib: plan.memoryMib }, most: plan.most };
+		this.cgroup = plan.cgroupsPath === "" ? undefined : new HostCgroup(cgroupPath(plan.cgroupsPath));
+		this.transition({ kind: "booting" });
+		scope.defer("pod folder", () => this.#owner.journal.remove());
+		this.#owner.journal.open();
+		if (plan.network.kind === "namespace") {
+			const network = PodNetwork.open(plan.network.path, plan.vcpus, this.#networkOptions());
+			scope.defer(`network of ${plan.network.path}`, () => network.close());
+			this.network = network;
+		}
+		this.#owner.save();
+		return scope;
+	}
+
+	/**
+	 * Boots the VM, and has the guest make what containers share; after `begin`.
+	 * @param disk what the VM shall have from its start, made meanwhile
+	 * @returns the disk's PCI slot, two hexadecimal digits; empty without a disk
+	 * @throws ShimError what a step of the boot throws
+	 */
+	async boot(plan: PodPlan, disk: Promise<BootDisk> | undefined, signal: AbortSignal): Promise<string> {
+		const { network, cgroup } = this;
+		const { podId, folder, config, timeline, log } = this.#owner;
+		const { machine, slot } = await bootMachine({
+			podId,
+			folder,
+			plan,
+			config,
+			timeline,
+			scope: this.#ownScope(),
+			signal,
+			log,
+			cgroup,
+			disk,
+			network: network === null ? Promise.resolve(undefined) : this.#prepareNetwork(network),
+			onVmm: (vmm) => {
+				this.vmm = { pid: vmm.pid, startTime: vmm.startTime.toString() };
+				this.#owner.save();
+			},
+		});
+		this.transition({ kind: "running", machine });
+		if (network !== null) await timeline.step("guest-network", () => network.tell(machine.agent, { signal }));
+		await timeline.step("sandbox", () =>
+			machine.agent.createSandbox(
+				{ hostname: plan.hostname, dns: [], storages: [shmStorage()], sandbox_pidns: false, sandbox_id: podId },
+				{ signal },
+			),
+		);
+		return slot;
+	}
+
+	/** All that was asked for is made: from now on `scope` owns it, and the VM's end is noticed. */
+	keep(): void {
+		this.#ownScope().moveTo(this.scope);
+		this.#making = undefined;
+		this.#follow(this.machine());
+	}
+
+	/** Gives back all that `begin` and `boot` have made; the pod is then as if nothing had been asked. */
+	async undo(): Promise<void> {
+		if (this.#making !== undefined) await undo(this.#making, this.#owner.log);
+		this.#making = undefined;
+		this.vmm = null;
+		this.cgroup = undefined;
+		this.size = undefined;
+		this.network = null;
+		this.#state = { kind: "new" };
+	}
+
+	/**
+	 * Takes over a VM that an earlier snpd started.
+	 * @param release ends it
+	 */
+	adopt(machine: Machine, release: () => void | Promise<void>): void {
+		this.scope.defer("pod folder", () => this.#owner.journal.remove());
+		const { cgroup } = this;
+		if (cgroup !== undefined) this.scope.defer(`control group ${cgroup.path}`, () => cgroup.remove());
+		this.scope.defer("VM", release);
+		this.transition({ kind: "running", machine });
+		this.#follow(machine);
+	}
+
+	/** Takes over the network that an earlier snpd made; it is given back with the pod. */
+	adoptNetwork(record: NetworkRecord): void {
+		const network = PodNetwork.adopt(record, this.#networkOptions());
+		this.scope.defer(`network of ${record.path}`, () => network.close());
+		this.network = network;
+	}
+
+	/** Ends the VM and gives everything back; after the transition to `gone`. What can't be given back is logged: the pod is gone for its users either way. */
+	async release(): Promise<void> {
+		await undo(this.scope, this.#owner.log);
+		this.#owner.journal.remove();
+	}
+
+	#ownScope(): Scope {
+		if (this.#making === undefined) throw new ShimError("internal", `pod ${this.#owner.podId}: its sandbox is not being made`);
+		return this.#making;
+	}
+
+	#networkOptions(): PodNetworkOptions {
+		const { config, log } = this.#owner;
+		return { vmmCallMs: config.timeouts.vmm_call_ms, log, onChange: () => this.#owner.saveQuietly() };
+	}
+
+	/** Joins the namespace's interfaces to taps while the VMM starts. */
+	#prepareNetwork(network: PodNetwork): Promise<PodNetwork> {
+		const prepared = this.#owner.timeline.step("network", () => network.prepare().then(() => network));
+		prepared.catch(() => undefined);
+		return prepared;
+	}
+
+	#follow(machine: Machine): void {
+		this.#watchDeath(machine);
+		this.network?.follow(machine);
+	}
+
+	#watchDeath(machine: Machine): void {
+		this.#watchOom(machine).catch((error: unknown) => this.#owner.log.debug("no more out-of-memory events", { reason: explain(error) }));
+		void machine.died.then((death) => {
+			if (this.#state.kind !== "running") return;
+			this.#owner.log.error("the pod is lost", death);
+			this.transition({ kind: "lost", death });
+			this.#owner.saveQuietly();
+		});
+	}
+
+	async #watchOom(machine: Machine): Promise<void> {
+		while (this.#state.kind === "running") this.#owner.outOfMemory(await machine.agent.oomEvent());
+	}
+}
