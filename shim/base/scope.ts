@@ -10,6 +10,8 @@ type Release = () => void | Promise<void>;
 interface Entry {
 	readonly name: string;
 	readonly release: Release;
+	/** The scope that this entry closes, if it stands for one. */
+	readonly child?: Scope;
 }
 
 const RELEASE_BOUND_MS = 10_000;
@@ -19,6 +21,8 @@ export class Scope {
 	readonly name: string;
 	#entries: Entry[] = [];
 	#closing: Promise<void> | undefined;
+	/** The scope that closes this one. */
+	#owner: Scope | undefined;
 
 	/** @param name what the scope belongs to, for messages: `pod abc`, `exec abc/1` */
 	constructor(name: string) {
@@ -34,11 +38,15 @@ export class Scope {
 	 * Registers how to give a resource back. After `close` the release runs at once, since nobody else will: a late acquirer must not leak.
 	 */
 	defer(name: string, release: Release): void {
+		this.#add({ name, release });
+	}
+
+	#add(entry: Entry): void {
 		if (this.#closing === undefined) {
-			this.#entries.push({ name, release });
+			this.#entries.push(entry);
 			return;
 		}
-		this.#closing = this.#closing.then(() => runAll(this.name, [{ name, release }]));
+		this.#closing = this.#closing.then(() => runAll(this.name, [entry]));
 		this.#closing.catch(() => undefined);
 	}
 
@@ -54,14 +62,22 @@ export class Scope {
 	moveTo(owner: Scope): void {
 		const moved = this.#entries;
 		this.#entries = [];
-		for (const { name, release } of moved) owner.defer(name, release);
+		for (const entry of moved) {
+			if (entry.child !== undefined) entry.child.#owner = owner;
+			owner.#add(entry);
+		}
 	}
 
-	/** A scope of its own that closes with this one. */
+	/** A scope of its own that closes with this one, which forgets it when it has closed before. */
 	child(name: string): Scope {
 		const child = new Scope(`${this.name}/${name}`);
-		this.defer(name, () => child.close());
+		child.#owner = this;
+		this.#add({ name, release: () => child.close(), child });
 		return child;
+	}
+
+	#forget(child: Scope): void {
+		this.#entries = this.#entries.filter((entry) => entry.child !== child);
 	}
 
 	/**
@@ -72,7 +88,9 @@ export class Scope {
 		if (this.#closing === undefined) {
 			const entries = this.#entries;
 			this.#entries = [];
-			this.#closing = runAll(this.name, entries.reverse());
+			this.#closing = runAll(this.name, entries.reverse()).finally(() => {
+				if (this.#owner !== undefined) this.#owner.#forget(this);
+			});
 		}
 		return this.#closing;
 	}

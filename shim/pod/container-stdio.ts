@@ -1,6 +1,7 @@
 /** The stdio of a container's processes, while there is something to move for them. */
 
 import { withDeadline } from "../base/deadline.ts";
+import { raceLasting } from "../base/lasting.ts";
 import type { ContainerHost } from "./container-host.ts";
 import type { Machine } from "./machine.ts";
 import type { GuestProcess } from "./process.ts";
@@ -27,7 +28,11 @@ export class ContainerStdio {
 		const stdio = openStdio(process, this.#context());
 		this.#open.set(process.execId, stdio);
 		try {
-			await Promise.race([Promise.all([create(), stdio.opened]), this.#host.machine().died.then((death) => Promise.reject(death))]);
+			const death = await raceLasting(
+				Promise.all([create(), stdio.opened]).then(() => undefined),
+				this.#host.machine().died,
+			);
+			if (death !== undefined) throw death;
 		} catch (error) {
 			stdio.abort();
 			this.#open.delete(process.execId);
@@ -88,9 +93,7 @@ export class ContainerStdio {
 
 	/** A new snpd may hear of an end before it knows the streams. */
 	async #keeperReturns(machine: Machine): Promise<void> {
-		await withDeadline({ what: "the pod's keeper", timeoutMs: KEEPER_RETURN_MS }, () =>
-			Promise.race([this.#host.keeperHere(), machine.died.then(() => undefined)]),
-		);
+		await withDeadline({ what: "the pod's keeper", timeoutMs: KEEPER_RETURN_MS }, () => raceLasting(this.#host.keeperHere(), machine.died));
 	}
 
 	#context(): StdioContext {

@@ -4,6 +4,7 @@ import type { ContainerStats } from "../agent/client.ts";
 import { guestProcess } from "../agent/guest-spec.ts";
 import type { OciProcess, OciResources, OciSpec } from "../agent/oci-spec.ts";
 import { explain, ShimError } from "../base/errors.ts";
+import { raceLasting } from "../base/lasting.ts";
 import type { Scope } from "../base/scope.ts";
 import type { ContainerDisk } from "./container-disk.ts";
 import type { ContainerHost, ContainerParts } from "./container-host.ts";
@@ -279,7 +280,7 @@ export class Container {
 	async #returnMessages(machine: Machine): Promise<void> {
 		if (!machine.details.files) return;
 		try {
-			await Promise.race([returnMessages(this.id, this.spec, machine.agent), machine.died]);
+			await raceLasting(returnMessages(this.id, this.spec, machine.agent), machine.died);
 		} catch (error) {
 			this.#host.log.warn("a termination message stays in the guest", { container: this.id, error: explain(error) });
 		}

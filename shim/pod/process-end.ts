@@ -2,6 +2,7 @@
 
 import { explain } from "../base/errors.ts";
 import { withDeadline } from "../base/deadline.ts";
+import { listen, raceLasting } from "../base/lasting.ts";
 import type { Log } from "../base/log.ts";
 import type { ContainerStdio } from "./container-stdio.ts";
 import type { Machine } from "./machine.ts";
@@ -24,11 +25,16 @@ export interface EndOptions {
  * Waits for a process's end, then for its output to be read. Output that takes too long is moved on, until Delete and after it. Never rejects for what
  * the guest does.
  */
-export async function processEnd(process: GuestProcess, { machine, stdio, log, onDeath }: EndOptions): Promise<ExitRecord> {
-	const dead = machine.died.then(() => {
-		onDeath();
-		return SIGNAL_EXIT_BASE + SIGKILL;
-	});
+export async function processEnd(process: GuestProcess, options: EndOptions): Promise<ExitRecord> {
+	const forget = listen(options.machine.died, options.onDeath);
+	try {
+		return await exitAndOutput(process, options);
+	} finally {
+		forget();
+	}
+}
+
+async function exitAndOutput(process: GuestProcess, { machine, stdio, log }: EndOptions): Promise<ExitRecord> {
 	const waited = stdio
 		.outputRead(process)
 		.then(() => machine.agent.waitProcess({ containerId: process.containerId, execId: process.execId }))
@@ -36,8 +42,8 @@ export async function processEnd(process: GuestProcess, { machine, stdio, log, o
 			log.warn("the guest can't say how a process ended", { process: process.name, error: explain(error) });
 			return SIGNAL_EXIT_BASE + SIGKILL;
 		});
-	const status = await Promise.race([waited, dead]);
-	const exit = { status, atMs: Date.now() };
+	const status = await raceLasting(waited, machine.died);
+	const exit = { status: typeof status === "number" ? status : SIGNAL_EXIT_BASE + SIGKILL, atMs: Date.now() };
 	try {
 		await stdio.drain(process, machine);
 	} catch (error) {

@@ -106,3 +106,23 @@ t.test("Scope.close does not wait for a release for ever", async (t) => {
 	const [failure] = (error as AggregateError).errors as ShimError[];
 	t.match(failure?.cause, { reason: "wait.deadline", message: "stuck of pod a was not released in 10000 ms" });
 });
+
+t.test("Scope forgets a child that closed before it, wherever the child was moved", async (t) => {
+	const closed: string[] = [];
+	const parent = new Scope("boot");
+	const owner = new Scope("pod");
+	const [early, moved, last] = ["early", "moved", "last"].map((name) => {
+		const child = parent.child(name);
+		child.defer("failing", () => {
+			closed.push(name);
+			throw new Error(`${name} fails`);
+		});
+		return child;
+	});
+	await t.rejects(early?.close() ?? Promise.resolve(), /early fails/);
+	parent.moveTo(owner);
+	await t.rejects(moved?.close() ?? Promise.resolve(), /moved fails/);
+	await t.rejects(owner.close(), { message: /^releasing pod: releasing last of pod failed: releasing boot\/last: .*last fails$/ });
+	t.equal(last?.closed, true);
+	t.same(closed, ["early", "moved", "last"]);
+});
