@@ -1,12 +1,19 @@
 /**
  * `npm run conformance`: pods through the container runtime interface, under runc and under us side by side, on each containerd.
- * `--containerd 1.6,2`, `--handler runc,snp` and `--case TEXT` narrow it. The exit code is not 0 when there is a difference that
+ * `--containerd 1.6,1.7,2.1,2.4` (or `all`; `1.6,2` when left out) chooses containerds, which are fetched when they are not there;
+ * `--handler runc,snp` and `--case TEXT` narrow it. The exit code is not 0 when there is a difference that
  * `differences.json` does not list, or a listed one that is none.
  */
+import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { containerdVersions, isContainerdVersion, requireBuilt } from "../support/paths.ts";
+import { containerdVersions, everydayVersions, isContainerdVersion, repositoryDir, requireBuilt } from "../support/paths.ts";
+import { runOk } from "../support/process.ts";
 import { CASES } from "./cases.ts";
 import { HANDLERS, judge, readDifferences, runSuite, type Outcome } from "./suite.ts";
+
+/** What `2` stands for as long as Debian has it. */
+const DEBIAN_2 = "2.1";
+const FETCH_TIMEOUT_MS = 1_200_000;
 
 function list(text: string, known: readonly string[], flag: string): string[] {
 	const words = text.split(",");
@@ -41,16 +48,19 @@ function table(outcomes: readonly Outcome[]): string[] {
 async function main(): Promise<void> {
 	const { values } = parseArgs({
 		options: {
-			containerd: { type: "string", default: containerdVersions.join(",") },
+			containerd: { type: "string", default: everydayVersions.join(",") },
 			handler: { type: "string", default: HANDLERS.join(",") },
 			case: { type: "string", default: "" },
 		},
 	});
-	const versions = list(values.containerd, containerdVersions, "containerd").filter(isContainerdVersion);
+	const asked = values.containerd === "all" ? containerdVersions.join(",") : values.containerd.replace(DEBIAN_2, "2");
+	const versions = list(asked, containerdVersions, "containerd").filter(isContainerdVersion);
 	const handlers = list(values.handler, HANDLERS, "handler");
 	const cases = CASES.filter(({ id, name }) => id.includes(values.case) || name.includes(values.case));
 	if (cases.length === 0) throw new Error(`--case: no case has ${JSON.stringify(values.case)} in its name`);
 	requireBuilt();
+	for (const version of versions)
+		await runOk([join(repositoryDir, "scripts/fetch-containerd.sh"), version], { timeoutMs: FETCH_TIMEOUT_MS });
 	const outcomes = await runSuite({
 		versions,
 		handlers,

@@ -13,7 +13,7 @@ import { join } from "node:path";
 import { Child } from "./process.ts";
 import { removeCgroups } from "./cgroups.ts";
 import { BRIDGE, criToml, writeNetwork } from "./cri/containerd-config.ts";
-import { containerdBinDir, distBinDir, type ContainerdVersion } from "./paths.ts";
+import { containerdBinDir, distBinDir, isFirstGeneration, type ContainerdVersion } from "./paths.ts";
 import { allProcesses, processInfo, type ProcessInfo } from "./procfs.ts";
 import { shimConfigToml, type ShimConfig } from "./shim-config.ts";
 
@@ -51,26 +51,24 @@ export type ContainerdOptions = {
 	readonly cri?: boolean;
 };
 
-/** The plugins that serve pods. */
-const CRI_PLUGINS: Readonly<Record<ContainerdVersion, readonly string[]>> = {
-	"1.6": ["io.containerd.grpc.v1.cri"],
-	"2": ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"],
-};
+/** The plugins that serve pods, of one generation or the other. */
+const FIRST_CRI_PLUGINS: readonly string[] = ["io.containerd.grpc.v1.cri"];
+const SECOND_CRI_PLUGINS: readonly string[] = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"];
 
 /** Plugins that the tests don't need and that would write outside of the private folders. */
-const DISABLED_PLUGINS: Readonly<Record<ContainerdVersion, readonly string[]>> = {
-	"1.6": ["io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"],
-	"2": [
-		"io.containerd.internal.v1.opt",
-		"io.containerd.nri.v1.nri",
-		"io.containerd.tracing.processor.v1.otlp",
-		"io.containerd.internal.v1.tracing",
-	],
-};
+const DISABLED_PLUGINS: readonly string[] = [
+	"io.containerd.internal.v1.opt",
+	"io.containerd.tracing.processor.v1.otlp",
+	"io.containerd.internal.v1.tracing",
+];
+/** The same of 1.7 and later. */
+const LATER_DISABLED_PLUGINS: readonly string[] = ["io.containerd.nri.v1.nri"];
 
 function containerdToml(version: ContainerdVersion, rootDir: string, address: string, cri: boolean): string {
-	const disabled = cri ? DISABLED_PLUGINS[version] : [...CRI_PLUGINS[version], ...DISABLED_PLUGINS[version]];
-	return `version = ${version === "1.6" ? 2 : 3}
+	const first = isFirstGeneration(version);
+	const disabled = [...DISABLED_PLUGINS, ...(version === "1.6" ? [] : LATER_DISABLED_PLUGINS)];
+	if (!cri) disabled.push(...(first ? FIRST_CRI_PLUGINS : SECOND_CRI_PLUGINS));
+	return `version = ${first ? 2 : 3}
 root = ${JSON.stringify(join(rootDir, "root"))}
 state = ${JSON.stringify(join(rootDir, "state"))}
 disabled_plugins = ${JSON.stringify(disabled)}

@@ -7,7 +7,7 @@ import { PrivateContainerd, type ContainerdOptions } from "./containerd.ts";
 import { Ctr, RUNC_RUNTIME, SNP_RUNTIME } from "./ctr.ts";
 import { buildBusyboxImage, type TestImage } from "./image.ts";
 import { Leftovers } from "./leftovers.ts";
-import { containerdVersions, isContainerdVersion, requireBuilt, type ContainerdVersion } from "./paths.ts";
+import { containerdVersions, everydayVersions, isContainerdVersion, requireBuilt, type ContainerdVersion } from "./paths.ts";
 
 /** A containerd line together with a runtime. */
 export type Target = { readonly version: ContainerdVersion; readonly runtime: string };
@@ -31,11 +31,11 @@ export type Case = {
 };
 
 /**
- * The targets of a test file: the shim under every containerd line, and runc under the newest as a control of the tests themselves where both must behave alike.
+ * The targets of a test file: the shim under every everyday containerd, and runc under the newest as a control of the tests themselves where both must behave alike.
  * `SNP_E2E_CONTAINERD` (such as `2` or `1.6,2`) and `SNP_E2E_RUNTIME` (a runtime's name, or `control` for runc alone) narrow them while developing.
  */
 export function targets(options: { readonly withControl: boolean }): Target[] {
-	const chosen = (process.env["SNP_E2E_CONTAINERD"] ?? containerdVersions.join(",")).split(",");
+	const chosen = (process.env["SNP_E2E_CONTAINERD"] ?? everydayVersions.join(",")).split(",");
 	const runtime = process.env["SNP_E2E_RUNTIME"];
 	const unknown = chosen.find((version) => !isContainerdVersion(version));
 	if (unknown !== undefined) throw new Error(`SNP_E2E_CONTAINERD: ${unknown} is not one of ${containerdVersions.join(", ")}`);

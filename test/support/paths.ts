@@ -10,9 +10,17 @@ export const distBinDir: string = join(repositoryDir, "dist/bin");
 /** Folder of the guest's `vmlinux` and `initramfs`. */
 export const distShareDir: string = join(repositoryDir, "dist/share");
 
-/** The containerd lines that the end-to-end tests know. */
-export const containerdVersions = ["1.6", "2"] as const;
+/** The containerd lines that tests know, oldest first, as scripts/fetch-containerd.sh names them. `2` is the 2.x of Debian. */
+export const containerdVersions = ["1.6", "1.7", "2", "2.4"] as const;
 export type ContainerdVersion = (typeof containerdVersions)[number];
+
+/** Those that setup fetches and the end-to-end tests run on. */
+export const everydayVersions: readonly ContainerdVersion[] = ["1.6", "2"];
+
+/** True for the lines before 2.0, whose configuration and plugins have other names. */
+export function isFirstGeneration(version: ContainerdVersion): boolean {
+	return version.startsWith("1.");
+}
 
 /** True when `text` names a containerd line that the tests know. */
 export function isContainerdVersion(text: string): text is ContainerdVersion {
@@ -37,7 +45,7 @@ export function containerdBinDir(version: ContainerdVersion): string {
 	for (const program of ["containerd", "ctr"]) {
 		if (!existsSync(join(dir, program))) {
 			throw new Error(
-				`${program} of containerd ${version} is missing: ${join(dir, program)}. Run scripts/setup.sh, or set CONTAINERD_SHIM_SNP_CACHE to the cache folder`,
+				`${program} of containerd ${version} is missing: ${join(dir, program)}. Run scripts/fetch-containerd.sh ${version}, or set CONTAINERD_SHIM_SNP_CACHE to the cache folder`,
 			);
 		}
 	}

@@ -1,7 +1,7 @@
 /** containerd's configuration with its CRI plugin on, and the network that its pods get. */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { ContainerdVersion } from "../paths.ts";
+import { isFirstGeneration, type ContainerdVersion } from "../paths.ts";
 
 /** The image of a pod's first container; built by `buildPauseImage`. */
 export const PAUSE_IMAGE = "registry.invalid/snp-pause:1";
@@ -42,9 +42,9 @@ function cni(table: string, dir: string): string {
 `;
 }
 
-/** containerd's own keys for CRI (config version 2 for 1.6, version 3 for 2.x). `dir`: a private folder for CNI's files. */
+/** containerd's own keys for CRI (config version 2 for 1.x, version 3 for 2.x). `dir`: a private folder for CNI's files. */
 export function criToml(version: ContainerdVersion, dir: string): string {
-	if (version === "1.6") {
+	if (isFirstGeneration(version)) {
 		const table = '"io.containerd.grpc.v1.cri"';
 		return `[plugins.${table}]
   sandbox_image = "${PAUSE_IMAGE}"
