@@ -3,6 +3,8 @@
  * Pure: nothing is read or changed. What can't exist across a VM is refused by name.
  */
 
+import { createHash } from "node:crypto";
+
 import { ShimError } from "../base/errors.ts";
 import type { grpc } from "../../proto/gen/agent.js";
 import { guestDevices } from "./guest-devices.ts";
@@ -13,6 +15,7 @@ import type { OciMount, OciProcess, OciSpec } from "./oci-spec.ts";
 export const GUEST_SHARED = "/run/kata-containers/shared/containers";
 /** Where files lie that the host brings; the agent removes a container's with the container. */
 const GUEST_FILES = "/run/kata-containers/snp";
+const GUEST_VOLUMES = "/run/kata-containers/volumes";
 const GUEST_SHM = "/run/kata-containers/sandbox/shm";
 
 /** The guest path of a container's root file system. */
@@ -23,6 +26,27 @@ export function guestRootfs(containerId: string): string {
 /** The guest path of a container's file number `index`. */
 export function guestFile(containerId: string, index: number): string {
 	return `${GUEST_FILES}/${containerId}/${index}`;
+}
+
+/** The guest's folder of a volume of the host that the pod's containers share (docs/contracts.md). */
+export function guestVolume(hostPath: string): string {
+	return `${GUEST_VOLUMES}/${volumeName(hostPath)}`;
+}
+
+/** The guest's folder of a volume that one container has for itself; it goes with the container. */
+export function guestContainerVolume(containerId: string, hostPath: string): string {
+	return `${GUEST_FILES}/${containerId}/${volumeName(hostPath)}`;
+}
+
+function volumeName(hostPath: string): string {
+	return createHash("sha256").update(hostPath).digest("hex").slice(0, 32);
+}
+
+/** Where a bind mount's source lies in the guest. */
+export interface GuestSource {
+	readonly path: string;
+	/** The source is this path below it: the agent finds it without leaving the volume. */
+	readonly sub?: string;
 }
 
 /** What the pod says about a container besides its specification. */
@@ -38,8 +62,8 @@ export interface GuestSpecContext {
 	readonly limits: boolean;
 	/** Kernel parameters of the whole pod; the container's own win. */
 	readonly podSysctls?: Readonly<Record<string, string>>;
-	/** Guest paths of bind mounts whose source was brought into the VM, by destination. */
-	readonly guestSources: ReadonlyMap<string, string>;
+	/** The sources of bind mounts that were brought into the VM, by destination. */
+	readonly guestSources: ReadonlyMap<string, GuestSource>;
 }
 
 /** Converts `process` of a specification; SELinux and AppArmor labels belong to the host and are dropped. */
@@ -123,23 +147,37 @@ function guestNamespaces(spec: OciSpec, podPid: number): grpc.LinuxNamespace.$Pr
 const isBind = (mount: OciMount): boolean =>
 	mount.type === "bind" || (mount.options ?? []).some((option) => option === "bind" || option === "rbind");
 
-/** The bind mounts whose source lies on the host and must be brought into the VM first. */
-export function hostBindMounts(spec: OciSpec): OciMount[] {
-	return (spec.mounts ?? []).filter((mount) => isBind(mount) && mount.destination !== "/dev/shm");
+/** The bind mounts of a specification, in its order. */
+export function bindMounts(spec: OciSpec): OciMount[] {
+	return (spec.mounts ?? []).filter(isBind);
 }
 
+/** The bind mounts whose source lies on the host and must be brought into the VM first. */
+export function hostBindMounts(spec: OciSpec): OciMount[] {
+	return bindMounts(spec).filter((mount) => mount.destination !== SHM_PLACE);
+}
+
+/** Where a pod's shared memory is mounted. */
+export const SHM_PLACE = "/dev/shm";
+/** Options that let mounts of the node and of the container appear on the other side: a VM has its own. */
+export const FOREIGN_PROPAGATION: ReadonlySet<string> = new Set(["shared", "rshared", "slave", "rslave"]);
+
 function guestMount(mount: OciMount, context: GuestSpecContext): grpc.Mount.$Properties {
-	const base = { destination: mount.destination, options: mount.options ?? [] };
-	if (!isBind(mount)) return { ...base, type: mount.type ?? "", source: mount.source ?? "" };
-	if (mount.destination === "/dev/shm") return { ...base, type: "bind", source: GUEST_SHM, options: ["rbind"] };
-	const source = context.guestSources.get(mount.destination);
-	if (source === undefined) {
-		throw new ShimError(
-			"spec.unsupported",
-			`mount ${mount.destination}: its source ${mount.source ?? ""} on the host is not shared with the VM`,
-		);
+	const { destination } = mount;
+	const options = mount.options ?? [];
+	if (!isBind(mount)) return { destination, options, type: mount.type ?? "", source: mount.source ?? "" };
+	const source = context.guestSources.get(destination);
+	if (source !== undefined) {
+		const own = options.filter((option) => !FOREIGN_PROPAGATION.has(option));
+		return {
+			destination,
+			type: "bind",
+			source: source.path,
+			options: source.sub === undefined ? own : [...own, `X-snp.sub=${source.sub}`],
+		};
 	}
-	return { ...base, type: "bind", source };
+	if (destination === SHM_PLACE) return { destination, type: "bind", source: GUEST_SHM, options: ["rbind"] };
+	throw new ShimError("spec.unsupported", `mount ${destination}: its source ${mount.source ?? ""} on the host is not shared with the VM`);
 }
 
 function guestSeccomp(spec: OciSpec): grpc.LinuxSeccomp.$Properties | undefined {

@@ -33,3 +33,35 @@ export function shmStorage(): StorageRequest {
 		options: ["noexec", "nosuid", "nodev", "mode=1777", `size=${SHM_BYTES}`],
 	};
 }
+
+/** An emptyDir of a pod, as the node has it. */
+export interface EmptyDir {
+	readonly kind: "memory" | "scratch";
+	/** The guest's folder. */
+	readonly volume: string;
+	/** The lower twelve bits of a mode. */
+	readonly mode: number;
+	readonly uid: number;
+	readonly gid: number;
+	/** Of one in memory; 0: as large as the guest lets it be. */
+	readonly sizeBytes: number;
+}
+
+/** An emptyDir that the pod's containers share: a tmpfs of its own, or a folder of the guest. */
+export function emptyDirStorage({ kind, volume, mode, uid, gid, sizeBytes }: EmptyDir): StorageRequest {
+	const octal = mode.toString(8);
+	if (kind === "memory") {
+		const size = sizeBytes > 0 ? [`size=${sizeBytes}`] : [];
+		return {
+			driver: "ephemeral",
+			source: "tmpfs",
+			fstype: "tmpfs",
+			mount_point: volume,
+			options: [...size, `mode=${octal}`, `uid=${uid}`, `gid=${gid}`],
+		};
+	}
+	// The order counts: a change of the group sets mode bits of its own.
+	const group = gid === 0 ? [] : [`fsgid=${gid}`];
+	const user = uid === 0 ? [] : [`uid=${uid}`];
+	return { driver: "local", source: "local", fstype: "local", mount_point: volume, options: [...group, ...user, `mode=${octal}`] };
+}

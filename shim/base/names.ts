@@ -18,6 +18,8 @@ export const STREAMS_CAPABILITY = "snp.streams.v1";
 export const LIMITS_CAPABILITY = "snp.limits.v1";
 /** ... and when it gives files back. */
 export const FILES_CAPABILITY = "snp.files.v1";
+/** ... and when it changes files of volumes in place, and takes `X-snp.sub` of bind mounts. */
+export const VOLUMES_CAPABILITY = "snp.volumes.v1";
 
 /** What it says when it takes connections to ports of the guest's loopback. */
 export const FORWARD_CAPABILITY = "snp.forward.v1";

@@ -55,7 +55,7 @@ export const ConfigSchema = v.strictObject({
 			"Memory that a running pod may grow by, in steps of 128 MiB, when its containers' limits are raised; 0: none.",
 		),
 	}),
-	storage: table("Images of the containers' layers.", {
+	storage: table("Images of the containers' layers, and volumes.", {
 		cache_dir: path(
 			"/var/cache/containerd-shim-snp",
 			"Folder for the file system images that are built from snapshots, shared by all pods.",
@@ -64,6 +64,16 @@ export const ConfigSchema = v.strictObject({
 			20_480,
 			{ min: 0, max: 1_073_741_824, unit: "MiB" },
 			"Size above which images that no pod uses are removed, the longest unused first.",
+		),
+		copy_max_mib: integer(
+			64,
+			{ min: 0, max: 1_048_576, unit: "MiB" },
+			"Largest file or folder of the node that is copied into a VM as a volume (hostPath and its like; see docs/volumes.md). The copy takes the VM's memory: see guest.memory_mib.",
+		),
+		copy_max_entries: integer(
+			10_000,
+			{ min: 1, max: 1_000_000 },
+			"Most files, folders and links that a folder may have which is copied into a VM as a volume.",
 		),
 		mkfs_erofs: program("mkfs.erofs", "The mkfs.erofs program (erofs-utils 1.5 or later)."),
 	}),

@@ -10,6 +10,7 @@ import type { Machine } from "./machine.ts";
 import type { Mover, PodEvent } from "./ports.ts";
 import type { Stdio } from "./process.ts";
 import type { Timeline } from "./timeline.ts";
+import type { PodVolumes } from "./volumes.ts";
 
 /** What a container needs of its pod. */
 export interface ContainerHost {
@@ -22,6 +23,8 @@ export interface ContainerHost {
 	readonly cgroup: HostCgroup | undefined;
 	/** Kernel parameters that the pod asks for. */
 	readonly sysctls: Readonly<Record<string, string>>;
+	/** What containers of the pod mount from the host. */
+	readonly volumes: PodVolumes;
 	/** @throws ShimError `pod.lost` when the VM is gone */
 	machine(): Machine;
 	/** @throws ShimError when the keeper is not connected */

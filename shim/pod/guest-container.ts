@@ -32,7 +32,8 @@ export async function createInGuest(
 ): Promise<void> {
 	const { timeline } = host;
 	const machine = host.machine();
-	const guestSources = await timeline.step("copy-files", () => copySmallFiles(id, spec, machine.agent, signal));
+	const files = await timeline.step("copy-files", () => copySmallFiles(id, spec, machine.agent, signal));
+	const volumes = await timeline.step("volumes", () => host.volumes.prepare({ id, spec }, files, machine, signal));
 	const converted = guestSpec(spec, {
 		containerId: id,
 		podPid: host.pid,
@@ -40,7 +41,7 @@ export async function createInGuest(
 		seccomp: machine.details.seccomp,
 		limits: machine.details.limits,
 		podSysctls: host.sysctls,
-		guestSources,
+		guestSources: volumes.sources,
 	});
 	nameLeftOut(id, spec.linux?.resources ?? {}, host);
 	init.streams = numberStreams(init, () => host.nextNumber());
@@ -48,7 +49,7 @@ export async function createInGuest(
 	const request = {
 		container_id: id,
 		exec_id: id,
-		storages: [rootfsStorage(id, slot)],
+		storages: [rootfsStorage(id, slot), ...volumes.storages],
 		OCI: converted,
 		sandbox_pidns: sharesPidNamespace(spec),
 		...streamPorts(init, machine),

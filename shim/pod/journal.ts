@@ -76,9 +76,12 @@ const podRecord = v.object({
 			limits: v.optional(v.boolean(), false),
 			files: v.optional(v.boolean(), false),
 			forward: v.optional(v.boolean(), false),
+			volumes: v.optional(v.boolean(), false),
 			seccomp: v.boolean(),
 		}),
 	),
+	/** Copies in the guest that the pod's containers share; `whole` once one is there altogether. */
+	volumes: v.optional(v.array(v.object({ kind: v.picklist(["live", "copy"]), path: v.string(), key: v.string(), whole: v.boolean() })), []),
 	nextNumber: v.number(),
 	containers: v.array(containerRecord),
 	tombstones: v.array(tombstone),

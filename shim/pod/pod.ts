@@ -30,6 +30,7 @@ import { limitsOf } from "./sizing.ts";
 import { Timeline } from "./timeline.ts";
 import { Tombstones } from "./tombstones.ts";
 import { undo } from "./undo.ts";
+import type { PodVolumes } from "./volumes.ts";
 
 /** What a pod needs of the process it lives in. */
 export interface PodServices {
@@ -103,6 +104,10 @@ export class Pod implements MakingPod, SandboxOwner {
 	get sysctls(): Readonly<Record<string, string>> {
 		const sandbox = [...this.containers.values()].find((container) => container.runsNothing);
 		return sandbox?.spec.linux?.sysctl ?? {};
+	}
+
+	get volumes(): PodVolumes {
+		return this.sandbox.volumes;
 	}
 
 	machine(): Machine {

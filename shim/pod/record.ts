@@ -18,6 +18,7 @@ export function podRecord(pod: Pod): PodRecord {
 		size: pod.sandbox.size === undefined ? null : { now: { ...pod.sandbox.size.now }, most: { ...pod.sandbox.size.most } },
 		cgroup: pod.sandbox.cgroup?.path ?? null,
 		agent: state.kind === "running" ? { ...state.machine.details } : null,
+		volumes: pod.sandbox.volumes.record(),
 		nextNumber: pod.nextStream,
 		containers: [...pod.containers.values()].map(containerRecord),
 		tombstones: pod.tombstones.list.map((stone) => ({ ...stone })),

@@ -77,6 +77,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		throw new ShimError("pod.not-found", `containerd has removed every container of pod ${record.identity.podId}`);
 	}
 	for (const container of kept) await restoreContainer(pod, container);
+	pod.sandbox.adoptVolumes(record.volumes);
 	if (record.network !== null) pod.sandbox.adoptNetwork(record.network);
 	const machine = await adoptMachine(pod, record);
 	if (machine === undefined) {

@@ -21,6 +21,8 @@ import { checkTransition } from "./pod-state.ts";
 import type { PodState } from "./pod-state.ts";
 import type { Timeline } from "./timeline.ts";
 import { undo } from "./undo.ts";
+import { PodVolumes } from "./volumes.ts";
+import type { VolumeRecord } from "./volumes.ts";
 
 /** What a sandbox needs of its pod. */
 export interface SandboxOwner {
@@ -50,6 +52,8 @@ export class Sandbox {
 	cgroup: HostCgroup | undefined;
 	/** The pod's network, from before its first effect; null: loopback alone. */
 	network: PodNetwork | null = null;
+	/** What containers mount from the host. */
+	volumes: PodVolumes;
 	readonly #owner: SandboxOwner;
 	#state: PodState = { kind: "new" };
 	/** Owns the sandbox while it is made. */
@@ -58,6 +62,7 @@ export class Sandbox {
 	constructor(owner: SandboxOwner) {
 		this.#owner = owner;
 		this.scope = new Scope(`pod ${owner.podId}`);
+		this.volumes = new PodVolumes(owner);
 	}
 
 	get state(): PodState {
@@ -91,6 +96,7 @@ export class Sandbox {
 		this.transition({ kind: "booting" });
 		scope.defer("pod folder", () => this.#owner.journal.remove());
 		this.#owner.journal.open();
+		this.#ownVolumes(scope);
 		if (plan.network.kind === "namespace") {
 			const network = PodNetwork.open(plan.network.path, plan.vcpus, this.#networkOptions());
 			scope.defer(`network of ${plan.network.path}`, () => network.close());
@@ -152,6 +158,7 @@ export class Sandbox {
 		this.cgroup = undefined;
 		this.size = undefined;
 		this.network = null;
+		this.volumes = new PodVolumes(this.#owner);
 		this.#state = { kind: "new" };
 	}
 
@@ -164,7 +171,9 @@ export class Sandbox {
 		const { cgroup } = this;
 		if (cgroup !== undefined) this.scope.defer(`control group ${cgroup.path}`, () => cgroup.remove());
 		this.scope.defer("VM", release);
+		this.#ownVolumes(this.scope);
 		this.transition({ kind: "running", machine });
+		this.volumes.resume(machine);
 		this.#follow(machine);
 	}
 
@@ -173,6 +182,16 @@ export class Sandbox {
 		const network = PodNetwork.adopt(record, this.#networkOptions());
 		this.scope.defer(`network of ${record.path}`, () => network.close());
 		this.network = network;
+	}
+
+	/** Takes over what an earlier snpd brought into the guest; `adopt` goes on with it. */
+	adoptVolumes(records: readonly VolumeRecord[]): void {
+		this.volumes = new PodVolumes(this.#owner, records);
+	}
+
+	#ownVolumes(scope: Scope): void {
+		const { volumes } = this;
+		scope.defer("volumes", () => volumes.close());
 	}
 
 	/** Ends the VM and gives everything back; after the transition to `gone`. What can't be given back is logged: the pod is gone for its users either way. */
@@ -206,6 +225,7 @@ export class Sandbox {
 	#watchDeath(machine: Machine): void {
 		this.#watchOom(machine).catch((error: unknown) => this.#owner.log.debug("no more out-of-memory events", { reason: explain(error) }));
 		void machine.died.then((death) => {
+			this.volumes.close();
 			if (this.#state.kind !== "running") return;
 			this.#owner.log.error("the pod is lost", death);
 			this.transition({ kind: "lost", death });

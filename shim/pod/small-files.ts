@@ -9,6 +9,7 @@ import type { FileHandle } from "node:fs/promises";
 
 import type { AgentClient } from "../agent/client.ts";
 import { guestFile, hostBindMounts } from "../agent/guest-spec.ts";
+import type { GuestSource } from "../agent/guest-spec.ts";
 import type { OciMount, OciSpec } from "../agent/oci-spec.ts";
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 
@@ -53,15 +54,15 @@ async function openPlain(path: string, flags: number): Promise<FileHandle | unde
 
 /**
  * Copies the small files of a container into the guest. What is no plain file, or larger than 1 MiB, is left to others.
- * @returns the guest's paths by destination
+ * @returns where they lie in the guest, by destination
  */
 export async function copySmallFiles(
 	containerId: string,
 	spec: OciSpec,
 	agent: AgentClient,
 	signal: AbortSignal,
-): Promise<ReadonlyMap<string, string>> {
-	const copied = new Map<string, string>();
+): Promise<Map<string, GuestSource>> {
+	const copied = new Map<string, GuestSource>();
 	for (const { destination, source, guestPath } of candidates(containerId, spec)) {
 		const handle = source === "" ? undefined : await openPlain(source, constants.O_RDONLY);
 		if (handle === undefined) continue;
@@ -82,7 +83,7 @@ export async function copySmallFiles(
 				},
 				{ signal },
 			);
-			copied.set(destination, guestPath);
+			copied.set(destination, { path: guestPath });
 		} finally {
 			await handle.close();
 		}

@@ -3,96 +3,24 @@
  * (guest/agent/README.md): no VM, but real processes, pipes and FIFOs.
  */
 
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
-import {
-	copyFileSync,
-	createReadStream,
-	createWriteStream,
-	existsSync,
-	mkdirSync,
-	mkdtempSync,
-	readFileSync,
-	realpathSync,
-	rmSync,
-	symlinkSync,
-} from "node:fs";
-import { createConnection } from "node:net";
-import type { Socket } from "node:net";
-import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { copyFileSync, createReadStream, createWriteStream, existsSync, mkdirSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import t from "tap";
-import { AgentClient } from "../../shim/agent/client.ts";
 import { guestSpec } from "../../shim/agent/guest-spec.ts";
 import { parseSpec, specSchema } from "../../shim/agent/oci-spec.ts";
 import { Log } from "../../shim/base/log.ts";
 import { GuestProcess } from "../../shim/pod/process.ts";
 import { relayByCalls } from "../../shim/pod/stdio-calls.ts";
-import { TtrpcClient } from "../../shim/wire/client.ts";
+import { startAgent } from "../support/host-agent.ts";
+import type { Bed } from "../support/host-agent.ts";
 import { busyboxPath } from "../support/image.ts";
-import { distShareDir } from "../support/paths.ts";
-import { eventually } from "../support/retry.ts";
 
 const log = new Log(() => undefined);
-const agentProgram = join(dirname(realpathSync(join(distShareDir, "initramfs"))), "snp-agent");
 const NAMESPACES = ["pid", "ipc", "uts", "mount", "network"].map((type) => ({ type }));
-
-interface Bed {
-	readonly agent: AgentClient;
-	readonly folder: string;
-}
-
-async function startAgent(t: Tap): Promise<Bed> {
-	const folder = mkdtempSync(join(tmpdir(), "snp-calls-"));
-	const address = join(folder, "agent.sock");
-	const cgroups = cgroup2();
-	const args = [
-		"--cgroup-root",
-		cgroups,
-		"--listen",
-		`unix://${address}`,
-		"--streams",
-		`unix://${join(folder, "streams.sock")}`,
-		"--run-dir",
-		join(folder, "run"),
-	];
-	const child = spawn(agentProgram, args, { stdio: "ignore" });
-	const ended = new Promise((resolve) => child.once("exit", resolve));
-	const socket = await eventually("the agent's socket", 10_000, () => connected(address));
-	const agent = new AgentClient(new TtrpcClient(socket, { name: "the agent", log }), 30_000);
-	t.teardown(async () => {
-		agent.close();
-		child.kill("SIGTERM");
-		await ended;
-		rmSync(folder, { recursive: true, force: true });
-	});
-	await agent.check();
-	return { agent, folder };
-}
-
-/** A connection; throws when nobody listens yet. */
-async function connected(path: string): Promise<Socket> {
-	const socket = createConnection(path);
-	await once(socket, "connect");
-	return socket;
-}
-
-/** Where cgroup2 is mounted (proc(5), mountinfo: the fifth field is the place, the type follows the dash). */
-function cgroup2(): string {
-	const line = readFileSync("/proc/self/mountinfo", "utf8")
-		.split("\n")
-		.find((entry) => entry.split(" - ")[1]?.startsWith("cgroup2 ") === true);
-	const place = line?.split(" ")[4];
-	if (place === undefined) throw new Error("cgroup2 is not mounted on this machine: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified");
-	return place;
-}
-
-/** What this file needs of tap's test object. */
-interface Tap {
-	teardown(release: () => Promise<void>): void;
-}
 
 async function makeContainer({ agent, folder }: Bed, id: string, args: string[]): Promise<void> {
 	const root = join(folder, "root");

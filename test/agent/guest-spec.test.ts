@@ -1,6 +1,7 @@
 import Long from "long";
 import t from "tap";
 import { grpc } from "../../proto/gen/agent.js";
+import type { GuestSource } from "../../shim/agent/guest-spec.ts";
 import { guestProcess, guestSpec, hostBindMounts, sharesPidNamespace } from "../../shim/agent/guest-spec.ts";
 import { parseSpec, specSchema } from "../../shim/agent/oci-spec.ts";
 import type { OciSpec } from "../../shim/agent/oci-spec.ts";
@@ -19,7 +20,7 @@ function spec(changes: Record<string, unknown> = {}, linux: Record<string, unkno
 	return parseSpec(specSchema, base, "a test");
 }
 
-const context = { containerId: "c1", podPid: 7, sandbox: false, seccomp: true, limits: true, guestSources: new Map<string, string>() };
+const context = { containerId: "c1", podPid: 7, sandbox: false, seccomp: true, limits: true, guestSources: new Map<string, GuestSource>() };
 
 t.test("guestProcess carries user, capabilities, limits and environment, and survives the wire", (t) => {
 	const process = spec({
@@ -150,7 +151,7 @@ t.test("guestSpec gives /dev/shm of the pod, takes brought-in sources, and refus
 		hostBindMounts(whole).map((mount) => mount.destination),
 		["/etc/hosts"],
 	);
-	const guest = guestSpec(whole, { ...context, guestSources: new Map([["/etc/hosts", "/run/x/hosts"]]) });
+	const guest = guestSpec(whole, { ...context, guestSources: new Map([["/etc/hosts", { path: "/run/x/hosts" }]]) });
 	t.equal(guest.Mounts?.[0]?.source, "/run/kata-containers/sandbox/shm");
 	t.equal(guest.Mounts?.[1]?.source, "/run/x/hosts");
 	t.equal(guest.Mounts?.[2]?.type, "proc");

@@ -15,7 +15,7 @@ const RECORD: PodRecord = {
 	vmm: { pid: 8, startTime: "9" },
 	size: { now: { vcpus: 1, memoryMib: 256 }, most: { vcpus: 2, memoryMib: 512 } },
 	cgroup: "/kubepods/pod1/abc",
-	agent: { version: "1", streams: true, limits: true, files: true, forward: true, seccomp: true },
+	agent: { version: "1", streams: true, limits: true, files: true, forward: true, volumes: true, seccomp: true },
 	nextNumber: 3,
 	containers: [
 		{
@@ -39,6 +39,7 @@ const RECORD: PodRecord = {
 			],
 		},
 	],
+	volumes: [{ kind: "copy", path: "/srv/data", key: "/srv/data", whole: true }],
 	tombstones: [],
 	beganAtMs: 5,
 	spans: [{ step: "vm-boot", startMs: 1, durationMs: 2, failed: false }],

@@ -19,12 +19,13 @@ use std::path::Path;
 use std::time::Duration;
 
 /// What this agent takes beyond Kata's protocol (docs/contracts.md).
-const FEATURES: [&str; 5] = [
+const FEATURES: [&str; 6] = [
     "snp.streams.v1",
     "snp.limits.v1",
     "snp.files.v1",
     "snp.pidns.v1",
     "snp.forward.v1",
+    "snp.volumes.v1",
 ];
 const MEMORY_BLOCK_SIZE: &str = "/sys/devices/system/memory/block_size_bytes";
 /// Processors that the host plugged in have come up within this time.

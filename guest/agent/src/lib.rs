@@ -25,3 +25,4 @@ pub mod storage;
 pub mod streams;
 pub mod ttrpc;
 pub mod uevent;
+pub mod volumes;

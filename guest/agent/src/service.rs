@@ -5,7 +5,7 @@ use crate::copyfile::{copy_file, read_file};
 use crate::error::{Code, Error, Result};
 use crate::guest;
 use crate::network;
-use crate::proto::extensions::{ReadFileRequest, ReadFileResponse};
+use crate::proto::extensions::{ListRequest, ReadFileRequest, ReadFileResponse};
 use crate::proto::grpc::{
     health_check_response, AddArpNeighborsRequest, CloseStdinRequest, ExecProcessRequest, GetDiagnosticDataRequest,
     GetDiagnosticDataResponse, HealthCheckResponse, Interfaces, Metrics, OomEvent, PauseContainerRequest,
@@ -16,6 +16,7 @@ use crate::proto::grpc::{
 };
 use crate::reaper;
 use crate::ttrpc::{Handler, Request};
+use crate::volumes;
 use prost::Message;
 use std::future::Future;
 use std::pin::Pin;
@@ -97,13 +98,23 @@ fn health(request: &Request) -> Result<Vec<u8>> {
 
 impl Agent {
     fn files(&self, request: &Request) -> Result<Vec<u8>> {
-        if request.method != "ReadFile" {
-            let text = format!("snp.v1.Files has no method {:?}", request.method);
-            return Err(Error::new(Code::Unimplemented, text));
+        let run_dir = &self.options.run_dir;
+        match request.method.as_str() {
+            "ReadFile" => {
+                let message: ReadFileRequest = decode(request)?;
+                let data = read_file(run_dir, &message.path, message.max_bytes)?;
+                encode(ReadFileResponse { data })
+            }
+            "Change" => volumes::change(run_dir, &decode(request)?).map(|()| Vec::new()),
+            "List" => {
+                let message: ListRequest = decode(request)?;
+                encode(volumes::list(run_dir, &message.volume)?)
+            }
+            other => Err(Error::new(
+                Code::Unimplemented,
+                format!("snp.v1.Files has no method {other:?}"),
+            )),
         }
-        let message: ReadFileRequest = decode(request)?;
-        let data = read_file(&self.options.run_dir, &message.path, message.max_bytes)?;
-        encode(ReadFileResponse { data })
     }
 
     async fn agent_service(self: &Rc<Self>, request: &Request) -> Result<Vec<u8>> {

@@ -336,7 +336,8 @@ fn what_the_agent_does_not_do_says_so() {
             "snp.limits.v1",
             "snp.files.v1",
             "snp.pidns.v1",
-            "snp.forward.v1"
+            "snp.forward.v1",
+            "snp.volumes.v1"
         ]
     );
 }

@@ -5,12 +5,18 @@ use crate::error::{Context, Error, Result};
 use crate::mountopts::Parsed;
 use crate::proto::grpc::{Mount, Spec};
 use nix::errno::Errno;
+use nix::fcntl::{openat2, OFlag, OpenHow, ResolveFlag};
 use nix::mount::{mount, MsFlags};
+use nix::sys::stat::{mkdirat, Mode};
 use nix::sys::statvfs::statvfs;
 use std::ffi::CString;
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
 
 const NONE: Option<&str> = None;
+/// The source of a bind mount is a path below the one that is named (docs/contracts.md).
+const SUB_OPTION: &str = "X-snp.sub=";
 
 /// Makes all mounts of the spec, in its order, and `resolv_conf` (a guest file) at /etc/resolv.conf when the spec has nothing there.
 pub fn mount_all(root: &Root, spec: &Spec, resolv_conf: &str) -> Result<()> {
@@ -77,14 +83,21 @@ fn mount_one(root: &Root, entry: &Mount) -> Result<()> {
 }
 
 fn bind_mount(root: &Root, entry: &Mount, destination: &Path, parsed: &Parsed) -> Result<()> {
-    let source = std::fs::metadata(&entry.source).with_context(|| format!("find {}", entry.source))?;
-    let target = if source.is_dir() {
+    let sub = entry.options.iter().find_map(|option| option.strip_prefix(SUB_OPTION));
+    let below = sub
+        .map(|sub| open_below(&entry.source, Path::new(sub)).with_context(|| format!("find {sub} in the volume")))
+        .transpose()?;
+    let source = below.as_ref().map_or_else(|| entry.source.clone(), fd_path);
+    let folder = std::fs::metadata(&source)
+        .with_context(|| format!("find {}", entry.source))?
+        .is_dir();
+    let target = if folder {
         root.open_folder(destination)?
     } else {
         root.open_file(destination)?
     };
     let how = MsFlags::MS_BIND | (parsed.flags & MsFlags::MS_REC);
-    mount(Some(entry.source.as_str()), fd_path(&target).as_str(), NONE, how, NONE)?;
+    mount(Some(source.as_str()), fd_path(&target).as_str(), NONE, how, NONE)?;
     let rest = parsed.flags.difference(MsFlags::MS_BIND | MsFlags::MS_REC);
     if !rest.is_empty() {
         let target = root.open(destination)?;
@@ -96,6 +109,39 @@ fn bind_mount(root: &Root, entry: &Mount, destination: &Path, parsed: &Parsed) -
         readonly_below(&fd_path(&target)).context("make the mount and those below it read-only")?;
     }
     Ok(())
+}
+
+/// Opens (O_PATH) a path below a volume that containers may have written: a link in it leads no further than the volume. Missing folders are
+/// made with the volume's own mode, as kubelet does.
+fn open_below(volume: &str, sub: &Path) -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open(volume, flags | OFlag::O_DIRECTORY, Mode::empty())?;
+    let open = |path: &Path| {
+        let how = OpenHow::new()
+            .flags(flags)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        openat2(&root, path, how)
+    };
+    let mode = Mode::from_bits_truncate(std::fs::metadata(volume)?.mode() & 0o7777);
+    let mut folder = root.try_clone()?;
+    let mut path = PathBuf::new();
+    for part in sub.components() {
+        let Component::Normal(name) = part else {
+            return Err(Error::invalid("the path leads out of the volume"));
+        };
+        path.push(name);
+        folder = match open(&path) {
+            Err(Errno::ENOENT) => {
+                mkdirat(&folder, name, mode)?;
+                let made = open(&path)?;
+                // Not through the descriptor itself, which is only a path; what was just made is a folder, or somebody is playing.
+                std::fs::set_permissions(fd_path(&made), std::fs::Permissions::from_mode(mode.bits()))?;
+                made
+            }
+            other => other?,
+        };
+    }
+    Ok(folder)
 }
 
 /// Makes a mount and all mounts below it read-only.

@@ -4,7 +4,7 @@ use super::{mount_at, Entry};
 use crate::error::{Context, Error, Result};
 use crate::mountopts::Parsed;
 use crate::proto::grpc::Storage;
-use nix::unistd::{chown, Gid};
+use nix::unistd::{chown, Gid, Uid};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ pub fn ephemeral(storage: &Storage) -> Result<Entry> {
     Ok(entry)
 }
 
-/// Driver `local`: a folder with a mode and a group.
+/// Driver `local`: a folder with a mode, a group and an owner.
 pub fn folder(storage: &Storage) -> Result<Entry> {
     let point = PathBuf::from(&storage.mount_point);
     fs::create_dir_all(&point).with_context(|| format!("make {}", point.display()))?;
@@ -58,6 +58,11 @@ pub fn folder(storage: &Storage) -> Result<Entry> {
             fs::set_permissions(&point, fs::Permissions::from_mode(mode)).context("set the mode")?;
         } else if option.starts_with("fsgid=") {
             own(&point, parse_group(option)?)?;
+        } else if let Some(user) = option.strip_prefix("uid=") {
+            let user = user
+                .parse()
+                .map_err(|_| Error::invalid(format!("{option:?} is no user")))?;
+            chown(&point, Some(Uid::from_raw(user)), None).context("set the volume's owner")?;
         }
     }
     set_group(storage, &point)?;
