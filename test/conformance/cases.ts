@@ -7,6 +7,7 @@ import { LOGS } from "./cases/logs.ts";
 import { NAMESPACES } from "./cases/namespaces.ts";
 import { RESOURCES } from "./cases/resources.ts";
 import { SECURITY } from "./cases/security.ts";
+import { VOLUMES } from "./cases/volumes.ts";
 import type { ConformanceCase } from "./context.ts";
 
 /** In the order in which they run. */
@@ -18,5 +19,6 @@ export const CASES: readonly ConformanceCase[] = [
 	...SECURITY,
 	...RESOURCES,
 	...FILES,
+	...VOLUMES,
 	...FAULTS,
 ];

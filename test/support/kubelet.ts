@@ -1,0 +1,114 @@
+/** Volumes as kubelet lays them out on a node: folders and mounts below `pods/UID`, in the namespaces of a test's containerd. */
+import {
+	chmodSync,
+	chownSync,
+	existsSync,
+	mkdirSync,
+	readdirSync,
+	readlinkSync,
+	renameSync,
+	rmSync,
+	symlinkSync,
+	unlinkSync,
+	writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import type { PrivateContainerd } from "./containerd.ts";
+import { run, runOk } from "./process.ts";
+
+/** A key of a folder of configuration. */
+export type Key = { readonly text: string; readonly mode?: number };
+
+/** What a folder of configuration holds; a text alone has the mode 0644. */
+export type Keys = Readonly<Record<string, string | Key>>;
+
+let count = 0;
+
+/**
+ * Replaces a folder of configuration as a whole, as Kubernetes does: a new timestamped folder, `..data` renamed over the old link, links for
+ * keys, removal of what is old.
+ * @param gid owns the files, as with fsGroup
+ */
+export function publishKeys(folder: string, keys: Keys, gid = 0): void {
+	mkdirSync(folder, { recursive: true });
+	const name = `..2024_${++count}`;
+	const data = join(folder, "..data");
+	const old = existsSync(data) ? readlinkSync(data) : undefined;
+	for (const [key, value] of Object.entries(keys)) {
+		const { text, mode = 0o644 } = typeof value === "string" ? { text: value } : value;
+		const path = join(folder, name, key);
+		mkdirSync(dirname(path), { recursive: true });
+		writeFileSync(path, text);
+		chownSync(path, 0, gid);
+		chmodSync(path, mode);
+	}
+	symlinkSync(name, `${data}_tmp`);
+	renameSync(`${data}_tmp`, data);
+	const tops = new Set(Object.keys(keys).map((key) => key.split("/")[0] ?? key));
+	for (const top of tops) if (!existsSync(join(folder, top))) symlinkSync(`..data/${top}`, join(folder, top));
+	for (const top of readdirSync(folder)) if (!top.startsWith("..") && !tops.has(top)) unlinkSync(join(folder, top));
+	if (old !== undefined) rmSync(join(folder, old), { recursive: true });
+}
+
+/** The volumes of one pod. Its owner calls `release`. */
+export class PodVolumeFolders {
+	readonly #containerd: PrivateContainerd;
+	readonly #dir: string;
+	#mounts: string[] = [];
+	#parts = 0;
+
+	/** @param dir the pod's folder, whose path ends in `pods/UID` */
+	constructor(containerd: PrivateContainerd, dir: string) {
+		this.#containerd = containerd;
+		this.#dir = dir;
+	}
+
+	/** A folder of configuration. @param plugin `configmap`, `secret`, `projected` or `downward-api` */
+	configuration(plugin: string, name: string, keys: Keys, gid = 0): string {
+		const path = join(this.#dir, "volumes", `kubernetes.io~${plugin}`, name);
+		publishKeys(path, keys, gid);
+		return path;
+	}
+
+	/** An emptyDir on the node's disk. */
+	emptyDir(name: string, { mode = 0o777, gid = 0 } = {}): string {
+		const path = join(this.#dir, "volumes/kubernetes.io~empty-dir", name);
+		mkdirSync(path, { recursive: true });
+		chownSync(path, 0, gid);
+		chmodSync(path, mode);
+		return path;
+	}
+
+	/** An emptyDir in memory. */
+	async memory(name: string, sizeBytes: number): Promise<string> {
+		const path = this.emptyDir(name);
+		await this.#mount(path, "-t", "tmpfs", "-o", `size=${sizeBytes},mode=0777`, "tmpfs");
+		return path;
+	}
+
+	/** Mounts a part of a volume for a container, as a subPath is. @param source the file or folder, as the namespaces see it */
+	async part(volume: string, source: string, kind: "file" | "folder"): Promise<string> {
+		const path = join(this.#dir, "volume-subpaths", volume, "app", String(this.#parts++));
+		mkdirSync(dirname(path), { recursive: true });
+		if (kind === "folder") mkdirSync(path);
+		else writeFileSync(path, "");
+		await this.#mount(path, "--bind", source);
+		return path;
+	}
+
+	/** Makes a folder as the namespaces see it: inside a mount of theirs. */
+	async makeFolder(path: string): Promise<void> {
+		await runOk(this.#containerd.inside("mkdir", "-p", "-m", "777", path));
+	}
+
+	async #mount(path: string, ...options: readonly string[]): Promise<void> {
+		await runOk(this.#containerd.inside("mount", ...options, path));
+		this.#mounts.push(path);
+	}
+
+	/** Unmounts what was mounted, used or not. */
+	async release(): Promise<void> {
+		for (const path of this.#mounts.reverse()) await run(this.#containerd.inside("umount", "-l", path));
+		this.#mounts = [];
+	}
+}
