@@ -125,7 +125,8 @@ impl Container {
             stdout: request.stdout_port,
             stderr: request.stderr_port,
         };
-        let init = Process::create(&agent.reaper, &agent.streams, plan, birth, ports).await?;
+        let host = ports.claim(&agent.streams).await?;
+        let init = Process::create(&agent.reaper, plan, birth, host).await?;
         let pid_ns = File::open(format!("/proc/{}/ns/pid", init.pid)).context("find the pid namespace")?;
         Ok((init, seccomp, pid_ns.into()))
     }
@@ -155,19 +156,16 @@ impl Container {
 
     /// Starts a further process.
     pub async fn exec(&self, agent: &Rc<Agent>, request: ExecProcessRequest) -> Result<()> {
+        self.takes_execs()?;
+        let ports = Ports {
+            stdin: request.stdin_port,
+            stdout: request.stdout_port,
+            stderr: request.stderr_port,
+        };
+        // Before the container is held: streams that never come would keep every other request from it.
+        let host = ports.claim(&agent.streams).await?;
         let _guard = self.change().await?;
-        if !self.init.started() {
-            return Err(Error::precondition(format!(
-                "container {:?} was not started yet",
-                self.id
-            )));
-        }
-        if self.init.exited().is_some() {
-            return Err(Error::precondition(format!("container {:?} has ended", self.id)));
-        }
-        if self.paused.get() {
-            return Err(Error::precondition(format!("container {:?} is paused", self.id)));
-        }
+        self.takes_execs()?;
         self.make_room(&request.exec_id)?;
         let process = request
             .process
@@ -189,12 +187,7 @@ impl Container {
             pid_ns: Some(self.pid_ns.as_fd()),
             inherited: vec![plan.init_pidfd],
         };
-        let ports = Ports {
-            stdin: request.stdin_port,
-            stdout: request.stdout_port,
-            stderr: request.stderr_port,
-        };
-        let process = Process::create(&agent.reaper, &agent.streams, plan, birth, ports).await?;
+        let process = Process::create(&agent.reaper, plan, birth, host).await?;
         process.start().await?;
         self.order.borrow_mut().push(request.exec_id.clone());
         let process = Rc::new(process);
@@ -205,6 +198,16 @@ impl Container {
             }
         });
         Ok(())
+    }
+
+    fn takes_execs(&self) -> Result<()> {
+        let state = match (self.init.started(), self.init.exited().is_some(), self.paused.get()) {
+            (false, ..) => "was not started yet",
+            (_, true, _) => "has ended",
+            (_, _, true) => "is paused",
+            _ => return Ok(()),
+        };
+        Err(Error::precondition(format!("container {:?} {state}", self.id)))
     }
 
     /// Refuses an exec id in use, and forgets the oldest ended processes.

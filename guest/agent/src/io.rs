@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
 
 /// Connections that may wait for `accept`.
-const BACKLOG: i32 = 128;
+const BACKLOG: i32 = 1024;
 
 /// A descriptor owned by the event loop. Reading and writing take `&self`: one task may read while another writes.
 pub struct Fd(AsyncFd<OwnedFd>);

@@ -32,6 +32,33 @@ impl Ports {
     fn any(self) -> bool {
         self.stdin != 0 || self.stdout != 0 || self.stderr != 0
     }
+
+    /// Waits, with a bound, for the streams that are named. Nothing may be held meanwhile that others need: a host may name what never comes.
+    pub async fn claim(self, streams: &Streams) -> Result<HostStreams> {
+        let claim = |number: u32| async move {
+            match number {
+                0 => Ok(None),
+                number => streams.claim(number).await.map(Some),
+            }
+        };
+        let (stdin, stdout, stderr) = tokio::try_join!(claim(self.stdin), claim(self.stdout), claim(self.stderr))?;
+        Ok(HostStreams {
+            used: self.any(),
+            stdin,
+            stdout,
+            stderr,
+        })
+    }
+}
+
+/// The host's ends of a process's standard streams.
+#[derive(Default)]
+pub struct HostStreams {
+    /// Whether the host uses streams for this process.
+    used: bool,
+    stdin: Option<Fd>,
+    stdout: Option<Fd>,
+    stderr: Option<Fd>,
 }
 
 /// A process, from its creation until its container forgets it.
@@ -59,13 +86,10 @@ struct Line {
 }
 
 impl Line {
-    async fn open(streams: &Streams, port: u32, ports: Ports, tty: bool, input: bool) -> Result<Self> {
-        let host = match port {
-            0 => None,
-            port => Some(streams.claim(port).await?),
-        };
+    /// `used`: the host uses streams for this process.
+    fn open(host: Option<Fd>, used: bool, tty: bool, input: bool) -> Result<Self> {
         // A host that uses streams and names none here wants none: /dev/null.
-        if tty || (host.is_none() && ports.any()) {
+        if tty || (host.is_none() && used) {
             return Ok(Self {
                 host,
                 ..Self::default()
@@ -96,17 +120,11 @@ pub struct Birth<'a> {
 
 impl Process {
     /// Creates a process up to the point before its program starts.
-    pub async fn create(
-        reaper: &Reaper,
-        streams: &Streams,
-        mut plan: Plan,
-        birth: Birth<'_>,
-        ports: Ports,
-    ) -> Result<Self> {
+    pub async fn create(reaper: &Reaper, mut plan: Plan, birth: Birth<'_>, host: HostStreams) -> Result<Self> {
         let tty = plan.process.as_ref().is_some_and(|process| process.terminal);
-        let mut stdin = Line::open(streams, ports.stdin, ports, tty, true).await?;
-        let mut stdout = Line::open(streams, ports.stdout, ports, tty, false).await?;
-        let mut stderr = Line::open(streams, ports.stderr, ports, tty, false).await?;
+        let mut stdin = Line::open(host.stdin, host.used, tty, true)?;
+        let mut stdout = Line::open(host.stdout, host.used, tty, false)?;
+        let mut stderr = Line::open(host.stderr, host.used, tty, false)?;
         (plan.stdin, plan.stdout, plan.stderr) = (stdin.number(), stdout.number(), stderr.number());
         let mut inherited = birth.inherited.clone();
         inherited.extend([plan.stdin, plan.stdout, plan.stderr].iter().filter(|fd| **fd >= 0));

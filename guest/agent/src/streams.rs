@@ -14,7 +14,7 @@ const CLAIM_MAX: Duration = Duration::from_secs(10);
 /// A stream that nobody claims is closed after this long.
 const UNCLAIMED_MAX: Duration = Duration::from_secs(30);
 /// Streams that may wait to be claimed, or to say their token.
-const UNCLAIMED_COUNT_MAX: usize = 256;
+const UNCLAIMED_COUNT_MAX: usize = 1024;
 /// Ten digits and a newline.
 const TOKEN_BYTES_MAX: usize = 11;
 /// One step of moving bytes.

@@ -244,3 +244,64 @@ fn an_exec_has_its_own_terminal() {
     assert_eq!(wait(&agent, "c1", "e2"), 1);
     remove(&agent, "c1");
 }
+
+#[test]
+fn an_exec_whose_streams_do_not_come_holds_up_no_other_request() {
+    let agent = Agent::start();
+    agent.sandbox();
+    agent.call::<()>("CreateContainer", &agent.container("c1", &["sleep", "1000"]));
+    start(&agent, "c1");
+    let exec = |exec_id: &str, stdout_port: u32| ExecProcessRequest {
+        container_id: "c1".into(),
+        exec_id: exec_id.into(),
+        process: Some(process(&["true"])),
+        stdout_port,
+        ..ExecProcessRequest::default()
+    };
+    let mut connection = agent.connect();
+    // In this order on one connection: the first waits for a stream when the second is begun.
+    connection.send(1, "ExecProcess", &exec("waits", 71));
+    connection.send(3, "ExecProcess", &exec("other", 0));
+    assert_eq!(connection.answered(), 3);
+    let stdout = agent.stream(71);
+    assert_eq!(connection.answered(), 1);
+    assert_eq!(all(stdout), b"");
+    for exec_id in ["waits", "other"] {
+        assert_eq!(wait(&agent, "c1", exec_id), 0);
+    }
+    remove(&agent, "c1");
+}
+
+#[test]
+fn three_hundred_execs_at_once_get_their_streams() {
+    const EXECS: u32 = 300;
+    let agent = Agent::start();
+    agent.sandbox();
+    agent.call::<()>("CreateContainer", &agent.container("c1", &["sleep", "1000"]));
+    start(&agent, "c1");
+    // All streams before any request names one, as a busy host may have them.
+    let streams: Vec<_> = (0..EXECS)
+        .map(|number| [1000, 2000, 3000].map(|base| agent.stream(base + number)))
+        .collect();
+    let mut connection = agent.connect();
+    for number in 0..EXECS {
+        let exec = ExecProcessRequest {
+            container_id: "c1".into(),
+            exec_id: number.to_string(),
+            process: Some(process(&["echo", &number.to_string()])),
+            stdin_port: 1000 + number,
+            stdout_port: 2000 + number,
+            stderr_port: 3000 + number,
+            ..ExecProcessRequest::default()
+        };
+        connection.send(1 + 2 * number, "ExecProcess", &exec);
+    }
+    for _ in 0..EXECS {
+        connection.answered();
+    }
+    for (number, [_stdin, stdout, stderr]) in streams.into_iter().enumerate() {
+        assert_eq!(all(stdout), format!("{number}\n").into_bytes());
+        assert_eq!(all(stderr), b"");
+    }
+    remove(&agent, "c1");
+}

@@ -119,8 +119,7 @@ impl Agent {
 
     /// One call on a connection of its own.
     pub fn try_call<R: Message + Default>(&self, method: &str, message: &impl Message) -> Result<R, Status> {
-        let mut stream = UnixStream::connect(self.folder.join("agent")).unwrap();
-        stream.set_read_timeout(Some(ANSWER_MAX)).unwrap();
+        let mut connection = self.connect();
         let service = if matches!(method, "Check" | "Version") {
             "grpc.Health"
         } else {
@@ -132,16 +131,19 @@ impl Agent {
             payload: message.encode_to_vec(),
             timeout_nano: 0,
         };
-        stream.write_all(&frame(1, 1, &request.encode_to_vec())).unwrap();
-        let mut header = [0u8; 10];
-        stream.read_exact(&mut header).unwrap();
-        let mut payload = vec![0u8; u32::from_be_bytes(header[..4].try_into().unwrap()) as usize];
-        stream.read_exact(&mut payload).unwrap();
-        let response = Response::decode(payload.as_slice()).unwrap();
+        connection.0.write_all(&frame(1, 1, &request.encode_to_vec())).unwrap();
+        let (_, response) = connection.answer();
         match response.status {
             Some(status) if status.code != 0 => Err(status),
             _ => Ok(R::decode(response.payload.as_slice()).unwrap()),
         }
+    }
+
+    /// A connection for several calls at once.
+    pub fn connect(&self) -> Connection {
+        let stream = UnixStream::connect(self.folder.join("agent")).unwrap();
+        stream.set_read_timeout(Some(ANSWER_MAX)).unwrap();
+        Connection(stream)
     }
 
     /// A call that must succeed.
@@ -221,6 +223,40 @@ impl Agent {
         targets
             .filter(|target| !target.to_string_lossy().starts_with("socket:"))
             .count()
+    }
+}
+
+/// A connection to the agent.
+pub struct Connection(UnixStream);
+
+impl Connection {
+    /// Sends a call of the agent's service; `stream` is odd and names it.
+    pub fn send(&mut self, stream: u32, method: &str, message: &impl Message) {
+        let request = Request {
+            service: "grpc.AgentService".into(),
+            method: method.into(),
+            payload: message.encode_to_vec(),
+            timeout_nano: 0,
+        };
+        self.0.write_all(&frame(stream, 1, &request.encode_to_vec())).unwrap();
+    }
+
+    /// The call that is answered next, which must have succeeded.
+    pub fn answered(&mut self) -> u32 {
+        let (stream, response) = self.answer();
+        if let Some(status) = response.status {
+            panic!("call {stream}: {}", status.message);
+        }
+        stream
+    }
+
+    fn answer(&mut self) -> (u32, Response) {
+        let mut header = [0u8; 10];
+        self.0.read_exact(&mut header).unwrap();
+        let word = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());
+        let mut payload = vec![0u8; word(0) as usize];
+        self.0.read_exact(&mut payload).unwrap();
+        (word(4), Response::decode(payload.as_slice()).unwrap())
     }
 }
 
