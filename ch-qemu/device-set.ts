@@ -10,13 +10,18 @@ const IMAGE_TYPES: Readonly<Record<qemu.ImageFormat, string>> = { raw: "Raw", qc
 const TAPS_MAX = 4096;
 
 export class DeviceSet {
-	readonly #slots = new PciSlots();
+	readonly #slots: PciSlots;
 	readonly #devices = new Map<string, qemu.QemuDevice>();
 	/** One counter for all kinds of devices: `_disk0`, then `_net1`. */
 	#unnamed = 0;
 	#names = 0;
 	/** Descriptors that QEMU is started with, in the order of its numbers from `qemu.TAP_FD` on. */
 	readonly inherited: number[] = [];
+
+	/** @param segments PCI segments of the machine */
+	constructor(segments = 1) {
+		this.#slots = new PciSlots(segments);
+	}
 
 	/** All devices by id, those included that the guest has not let go yet. */
 	get all(): ReadonlyMap<string, qemu.QemuDevice> {
@@ -40,11 +45,11 @@ export class DeviceSet {
 		const device = this.#devices.get(id);
 		if (device === undefined) return;
 		this.#devices.delete(id);
-		this.#slots.free(device.slot);
+		this.#slots.free(device);
 	}
 
 	tree(serial: boolean): Record<string, DeviceNode> {
-		return deviceTree(new Map([...this.#devices].map(([id, device]) => [id, device.slot])), serial);
+		return deviceTree(this.#devices, serial);
 	}
 
 	/** Names and places a disk; the configuration gets its id and the image's type. */
@@ -53,7 +58,7 @@ export class DeviceSet {
 		const format = imageFormat(disk.path, disk.image_type);
 		disk.id ??= this.#unnamedId("_disk");
 		disk.image_type = IMAGE_TYPES[format];
-		return this.#place(disk.id, disk.pci_device_id, (place) => qemu.diskDevice(place, disk, format));
+		return this.#place(disk.id, disk, (place) => qemu.diskDevice(place, disk, format));
 	}
 
 	/**
@@ -65,7 +70,7 @@ export class DeviceSet {
 		net.mac ??= randomMac();
 		const { fds, mac } = net;
 		if (fds === undefined) net.tap ??= freeTap();
-		return this.#place(net.id, net.pci_device_id, (place) => {
+		return this.#place(net.id, net, (place) => {
 			if (fds === undefined) return qemu.netDevice(place, net, { ifname: net.tap ?? "" }, mac);
 			// A number is a descriptor that QEMU inherits, a name one that its monitor is given.
 			const names = fds.map((fd, queue) => (hot ? qemu.queueName(place.name, queue) : String(qemu.TAP_FD + this.inherited.push(fd) - 1)));
@@ -76,22 +81,21 @@ export class DeviceSet {
 	/** `vhostSocket`: where QEMU waits for the back end of a device that is plugged; none at the start. */
 	addVsock(vsock: VsockConfig, vhostSocket?: string): qemu.QemuDevice {
 		vsock.id ??= this.#unnamedId("_vsock");
-		return this.#place(vsock.id, vsock.pci_device_id, (place) => qemu.vsockDevice(place, vhostSocket));
+		return this.#place(vsock.id, vsock, (place) => qemu.vsockDevice(place, vhostSocket));
 	}
 
 	/** All devices of a configuration, in the real VMM's order: console, disks, nets, rng, vsock, memory, balloon, panic. */
 	addAll(config: VmConfig): void {
 		const { memory } = config;
-		if (config.console.mode !== "Off")
-			this.#place("__console", config.console.pci_device_id, (place) => qemu.consoleDevice(place, config.console));
+		if (config.console.mode !== "Off") this.#place("__console", config.console, (place) => qemu.consoleDevice(place, config.console));
 		for (const disk of config.disks ?? []) this.addDisk(disk);
 		for (const net of config.net ?? []) this.addNet(net);
-		this.#place("__rng", config.rng.pci_device_id, (place) => qemu.rngDevice(place, config.rng));
+		this.#place("__rng", config.rng, (place) => qemu.rngDevice(place, config.rng));
 		if (config.vsock !== undefined) this.addVsock(config.vsock);
 		if (memory.hotplug_method === "VirtioMem" && (memory.hotplug_size ?? 0) > 0)
 			this.#place("mem0", undefined, (place) => qemu.memDevice(place, memory));
 		const { balloon } = config;
-		if (balloon !== undefined) this.#place("__balloon", balloon.pci_device_id, (place) => qemu.balloonDevice(place, balloon));
+		if (balloon !== undefined) this.#place("__balloon", balloon, (place) => qemu.balloonDevice(place, balloon));
 		if (config.pvpanic) this.#place("__pvpanic", undefined, (place) => qemu.pvpanicDevice(place));
 	}
 
@@ -102,10 +106,15 @@ export class DeviceSet {
 		}
 	}
 
-	#place(id: string, wished: number | undefined, build: (place: qemu.Place) => qemu.QemuDevice): qemu.QemuDevice {
+	#place(
+		id: string,
+		wish: { readonly pci_segment: number; readonly pci_device_id?: number } | undefined,
+		build: (place: qemu.Place) => qemu.QemuDevice,
+	): qemu.QemuDevice {
 		if (this.#devices.has(id)) throw deviceManagerError(`Invalid identifier as it is not unique: ${id}`);
-		const slot = this.#slots.take(id, wished);
-		const device = build({ id, name: `dev${this.#names++}`, slot });
+		const segment = wish?.pci_segment ?? 0;
+		const slot = this.#slots.take(id, segment, wish?.pci_device_id);
+		const device = build({ id, name: `dev${this.#names++}`, segment, slot });
 		this.#devices.set(id, device);
 		return device;
 	}

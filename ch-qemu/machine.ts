@@ -15,6 +15,7 @@ import { DeviceSet } from "./device-set.ts";
 import type { Log } from "./log.ts";
 import { hostCounterKhz } from "./host-clock.ts";
 import { MONITOR_FD, qemuArguments } from "./qemu-arguments.ts";
+import type { QemuDevice } from "./qemu-devices.ts";
 import { Qmp, type QmpData } from "./qmp.ts";
 import type { Tools } from "./tools.ts";
 import type { VmConfig } from "./vm-config.ts";
@@ -29,7 +30,7 @@ export type MachineEnd = "power-off" | "reset" | "death";
 const BOOT_LIMIT_MS = 60_000;
 const QUIT_LIMIT_MS = 5_000;
 
-export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed": [id: string, slot: number]; panic: [] }> {
+export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed": [device: QemuDevice]; panic: [] }> {
 	readonly devices: DeviceSet;
 	readonly qmp: Qmp;
 	readonly host: Host;
@@ -56,7 +57,7 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed
 	 * Starts a machine; the guest runs when this resolves. Devices without an id get one in `config`. Throws the VMM's errors; nothing is left behind then.
 	 */
 	static async boot(host: Host, config: VmConfig): Promise<Machine> {
-		const devices = new DeviceSet();
+		const devices = new DeviceSet(config.platform?.num_pci_segments);
 		const vsock = config.vsock === undefined ? undefined : VsockBackend.start(host.tools, config.vsock.socket, config.vsock.cid);
 		let child: Child | undefined;
 		try {
@@ -140,7 +141,7 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed
 			await dropBackend(this.qmp, backend).catch((error: unknown) => this.host.log.warn(`${device.id}: ${messageOf(error)}`));
 		if (device.type === "vsock") await this.stopVsock();
 		this.devices.forget(device.id);
-		this.emit("device-removed", device.id, device.slot);
+		this.emit("device-removed", device);
 	}
 
 	#onEnd(): void {

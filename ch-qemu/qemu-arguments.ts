@@ -1,5 +1,5 @@
 /** QEMU's whole command line for a VM: pure, so that what a configuration becomes can be read and tested. */
-import { chardevOption, memoryBackend, type QemuBackend, type QemuDevice } from "./qemu-devices.ts";
+import { bridgeDevices, chardevOption, memoryBackend, type QemuBackend, type QemuDevice } from "./qemu-devices.ts";
 import type { VmConfig } from "./vm-config.ts";
 
 /** How guest code runs. */
@@ -44,6 +44,7 @@ export function qemuArguments({ config, devices, accelerator, firmware, counterK
 		...["-chardev", `socket,id=monitor,fd=${MONITOR_FD}`, "-mon", "chardev=monitor,mode=control"],
 		...(serial.mode === "Off" ? ["-serial", "none"] : ["-chardev", chardevOption("serial", serial), "-serial", "chardev:serial"]),
 		...(config.pvpanic ? ["-action", "panic=none"] : []),
+		...bridgeDevices(config.platform?.num_pci_segments ?? 1).flatMap((device) => ["-device", json(device)]),
 		...devices.flatMap((device) => [
 			...device.backends.flatMap(backendArguments),
 			...["-device", json(device.properties)],

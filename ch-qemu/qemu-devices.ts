@@ -1,6 +1,7 @@
 /**
  * The API's devices as QEMU's: pure, and the same for the command line (cold) and the monitor (hot plug), since QEMU takes JSON in both places.
  */
+import { bridgeSlot } from "./pci-slots.ts";
 import type { BalloonConfig, ConsoleConfig, DiskConfig, MemoryConfig, NetConfig, RngConfig, SerialConfig } from "./vm-config.ts";
 
 export type QemuProperties = Readonly<Record<string, unknown>>;
@@ -16,6 +17,7 @@ export type QemuBackend =
 export type QemuDevice = {
 	readonly id: string;
 	readonly name: string;
+	readonly segment: number;
 	readonly slot: number;
 	readonly type: DeviceType;
 	readonly backends: readonly QemuBackend[];
@@ -26,16 +28,40 @@ export type QemuDevice = {
 
 export type DeviceType = "block" | "net" | "rng" | "vsock" | "balloon" | "console" | "mem" | "pvpanic";
 
-/** Where a device goes: its API id, its QEMU name, its slot. */
-export type Place = { readonly id: string; readonly name: string; readonly slot: number };
+/** Where a device goes: its API id, its QEMU name, its PCI segment and slot. */
+export type Place = { readonly id: string; readonly name: string; readonly segment: number; readonly slot: number };
 
-const pci = (place: Place, driver: string, more: QemuProperties): QemuProperties => ({
+const address = (slot: number): string => `0x${slot.toString(16)}`;
+const busOf = (segment: number): string => (segment === 0 ? "pci.0" : `segment${segment}`);
+
+/** Behind a bridge a device does without I/O ports: the guest gives the bridge none for devices that come later. */
+const pci = ({ name, segment, slot }: Place, driver: string, more: QemuProperties): QemuProperties => ({
 	driver,
-	id: place.name,
-	bus: "pci.0",
-	addr: `0x${place.slot.toString(16)}`,
+	id: name,
+	bus: busOf(segment),
+	addr: address(slot),
+	...(segment > 0 && driver.startsWith("virtio-") ? { "disable-legacy": "on" } : {}),
 	...more,
 });
+
+/**
+ * The bridges to further segments. A guest gives a bridge memory by what is behind it when it boots, at least 1 MiB: the device in slot 0, which
+ * no driver uses, makes it give some, and that has room for 31 virtio devices (20 KiB each).
+ */
+export function bridgeDevices(segments: number): QemuProperties[] {
+	return Array.from({ length: segments - 1 }, (_, index) => index + 1).flatMap((segment) => [
+		{
+			driver: "pci-bridge",
+			id: busOf(segment),
+			bus: busOf(0),
+			addr: address(bridgeSlot(segment, segments)),
+			chassis_nr: segment,
+			shpc: false,
+			msi: "off",
+		},
+		{ driver: "pci-testdev", bus: busOf(segment), addr: address(0) },
+	]);
+}
 
 /** What a disk image is, from its first bytes and the configuration. */
 export type ImageFormat = "raw" | "qcow2" | "vhdx" | "vpc";

@@ -11,7 +11,7 @@ import type { EventMonitor } from "./event-monitor.ts";
 import { plugDisk, plugNet, plugVsock, unplug } from "./hotplug.ts";
 import { type Host, Machine, type MachineEnd } from "./machine.ts";
 import { checkPayload } from "./payload.ts";
-import { bdfOf } from "./pci-slots.ts";
+import { bdfOf, SEGMENTS_MAX } from "./pci-slots.ts";
 import type { QemuDevice } from "./qemu-devices.ts";
 import { Resizer } from "./resize.ts";
 import type { Turns } from "./turns.ts";
@@ -285,7 +285,7 @@ export class Vmm {
 			throw error;
 		}
 		this.#running = { machine, resizer: new Resizer(machine) };
-		machine.on("device-removed", (id, slot) => this.#events.emit("vm", "device-removed", { id, bdf: bdfOf(slot) }));
+		machine.on("device-removed", (device) => this.#events.emit("vm", "device-removed", { id: device.id, bdf: bdfOf(device) }));
 		machine.on("panic", () => this.#events.emit("guest", "panic"));
 		machine.on("ended", (reason) => void this.#turns.run(() => this.#machineEnded(machine, reason)));
 	}
@@ -318,8 +318,7 @@ export class Vmm {
 	}
 }
 
-const pluggedOf = (device: QemuDevice | undefined): Plugged =>
-	device === undefined ? undefined : { id: device.id, bdf: bdfOf(device.slot) };
+const pluggedOf = (device: QemuDevice | undefined): Plugged => (device === undefined ? undefined : { id: device.id, bdf: bdfOf(device) });
 
 function dropList(config: VmConfig, list: DeviceList | "vsock"): void {
 	if (list === "net") for (const net of config.net ?? []) closeAll(net.fds ?? []);
@@ -341,6 +340,9 @@ function dropFromConfig(config: VmConfig, id: string): boolean {
 }
 
 function refuseUnsupported(config: VmConfig): void {
+	const segments = config.platform?.num_pci_segments ?? 1;
+	if (segments < 1 || segments > SEGMENTS_MAX)
+		throw new VmmError(500, "Error from device manager", `ch-qemu has 1 to ${SEGMENTS_MAX} PCI segments: ${segments}`);
 	const lists = [
 		["fs", "shared file systems"],
 		["pmem", "persistent memory devices"],

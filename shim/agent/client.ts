@@ -5,7 +5,14 @@
 
 import { messageOf, ShimError } from "../base/errors.ts";
 import type { ErrorReason } from "../base/errors.ts";
-import { FILES_CAPABILITY, FORWARD_CAPABILITY, LIMITS_CAPABILITY, STREAMS_CAPABILITY, VOLUMES_CAPABILITY } from "../base/names.ts";
+import {
+	FILES_CAPABILITY,
+	FORWARD_CAPABILITY,
+	LIMITS_CAPABILITY,
+	PCI_CAPABILITY,
+	STREAMS_CAPABILITY,
+	VOLUMES_CAPABILITY,
+} from "../base/names.ts";
 import { GrpcCode } from "../wire/codes.ts";
 import { RemoteError, type TtrpcClient } from "../wire/client.ts";
 import { grpc, snp, types } from "../../proto/gen/agent.js";
@@ -35,6 +42,8 @@ export interface AgentDetails {
 	readonly forward: boolean;
 	/** It changes files of volumes in place. */
 	readonly volumes: boolean;
+	/** It finds disks by whole PCI addresses. */
+	readonly pci: boolean;
 	readonly seccomp: boolean;
 }
 
@@ -129,6 +138,7 @@ export class AgentClient {
 			files: details?.extra_features?.includes(FILES_CAPABILITY) ?? false,
 			forward: details?.extra_features?.includes(FORWARD_CAPABILITY) ?? false,
 			volumes: details?.extra_features?.includes(VOLUMES_CAPABILITY) ?? false,
+			pci: details?.extra_features?.includes(PCI_CAPABILITY) ?? false,
 			seccomp: details?.supports_seccomp ?? false,
 		};
 	}

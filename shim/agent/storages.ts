@@ -11,16 +11,29 @@ const SHM_BYTES = 64 * 1024 * 1024;
 
 /**
  * A container's root file system: a read-only EROFS disk with a writable layer in the guest's memory on top (multi-layer storage).
- * @param slot the disk's PCI slot on bus 0, two hexadecimal digits
+ * @param source the disk, as the agent finds it: see `deviceSource`
  */
-export function rootfsStorage(containerId: string, slot: string): StorageRequest {
+export function rootfsStorage(containerId: string, source: string): StorageRequest {
 	return {
 		driver: "blk",
-		source: slot,
+		source,
 		fstype: "erofs",
 		mount_point: guestRootfs(containerId),
 		options: ["X-kata.overlay-lower", "X-kata.multi-layer=true"],
 	};
+}
+
+/**
+ * What the agent is told of a device's place: Kata's agent takes two hexadecimal digits, the slot on bus 0 of the first PCI segment; our own the
+ * whole address as well.
+ * @param bdf a PCI address, `0000:00:1f.0`
+ * @param anyPlace the agent has the capability `snp.pci.v1`
+ * @returns undefined when the agent can't find the device
+ */
+export function deviceSource(bdf: string, anyPlace: boolean): string | undefined {
+	const address = /^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$/.exec(bdf.toLowerCase())?.[0];
+	if (address === undefined) return undefined;
+	return /^0000:00:(..)\.0$/.exec(address)?.[1] ?? (anyPlace ? address : undefined);
 }
 
 /** The shared memory of a pod's containers. */

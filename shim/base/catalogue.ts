@@ -35,6 +35,7 @@ export const CATALOGUE = {
 	"pod.not-found": entry("not-found", "the pod is gone: nothing is left to do"),
 	"pod.state": entry("failed-precondition", "wait until the pod has reached the state that the call needs"),
 	"pod.too-large": entry("resource-exhausted", "lower the limits of the pod's containers, or run it on a larger node"),
+	"pod.slots-full": entry("resource-exhausted", "raise guest.pci_segments for new pods, or spread the containers over more pods"),
 	"pod.lost": entry("unavailable", "the pod's VM has ended; remove the pod and let it be created again"),
 	"container.exists": entry("already-exists", "remove the older container of this name first"),
 	"container.not-found": entry("not-found", "the container is gone: nothing is left to do"),

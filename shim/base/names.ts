@@ -21,6 +21,9 @@ export const FILES_CAPABILITY = "snp.files.v1";
 /** ... and when it changes files of volumes in place, and takes `X-snp.sub` of bind mounts. */
 export const VOLUMES_CAPABILITY = "snp.volumes.v1";
 
+/** What it says when it finds disks by whole PCI addresses. */
+export const PCI_CAPABILITY = "snp.pci.v1";
+
 /** What it says when it takes connections to ports of the guest's loopback. */
 export const FORWARD_CAPABILITY = "snp.forward.v1";
 

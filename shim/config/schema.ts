@@ -54,6 +54,11 @@ export const ConfigSchema = v.strictObject({
 			{ min: 0, max: 1_048_576, unit: "MiB" },
 			"Memory that a running pod may grow by, in steps of 128 MiB, when its containers' limits are raised; 0: none.",
 		),
+		pci_segments: integer(
+			2,
+			{ min: 1, max: 16 },
+			"PCI segments of a pod's VM. Each has room for 31 devices; the first also for the VM's own and the network's. Containers of one pod that use the same image share a disk, so a pod needs one for each of its images, and one for each block volume.",
+		),
 	}),
 	storage: table("Images of the containers' layers, and volumes.", {
 		cache_dir: path(

@@ -45,6 +45,12 @@ export async function makeFolder(path: string): Promise<void> {
 	if (!(await stat(path)).isDirectory()) throw new Error(`${path} is not a folder`);
 }
 
+/** What tells a file from all others, under whatever name: device and inode (inode(7)). A file that somebody has open keeps its own. */
+export async function fileIdentity(path: string): Promise<string> {
+	const { dev, ino } = await stat(path, { bigint: true });
+	return `${dev}:${ino}`;
+}
+
 async function isThere(path: string): Promise<boolean> {
 	try {
 		await stat(path);

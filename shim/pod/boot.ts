@@ -14,7 +14,7 @@ import type { HostCgroup } from "../host/cgroups.ts";
 import { setOomScore } from "../host/processes.ts";
 import { launchVmm } from "../vmm/launcher.ts";
 import type { Vmm, VmmEvent } from "../vmm/launcher.ts";
-import { diskSlot, planVm } from "../vmm/plan.ts";
+import { diskAddress, planVm } from "../vmm/plan.ts";
 import { dialGuest } from "../vmm/vsock.ts";
 import { TtrpcClient } from "../wire/client.ts";
 import { vmmEnd, watchMachine } from "./machine.ts";
@@ -49,10 +49,10 @@ export interface BootContext {
 	readonly network: Promise<PodNetwork | undefined>;
 }
 
-/** A booted machine, and the PCI slot of its first disk (two hexadecimal digits; empty without a disk). */
+/** A booted machine, and the PCI address of its first disk (`0000:00:1f.0`; empty without a disk). */
 export interface Booted {
 	readonly machine: Machine;
-	readonly slot: string;
+	readonly diskAddress: string;
 }
 
 const KVM_DEVICE = "/dev/kvm";
@@ -218,9 +218,9 @@ async function startGuest(
 	const network = await context.network;
 	if (network !== undefined) await timeline.step("add-net", () => network.plugCold(vmm.client, { signal }));
 	await timeline.step("vm-boot", () => vmm.client.boot(call));
-	// The slots of devices are known as soon as the VM runs; the guest boots meanwhile.
-	const slot = disk === undefined ? Promise.resolve("") : timeline.step("disk-slot", () => findSlot(vmm, disk.id, call));
-	slot.catch(() => undefined);
+	// The places of devices are known as soon as the VM runs; the guest boots meanwhile.
+	const place = disk === undefined ? Promise.resolve("") : timeline.step("disk-slot", () => findDisk(vmm, disk.id, call));
+	place.catch(() => undefined);
 	const agent = await timeline.step("agent-connect", async () => {
 		const { socket } = await dialGuest(plan.vsock, AGENT_PORT, { signal, timeoutMs: config.timeouts.boot_ms });
 		const client = new AgentClient(
@@ -233,11 +233,11 @@ async function startGuest(
 	});
 	const details = await timeline.step("agent-details", () => agent.details({ signal }));
 	const died = watchMachine(podId, vmm, agent, guestEnd.ended);
-	return { machine: { vmm, agent, details, vsock: plan.vsock, died }, slot: await slot };
+	return { machine: { vmm, agent, details, vsock: plan.vsock, died }, diskAddress: await place };
 }
 
-async function findSlot(vmm: Vmm, diskId: string, call: { signal: AbortSignal; timeoutMs: number }): Promise<string> {
-	const found = diskSlot(await vmm.client.info(call), diskId);
+async function findDisk(vmm: Vmm, diskId: string, call: { signal: AbortSignal; timeoutMs: number }): Promise<string> {
+	const found = diskAddress(await vmm.client.info(call), diskId);
 	if (found === undefined) throw new ShimError("vmm.api", `the hypervisor does not list disk ${diskId} among the VM's devices`);
 	return found;
 }
@@ -254,6 +254,7 @@ function vmConfig(plan: PodPlan, disk: BootDisk | undefined): ReturnType<typeof 
 		disks: disk === undefined ? [] : [{ id: disk.id, path: disk.path, readonly: true }],
 		vsock: { cid: plan.vsockCid, socketPath: plan.vsock },
 		serialFile: plan.consoleFile,
+		pciSegments: plan.pciSegments,
 		landlockRules: plan.landlockRules,
 	});
 }

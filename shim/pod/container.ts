@@ -29,7 +29,8 @@ export class Container {
 	readonly id: string;
 	readonly bundle: string;
 	readonly spec: OciSpec;
-	readonly disk: ContainerDisk | null;
+	/** Its address changes as it comes and goes. */
+	disk: ContainerDisk | null;
 	readonly scope: Scope;
 	readonly init: GuestProcess;
 	readonly execs = new Map<string, GuestProcess>();
@@ -66,9 +67,9 @@ export class Container {
 		return process;
 	}
 
-	/** Has the guest make the container. `slot`: PCI slot of its disk, two hexadecimal digits. */
-	async prepare(slot: string, signal: AbortSignal): Promise<void> {
-		await createInGuest(this, this.#host, this.#stdio, slot, signal);
+	/** Has the guest make the container. `source`: its disk, as the agent finds it. */
+	async prepare(source: string, signal: AbortSignal): Promise<void> {
+		await createInGuest(this, this.#host, this.#stdio, source, signal);
 		this.complete = true;
 	}
 

@@ -21,13 +21,13 @@ interface GuestContainer {
 
 /**
  * Has the guest make a container: its files, its storages, its first process, which waits for its start.
- * @param slot PCI slot of its disk, two hexadecimal digits
+ * @param source its disk, as the agent finds it
  */
 export async function createInGuest(
 	{ id, spec, init }: GuestContainer,
 	host: ContainerHost,
 	stdio: ContainerStdio,
-	slot: string,
+	source: string,
 	signal: AbortSignal,
 ): Promise<void> {
 	const { timeline } = host;
@@ -49,7 +49,7 @@ export async function createInGuest(
 	const request = {
 		container_id: id,
 		exec_id: id,
-		storages: [rootfsStorage(id, slot), ...volumes.storages],
+		storages: [rootfsStorage(id, source), ...volumes.storages],
 		OCI: converted,
 		sandbox_pidns: sharesPidNamespace(spec),
 		...streamPorts(init, machine),

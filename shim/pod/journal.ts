@@ -35,7 +35,15 @@ const containerRecord = v.object({
 	paused: v.boolean(),
 	/** The limits as they are now; null: those of the specification. */
 	limits: v.optional(v.nullable(v.object({ cpuQuotaUs: v.number(), cpuPeriodUs: v.number(), memoryBytes: v.number() })), null),
-	disk: v.nullable(v.object({ id: v.string(), path: v.string() })),
+	/** Its address is null while it may be in the VM or not. */
+	disk: v.nullable(
+		v.object({
+			id: v.string(),
+			path: v.string(),
+			file: v.optional(v.string(), ""),
+			address: v.optional(v.nullable(v.string()), null),
+		}),
+	),
 	processes: v.array(processRecord),
 });
 
@@ -67,6 +75,8 @@ const podRecord = v.object({
 	vmm: v.nullable(v.object({ pid: v.number(), startTime: v.string() })),
 	/** What the VM has now, and what it may grow to. */
 	size: v.optional(v.nullable(v.object({ now: machineSize, most: machineSize })), null),
+	/** PCI segments of the VM. */
+	pciSegments: v.optional(v.number(), 1),
 	/** The path of the VMM's control group. */
 	cgroup: v.optional(v.nullable(v.string()), null),
 	agent: v.nullable(
@@ -77,6 +87,7 @@ const podRecord = v.object({
 			files: v.optional(v.boolean(), false),
 			forward: v.optional(v.boolean(), false),
 			volumes: v.optional(v.boolean(), false),
+			pci: v.optional(v.boolean(), false),
 			seccomp: v.boolean(),
 		}),
 	),

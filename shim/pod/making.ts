@@ -5,7 +5,7 @@ import { resolve } from "node:path";
 import type { OciSpec } from "../agent/oci-spec.ts";
 import type { Scope } from "../base/scope.ts";
 import type { RootfsImages } from "../storage/images.ts";
-import { plugDisk, pullDisk } from "./container-disk.ts";
+import { chooseDisk, diskSource, plugDisk, releaseDisk } from "./container-disk.ts";
 import type { ContainerDisk } from "./container-disk.ts";
 import type { ContainerHost } from "./container-host.ts";
 import { Container } from "./container.ts";
@@ -16,12 +16,17 @@ import { SandboxContainer } from "./sandbox-container.ts";
 
 /** What making a container needs of its pod. */
 export interface MakingPod extends ContainerHost {
+	readonly podId: string;
 	readonly state: PodState;
+	/** PCI segments of the VM. */
+	readonly pciSegments: number;
 	/** Whose images these are. */
 	readonly owner: string;
 	readonly images: RootfsImages;
 	/** Those that are made, or nearly so. */
 	readonly containers: Map<string, Container>;
+	/** Writes the journal; a failure is logged. */
+	saveQuietly(): void;
 }
 
 /** A container on its way. `disk` settles first; undefined for one that has none. */
@@ -48,23 +53,24 @@ export function beginContainer(pod: MakingPod, request: CreateRequest, spec: Oci
 			scope,
 			signal,
 		});
-		return { id: `disk${pod.nextNumber()}`, path: image.path };
+		return await chooseDisk(pod, image.path);
 	});
 	const container = disk.then((found) => {
 		signal.throwIfAborted();
 		const made = new Container({ id, bundle, spec, stdio, disk: found, scope }, pod);
 		pod.containers.set(id, made);
+		scope.defer(`disk of container ${id}`, () => releaseDisk(pod, made));
 		return made;
 	});
 	container.catch(() => undefined);
 	return { container, disk };
 }
 
-/** Has the guest make a container whose disk is at a PCI slot (two hexadecimal digits; empty for none). */
-export async function finishContainer(pod: MakingPod, container: Container, slot: string, signal: AbortSignal): Promise<void> {
+/** Has the guest make a container whose disk is in the VM. */
+export async function finishContainer(pod: MakingPod, container: Container, signal: AbortSignal): Promise<void> {
 	pod.save();
 	container.scope.defer(`stdio of container ${container.id}`, () => container.releaseStdio());
-	await container.prepare(slot, signal);
+	await container.prepare(diskSource(pod, container), signal);
 	pod.save();
 }
 
@@ -77,14 +83,15 @@ export async function makeContainer(
 	signal: AbortSignal,
 ): Promise<void> {
 	const making = beginContainer(pod, request, spec, scope, signal);
-	const disk = await making.disk;
 	const container = await making.container;
-	const slot = disk === undefined ? "" : await pod.timeline.step("add-disk", () => plugDisk(pod, disk, scope));
-	await finishContainer(pod, container, slot, signal);
+	// The disk is in the journal before the VM has it.
+	pod.save();
+	await pod.timeline.step("add-disk", () => plugDisk(pod, container));
+	await finishContainer(pod, container, signal);
 }
 
-/** Gives back the disk of a container that an earlier snpd made. */
-export async function releaseDisk(pod: MakingPod, containerId: string, diskId: string): Promise<void> {
-	await pullDisk(pod, diskId);
-	await pod.images.release(pod.owner, containerId);
+/** Gives back what a container has that an earlier snpd made. */
+export async function releaseContainer(pod: MakingPod, container: Container): Promise<void> {
+	await releaseDisk(pod, container);
+	await pod.images.release(pod.owner, container.id);
 }

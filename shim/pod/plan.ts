@@ -20,6 +20,8 @@ export interface PodPlan {
 	readonly memoryMib: number;
 	/** What the VM may grow to while it runs. */
 	readonly most: MachineSize;
+	/** PCI segments that it has for disks. */
+	readonly pciSegments: number;
 	readonly hostname: string;
 	/** Where `linux.cgroupsPath` puts the pod; empty for nowhere. */
 	readonly cgroupsPath: string;
@@ -81,6 +83,7 @@ export function planPod(podId: string, spec: OciSpec, config: Config, folder: st
 		kernelParameters: parameters.join(" "),
 		...size,
 		most: mostOf(size, { vcpus: config.guest.max_vcpus, memoryMib: config.guest.hotplug_memory_mib }),
+		pciSegments: config.guest.pci_segments,
 		hostname: hostnameOf(podId, spec),
 		cgroupsPath: spec.linux?.cgroupsPath ?? "",
 		network: chooseNetwork(spec.linux?.namespaces ?? []),

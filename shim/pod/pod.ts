@@ -91,6 +91,10 @@ export class Pod implements MakingPod, SandboxOwner {
 		return this.sandbox.state;
 	}
 
+	get pciSegments(): number {
+		return this.sandbox.pciSegments;
+	}
+
 	/** The VMM's PID; 0 while there is none. */
 	get pid(): number {
 		return this.sandbox.vmm?.pid ?? 0;
@@ -209,8 +213,10 @@ export class Pod implements MakingPod, SandboxOwner {
 			const scope = sandbox.begin(plan);
 			const { container, disk } = beginContainer(this, request, spec, scope, abort.signal);
 			making = container;
-			const slot = await sandbox.boot(plan, disk, abort.signal);
-			await finishContainer(this, await container, slot, abort.signal);
+			const address = await sandbox.boot(plan, disk, abort.signal);
+			const first = await container;
+			if (first.disk !== null) first.disk = { ...first.disk, address };
+			await finishContainer(this, first, abort.signal);
 			sandbox.keep();
 		} catch (error) {
 			abort.abort(error);

@@ -16,6 +16,7 @@ export function podRecord(pod: Pod): PodRecord {
 		network: networkRecord(pod),
 		vmm: pod.sandbox.vmm,
 		size: pod.sandbox.size === undefined ? null : { now: { ...pod.sandbox.size.now }, most: { ...pod.sandbox.size.most } },
+		pciSegments: pod.sandbox.pciSegments,
 		cgroup: pod.sandbox.cgroup?.path ?? null,
 		agent: state.kind === "running" ? { ...state.machine.details } : null,
 		volumes: pod.sandbox.volumes.record(),

@@ -24,7 +24,8 @@ import { Journal } from "./journal.ts";
 import type { ContainerRecord, PodRecord, ProcessRecord } from "./journal.ts";
 import { watchMachine } from "./machine.ts";
 import type { Machine } from "./machine.ts";
-import { releaseDisk } from "./making.ts";
+import { pullDisk } from "./container-disk.ts";
+import { releaseContainer } from "./making.ts";
 import type { Pod } from "./pod.ts";
 import { GuestProcess } from "./process.ts";
 import type { ExitRecord, ProcessState } from "./process.ts";
@@ -66,6 +67,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 	pod.sandbox.vmm = record.vmm;
 	pod.keeper.pid = record.keeperPid;
 	pod.nextStream = record.nextNumber;
+	pod.sandbox.pciSegments = record.pciSegments;
 	pod.sandbox.size = record.size ?? undefined;
 	pod.sandbox.cgroup = record.cgroup === null ? undefined : new HostCgroup(record.cgroup);
 	pod.tombstones.restore(record.tombstones);
@@ -93,17 +95,18 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		machine.agent.close();
 		await machine.vmm.kill();
 	});
-	for (const container of dropped) {
-		await machine.agent
-			.removeContainer(container.id)
-			.catch((error: unknown) => pod.log.debug("nothing in the guest of a container that is gone", { reason: explain(error) }));
-		const disk = container.disk;
-		if (disk !== null)
-			await machine.vmm.client
-				.removeDevice(disk.id)
-				.catch((error: unknown) => pod.log.debug("no disk of a container that is gone", { reason: explain(error) }));
-	}
+	for (const container of dropped) await drop(pod, machine, container);
 	pod.log.info("pod taken up again", { vmm: machine.vmm.pid, containers: pod.containers.size });
+}
+
+/** Removes what the VM has of a container that was not made altogether, or that containerd has removed. */
+async function drop(pod: Pod, machine: Machine, { id, disk }: ContainerRecord): Promise<void> {
+	await machine.agent
+		.removeContainer(id)
+		.catch((error: unknown) => pod.log.debug("nothing in the guest of a container that is gone", { reason: explain(error) }));
+	const shared = [...pod.containers.values()].some((container) => container.disk?.id === disk?.id);
+	if (disk !== null && !shared) await pullDisk(pod, disk.id).catch((error: unknown) => pod.log.error("a disk stays in the VM", error));
+	await pod.images.release(pod.owner, id).catch((error: unknown) => pod.log.error("an image stays", error));
 }
 
 async function adoptMachine(pod: Pod, record: PodRecord): Promise<Machine | undefined> {
@@ -142,10 +145,9 @@ async function restoreContainer(pod: Pod, record: ContainerRecord): Promise<void
 	if (init === undefined)
 		throw new ShimError("journal.invalid", `container ${record.id} in the journal of pod ${basename(pod.folder)} has no first process`);
 	const scope = pod.adoptScope(`container ${record.id}`);
-	const disk = record.disk;
-	if (disk !== null) scope.defer(`disk ${disk.id}`, () => releaseDisk(pod, record.id, disk.id));
 	const parts = { id: record.id, bundle: record.bundle, spec, stdio: init.stdio, scope };
-	const container = isSandboxContainer(spec) ? new SandboxContainer(parts, pod) : new Container({ ...parts, disk }, pod);
+	const container = isSandboxContainer(spec) ? new SandboxContainer(parts, pod) : new Container({ ...parts, disk: record.disk }, pod);
+	scope.defer(`disk of container ${record.id}`, () => releaseContainer(pod, container));
 	scope.defer(`stdio of container ${record.id}`, () => container.releaseStdio());
 	container.complete = true;
 	container.paused = record.paused;

@@ -48,6 +48,8 @@ export class Sandbox {
 	vmm: { readonly pid: number; readonly startTime: string } | null = null;
 	/** What the VM has, and what it may grow to; known from its boot on. */
 	size: VmSize | undefined;
+	/** PCI segments of the VM. */
+	pciSegments = 1;
 	/** The control group of the VMM, once it is decided. */
 	cgroup: HostCgroup | undefined;
 	/** The pod's network, from before its first effect; null: loopback alone. */
@@ -92,6 +94,7 @@ export class Sandbox {
 		const scope = new Scope(`boot of pod ${this.#owner.podId}`);
 		this.#making = scope;
 		this.size = { now: { vcpus: plan.vcpus, memoryMib: plan.memoryMib }, most: plan.most };
+		this.pciSegments = plan.pciSegments;
 		this.cgroup = plan.cgroupsPath === "" ? undefined : new HostCgroup(cgroupPath(plan.cgroupsPath));
 		this.transition({ kind: "booting" });
 		scope.defer("pod folder", () => this.#owner.journal.remove());
@@ -109,13 +112,13 @@ export class Sandbox {
 	/**
 	 * Boots the VM, and has the guest make what containers share; after `begin`.
 	 * @param disk what the VM shall have from its start, made meanwhile
-	 * @returns the disk's PCI slot, two hexadecimal digits; empty without a disk
+	 * @returns the disk's PCI address (`0000:00:1f.0`); empty without a disk
 	 * @throws ShimError what a step of the boot throws
 	 */
 	async boot(plan: PodPlan, disk: Promise<BootDisk> | undefined, signal: AbortSignal): Promise<string> {
 		const { network, cgroup } = this;
 		const { podId, folder, config, timeline, log } = this.#owner;
-		const { machine, slot } = await bootMachine({
+		const { machine, diskAddress } = await bootMachine({
 			podId,
 			folder,
 			plan,
@@ -140,7 +143,7 @@ export class Sandbox {
 				{ signal },
 			),
 		);
-		return slot;
+		return diskAddress;
 	}
 
 	/** All that was asked for is made: from now on `scope` owns it, and the VM's end is noticed. */

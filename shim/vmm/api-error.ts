@@ -20,6 +20,14 @@ export class VmmApiError extends Error {
 	}
 }
 
+/** The link of a refusal for want of a free PCI slot (Cloud Hypervisor v53, `DeviceManagerError::AllocatePciDeviceId`). */
+const NO_SLOT = "Failed to find an available PCI device ID";
+
+/** True when the VMM refused a device because its PCI segment is full. */
+export function isNoSlot(error: unknown): boolean {
+	return error instanceof VmmApiError && error.chain.includes(NO_SLOT);
+}
+
 /** The first link is always the same and says nothing. */
 const NOISE = "Error from API";
 

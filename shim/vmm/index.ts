@@ -10,7 +10,7 @@ export type { CallOptions, VmmClientOptions } from "./client.ts";
 export type * from "./config-types.ts";
 export { adoptVmm, launchVmm, Vmm, vmmFiles } from "./launcher.ts";
 export type { AdoptOptions, LaunchOptions, OnVmmEvent, VmmEvent, VmmExit, VmmFiles, VmmLogLevel } from "./launcher.ts";
-export { diskSlot, planDisk, planVm, slotOfBdf } from "./plan.ts";
+export { diskAddress, planDisk, planVm, slotOfBdf } from "./plan.ts";
 export type { DiskSpec, VmSpec } from "./plan.ts";
 export { dialGuest } from "./vsock.ts";
 export type { DialOptions, GuestConnection } from "./vsock.ts";

@@ -13,6 +13,8 @@ export interface DiskSpec {
 	readonly readonly: boolean;
 	/** At most 20 bytes; the guest sees it in `/sys/block/<name>/serial`. */
 	readonly serial?: string | undefined;
+	/** The PCI segment that it is plugged into; the first unless given. */
+	readonly segment?: number | undefined;
 }
 
 /** What a VM is to be. */
@@ -34,6 +36,8 @@ export interface VmSpec {
 	readonly balloon?: { readonly deflateOnOom?: boolean; readonly freePageReporting?: boolean } | undefined;
 	/** Where the guest's serial console is written to; it is off unless given. */
 	readonly serialFile?: string | undefined;
+	/** PCI segments, each with room for 31 devices; one unless given. */
+	readonly pciSegments?: number | undefined;
 	/** Landlock is on when there are rules: the only paths that the VMM may reach from boot on. */
 	readonly landlockRules?: readonly LandlockConfig[] | undefined;
 }
@@ -58,6 +62,7 @@ export function planVm(spec: VmSpec): VmConfig {
 			free_page_reporting: spec.balloon.freePageReporting ?? false,
 		};
 	}
+	if (spec.pciSegments !== undefined && spec.pciSegments > 1) config.platform = { num_pci_segments: spec.pciSegments };
 	if (spec.landlockRules !== undefined) {
 		config.landlock_enable = true;
 		config.landlock_rules = spec.landlockRules.map((rule) => ({ ...rule }));
@@ -77,7 +82,11 @@ function planMemory(spec: VmSpec): NonNullable<VmConfig["memory"]> {
  */
 export function planDisk(disk: DiskSpec): NonNullable<VmConfig["disks"]>[number] {
 	const config = { id: disk.id, path: disk.path, readonly: disk.readonly, sparse: !disk.readonly, image_type: "Raw" as const };
-	return disk.serial === undefined ? config : { ...config, serial: disk.serial };
+	return {
+		...config,
+		...(disk.serial === undefined ? {} : { serial: disk.serial }),
+		...(disk.segment === undefined || disk.segment === 0 ? {} : { pci_segment: disk.segment }),
+	};
 }
 
 /** The slot of a PCI address: `0000:00:1f.0` gives `1f`, undefined when it is no such address. */
@@ -85,12 +94,12 @@ export function slotOfBdf(bdf: string): string | undefined {
 	return /^[0-9a-f]{4}:[0-9a-f]{2}:([0-9a-f]{2})\.[0-7]$/i.exec(bdf)?.[1]?.toLowerCase();
 }
 
-/** The PCI slot of a disk as two hexadecimal digits, from `vm.info` of a booted VM; undefined when it is not there. */
-export function diskSlot(info: VmInfo, diskId: string): string | undefined {
+/** The PCI address of a disk (`0000:00:1f.0`), from `vm.info` of a booted VM; undefined when it is not there. */
+export function diskAddress(info: VmInfo, diskId: string): string | undefined {
 	const tree = info.device_tree ?? {};
 	// The address stands on the PCI function that carries the device.
 	const carrier = nodeAt(tree, nodeAt(tree, diskId)?.parent) ?? nodeAt(tree, diskId);
-	return carrier?.pci_bdf === undefined ? undefined : slotOfBdf(carrier.pci_bdf);
+	return carrier?.pci_bdf;
 }
 
 function nodeAt(tree: NonNullable<VmInfo["device_tree"]>, id: string | undefined): DeviceNode | undefined {

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import t from "tap";
 import { VmmError } from "../../ch-qemu/api-error.ts";
 import { DeviceSet, imageFormat } from "../../ch-qemu/device-set.ts";
-import { PciSlots } from "../../ch-qemu/pci-slots.ts";
+import { bdfOf, PciSlots } from "../../ch-qemu/pci-slots.ts";
+import { bridgeDevices } from "../../ch-qemu/qemu-devices.ts";
 import { qemuArguments } from "../../ch-qemu/qemu-arguments.ts";
 import { decode } from "../../ch-qemu/schema.ts";
 import { findTools } from "../../ch-qemu/tools.ts";
@@ -61,14 +62,37 @@ t.test("what is wrong with a body is said as serde says it", async (t) => {
 t.test("slots are given from 2 on, pinned ones once, freed ones again", async (t) => {
 	const slots = new PciSlots();
 	t.equal(slots.take("a"), 2);
-	t.equal(slots.take("b", 3), 3);
+	t.equal(slots.take("b", 0, 3), 3);
 	t.equal(slots.take("c"), 4);
-	t.throws(() => slots.take("d", 3), VmmError);
-	t.throws(() => slots.take("d", 1), VmmError, "the ISA bridge's");
-	slots.free(3);
+	t.throws(() => slots.take("d", 0, 3), VmmError);
+	t.throws(() => slots.take("d", 0, 1), VmmError, "the ISA bridge's");
+	slots.free({ segment: 0, slot: 3 });
 	t.equal(slots.take("d"), 3);
 	for (let i = 0; i < 27; i++) slots.take(`x${i}`);
 	t.throws(() => slots.take("one too many"), VmmError);
+});
+
+t.test("a further segment is a bus behind a bridge, with 31 slots", async (t) => {
+	const slots = new PciSlots(3);
+	t.throws(() => slots.take("a", 0, 31), VmmError, "a bridge's");
+	t.throws(() => slots.take("a", 0, 30), VmmError, "a bridge's");
+	t.throws(() => slots.take("a", 3), VmmError, "there is no such segment");
+	const taken = Array.from({ length: 31 }, (_, i) => slots.take(`x${i}`, 2));
+	t.equal(taken[0], 1);
+	t.equal(taken[30], 31);
+	t.throws(() => slots.take("one too many", 2), VmmError);
+	t.equal(slots.take("b", 1), 1);
+	t.equal(bdfOf({ segment: 1, slot: 10 }), "0000:01:0a.0", "where the guest sees it");
+	t.same(
+		bridgeDevices(3).map(({ driver, id, bus, addr }) => [driver, id ?? "", bus, addr]),
+		[
+			["pci-bridge", "segment1", "pci.0", "0x1e"],
+			["pci-testdev", "", "segment1", "0x0"],
+			["pci-bridge", "segment2", "pci.0", "0x1f"],
+			["pci-testdev", "", "segment2", "0x0"],
+		],
+	);
+	t.same(bridgeDevices(1), []);
 });
 
 t.test("a configuration becomes QEMU's command line", async (t) => {

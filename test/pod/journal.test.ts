@@ -13,9 +13,10 @@ const RECORD: PodRecord = {
 	state: "running",
 	network: { path: "/run/netns/cni-1", id: "4:4026532177", queues: 1, told: [] },
 	vmm: { pid: 8, startTime: "9" },
+	pciSegments: 2,
 	size: { now: { vcpus: 1, memoryMib: 256 }, most: { vcpus: 2, memoryMib: 512 } },
 	cgroup: "/kubepods/pod1/abc",
-	agent: { version: "1", streams: true, limits: true, files: true, forward: true, volumes: true, seccomp: true },
+	agent: { version: "1", streams: true, limits: true, files: true, forward: true, volumes: true, pci: true, seccomp: true },
 	nextNumber: 3,
 	containers: [
 		{
@@ -24,7 +25,7 @@ const RECORD: PodRecord = {
 			complete: true,
 			paused: false,
 			limits: { cpuQuotaUs: 0, cpuPeriodUs: 0, memoryBytes: 64 << 20 },
-			disk: { id: "disk1", path: "/x" },
+			disk: { id: "disk1", path: "/x", file: "1:2", address: "0000:00:05.0" },
 			processes: [
 				{
 					execId: "",

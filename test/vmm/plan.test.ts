@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { t } from "tap";
 
 import type { VmInfo } from "../../shim/vmm/api-types.ts";
-import { diskSlot, planVm, slotOfBdf } from "../../shim/vmm/plan.ts";
+import { diskAddress, planVm, slotOfBdf } from "../../shim/vmm/plan.ts";
 
 const least = { vcpus: 2, memoryMiB: 256, kernelPath: "/k", cmdline: "quiet", disks: [], vsock: { cid: 3, socketPath: "/v" } };
 
@@ -26,7 +26,8 @@ t.test("planVm: everything that can be asked for", async (t) => {
 		maxVcpus: 4,
 		sharedMemory: true,
 		initramfsPath: "/i",
-		disks: [{ id: "d1", path: "/d", readonly: true, serial: "s" }],
+		disks: [{ id: "d1", path: "/d", readonly: true, serial: "s", segment: 1 }],
+		pciSegments: 2,
 		balloon: { deflateOnOom: true },
 		serialFile: "/serial",
 		landlockRules: [{ path: "/d", access: "r" }],
@@ -35,7 +36,8 @@ t.test("planVm: everything that can be asked for", async (t) => {
 		payload: { initramfs: "/i" },
 		cpus: { boot_vcpus: 2, max_vcpus: 4 },
 		memory: { shared: true },
-		disks: [{ id: "d1", path: "/d", readonly: true, serial: "s", sparse: false, image_type: "Raw" }],
+		disks: [{ id: "d1", path: "/d", readonly: true, serial: "s", sparse: false, image_type: "Raw", pci_segment: 1 }],
+		platform: { num_pci_segments: 2 },
 		balloon: { size: 0, deflate_on_oom: true, free_page_reporting: false },
 		serial: { mode: "File", file: "/serial" },
 		landlock_enable: true,
@@ -43,7 +45,7 @@ t.test("planVm: everything that can be asked for", async (t) => {
 	});
 });
 
-t.test("diskSlot: the slot of a disk in a recorded device tree", async (t) => {
+t.test("diskAddress: the place of a disk in a recorded device tree", async (t) => {
 	const lines = readFileSync(new URL("data/recorded.jsonl", import.meta.url), "utf8")
 		.trim()
 		.split("\n");
@@ -52,10 +54,10 @@ t.test("diskSlot: the slot of a disk in a recorded device tree", async (t) => {
 		.filter(({ endpoint, status }) => endpoint === "vm.info" && status === 200);
 	const info = infos.map(({ answer }) => JSON.parse(answer) as VmInfo).find((info) => info.device_tree?.["pin"] !== undefined);
 	if (info === undefined) throw new Error("no recording has the disk");
-	t.equal(diskSlot(info, "pin"), "14");
-	t.equal(diskSlot(info, "missing"), undefined);
-	t.equal(diskSlot(info, "constructor"), undefined);
-	t.equal(diskSlot({ config: info.config, state: "Created" }, "pin"), undefined);
+	t.equal(diskAddress(info, "pin"), "0000:00:14.0");
+	t.equal(diskAddress(info, "missing"), undefined);
+	t.equal(diskAddress(info, "constructor"), undefined);
+	t.equal(diskAddress({ config: info.config, state: "Created" }, "pin"), undefined);
 });
 
 t.test("slotOfBdf: two digits, or nothing", async (t) => {

@@ -19,13 +19,14 @@ use std::path::Path;
 use std::time::Duration;
 
 /// What this agent takes beyond Kata's protocol (docs/contracts.md).
-const FEATURES: [&str; 6] = [
+const FEATURES: &[&str] = &[
     "snp.streams.v1",
     "snp.limits.v1",
     "snp.files.v1",
     "snp.pidns.v1",
     "snp.forward.v1",
     "snp.volumes.v1",
+    "snp.pci.v1",
 ];
 const MEMORY_BLOCK_SIZE: &str = "/sys/devices/system/memory/block_size_bytes";
 /// Processors that the host plugged in have come up within this time.
@@ -49,7 +50,7 @@ pub fn details(request: &GuestDetailsRequest, init: bool) -> GuestDetailsRespons
             device_handlers: words(&storage::DEVICES),
             storage_handlers: words(&storage::DRIVERS),
             supports_seccomp: true,
-            extra_features: words(&FEATURES),
+            extra_features: words(FEATURES),
         }),
         // Memory comes online by itself: no probe is wanted.
         support_mem_hotplug_probe: false,

@@ -12,7 +12,7 @@ const APPEAR_MAX: Duration = Duration::from_secs(10);
 /// The PCI bus on which the host plugs devices.
 const PCI_DEVICES: &str = "/sys/bus/pci/devices";
 
-/// The device file for `source`: two hexadecimal digits (the slot on PCI bus 0) or a path below /dev. Waits for it.
+/// The device file for `source`: two hexadecimal digits (the slot on PCI bus 0), a whole PCI address, or a path below /dev. Waits for it.
 pub async fn find(source: &str) -> Result<PathBuf> {
     let wanted = Wanted::parse(source)?;
     if let Some(path) = wanted.look() {
@@ -43,7 +43,8 @@ pub async fn find(source: &str) -> Result<PathBuf> {
 /// What a source names.
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
-    Slot(u8),
+    /// A PCI function's address, as the kernel writes it.
+    Function(String),
     File(PathBuf),
 }
 
@@ -54,15 +55,9 @@ impl Wanted {
                 return Ok(Self::File(source.into()));
             }
         }
-        let digits = source.len() == 2 && source.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let slot = if digits {
-            u8::from_str_radix(source, 16).ok()
-        } else {
-            None
-        };
-        slot.filter(|slot| *slot < 32).map(Self::Slot).ok_or_else(|| {
+        pci_address(source).map(Self::Function).ok_or_else(|| {
             Error::invalid(format!(
-                "{source:?} is no block device (two hexadecimal digits of a PCI slot, or /dev/NAME)"
+                "{source:?} is no block device (two hexadecimal digits of a PCI slot, a PCI address DDDD:BB:SS.F, or /dev/NAME)"
             ))
         })
     }
@@ -70,14 +65,36 @@ impl Wanted {
     fn look(&self) -> Option<PathBuf> {
         match self {
             Self::File(path) => ready(path).then(|| path.clone()),
-            Self::Slot(slot) => {
-                let function = PathBuf::from(PCI_DEVICES).join(format!("0000:00:{slot:02x}.0"));
-                let name = block_below(&function)?;
+            Self::Function(address) => {
+                let name = block_below(&Path::new(PCI_DEVICES).join(address))?;
                 let path = Path::new("/dev").join(name);
                 ready(&path).then_some(path)
             }
         }
     }
+}
+
+/// The address of a PCI function: `SS` stands for `0000:00:SS.0`.
+fn pci_address(source: &str) -> Option<String> {
+    let full = if source.len() == 2 {
+        format!("0000:00:{source}.0")
+    } else {
+        source.to_owned()
+    };
+    let (place, function) = full.split_once('.')?;
+    let parts: Vec<&str> = place.split(':').collect();
+    let [segment, bus, slot] = parts[..] else { return None };
+    let number = |text: &str, digits: usize| {
+        let plain = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        plain.then(|| u16::from_str_radix(text, 16).ok()).flatten()
+    };
+    let (segment, bus, slot, function) = (
+        number(segment, 4)?,
+        number(bus, 2)?,
+        number(slot, 2)?,
+        number(function, 1)?,
+    );
+    (slot < 32 && function < 8).then(|| format!("{segment:04x}:{bus:02x}:{slot:02x}.{function}"))
 }
 
 /// Whether the device file is there and its disk can be opened: the file comes first, the disk behind it a moment later (ENXIO until then);
@@ -123,10 +140,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_a_slot_or_a_device_file() {
-        assert_eq!(Wanted::parse("0a").unwrap(), Wanted::Slot(10));
+    fn a_source_is_a_slot_an_address_or_a_device_file() {
+        for (source, address) in [
+            ("0a", "0000:00:0a.0"),
+            ("0A", "0000:00:0a.0"),
+            ("0001:00:05.0", "0001:00:05.0"),
+            ("0000:1f:1F.7", "0000:1f:1f.7"),
+        ] {
+            assert_eq!(Wanted::parse(source).unwrap(), Wanted::Function(address.into()));
+        }
         assert_eq!(Wanted::parse("/dev/vda").unwrap(), Wanted::File("/dev/vda".into()));
-        for source in ["", "20", "5", "zz", "/etc/passwd", "/dev/../etc", "+5"] {
+        for source in [
+            "",
+            "20",
+            "5",
+            "zz",
+            "/etc/passwd",
+            "/dev/../etc",
+            "+5",
+            "00:05.0",
+            "0000:00:20.0",
+            "0000:00:05.8",
+            "0000:00:05",
+            "0000:00:05.0/..",
+            "+001:00:05.0",
+            "../0:00:05.0",
+        ] {
             assert!(Wanted::parse(source).is_err(), "{source}");
         }
     }
