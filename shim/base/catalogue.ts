@@ -74,6 +74,13 @@ export const CATALOGUE = {
 	"stream.failed": entry("unavailable", "the container's stdio can't be moved: remove the container"),
 	"journal.write": entry("resource-exhausted", "free space on the tmpfs that holds state_dir"),
 	"journal.invalid": entry("internal", "the pod's journal was damaged: remove the pod"),
+	"attest.report": entry("invalid-argument", "give the report as the guest got it: 1184 bytes, configfs-tsm's outblob"),
+	"attest.certificate": entry(
+		"invalid-argument",
+		"give the certificates as AMD's Key Distribution Service or the guest's auxblob has them",
+	),
+	"attest.policy": entry("invalid-argument", "docs/attestation.md lists every field"),
+	"attest.key": entry("invalid-argument", "give an ECDSA key on the curve P-384 in PEM"),
 	"wait.deadline": entry("deadline-exceeded", "the step took longer than its time-out in the configuration allows"),
 	"wait.canceled": entry("canceled", "the caller gave up: nothing is left to do"),
 	busy: entry("resource-exhausted", "too many calls wait for this pod: try again later"),

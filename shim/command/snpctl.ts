@@ -1,7 +1,7 @@
 /** snpctl, the operator's tool: shows the pods of this node, how a pod's start went, and checks the configuration. */
 
 import { existsSync } from "node:fs";
-import { env, exit, stdout } from "node:process";
+import { argv, env, exit, stdout } from "node:process";
 import { parseArgs } from "node:util";
 
 import * as v from "valibot";
@@ -17,6 +17,8 @@ const USAGE = `usage: snpctl [options] command
   ps                 the pods of this node
   timeline ID        the steps of a pod's start (ID: pod or container)
   config check       reads the configuration and says what is wrong with it
+  attest verify      is an SEV-SNP attestation report genuine and as expected? (snpctl attest --help)
+  attest show        every field of a report
   version            the version of this build
 options:
   --state-dir DIR    the folder of snpd's socket (default: the configuration's state_dir)
@@ -43,7 +45,20 @@ interface Options {
 	readonly json: boolean;
 }
 
+/** Commands with options of their own, loaded when they are called. */
+const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) => Promise<number>>>> = {
+	attest: async () => (await import("./attest.ts")).attest,
+};
+
 async function main(): Promise<void> {
+	const words = argv.slice(2);
+	const at = words.findIndex((word) => !word.startsWith("-"));
+	const load = COMMANDS[words[at] ?? ""];
+	if (load !== undefined) {
+		const run = await load();
+		process.exitCode = await run(words.toSpliced(at, 1));
+		return undefined;
+	}
 	const { values, positionals } = readArguments();
 	const options: Options = { stateDir: values["state-dir"], json: values.json ?? false };
 	if (values.help === true) return print(USAGE);

@@ -7,7 +7,8 @@ import { RemoteError, TtrpcClient } from "../../shim/wire/client.ts";
 import type { ClientOptions } from "../../shim/wire/client.ts";
 import { decodeRequest, encodeFrame, encodeResponse, FrameReader, FrameType } from "../../shim/wire/frame.ts";
 import type { Request } from "../../shim/wire/frame.ts";
-import { connectedPair, memoryLog, randomBytes, randomSource } from "./support.ts";
+import { randomBytes, randomSource } from "../support/random.ts";
+import { connectedPair, memoryLog } from "./support.ts";
 import { failing } from "../base/failing.ts";
 
 interface Call extends Request {

@@ -12,7 +12,7 @@ import {
 	MAX_DATA_BYTES,
 } from "../../shim/wire/frame.ts";
 import type { Frame } from "../../shim/wire/frame.ts";
-import { randomBytes, randomSource } from "./support.ts";
+import { randomBytes, randomSource } from "../support/random.ts";
 import { failing } from "../base/failing.ts";
 
 const plain = (frames: Frame[]): unknown[] => frames.map(({ streamId, type, data }) => ({ streamId, type, data: data.toString("latin1") }));

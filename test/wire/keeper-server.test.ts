@@ -14,7 +14,8 @@ import type { KeeperHandlers } from "../../shim/wire/keeper-server.ts";
 import type { Keeper, KeeperRequest } from "../../shim/wire/keeper.ts";
 import { encodeLink, encodeLinkJson, LinkKind, LinkReader } from "../../shim/wire/link.ts";
 import type { LinkFrame } from "../../shim/wire/link.ts";
-import { memoryLog, randomBytes, randomSource, shortFolder } from "./support.ts";
+import { randomBytes, randomSource } from "../support/random.ts";
+import { memoryLog, shortFolder } from "./support.ts";
 import { failing } from "../base/failing.ts";
 
 const HELLO = {
