@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -25,13 +26,16 @@ struct Spec {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// Reads `config.json` of a bundle.
+/// Reads `config.json` of a bundle. One without is a pod that containerd makes by its Sandbox API: every container has a configuration.
 ///
 /// # Errors
 /// A text that names the file when it can't be read or is no JSON.
 pub fn member(bundle: &Path) -> Result<Member, String> {
     let file = bundle.join("config.json");
-    let text = fs::read(&file).map_err(|error| format!("the bundle's {} can't be read: {error}", file.display()))?;
+    let text = match fs::read(&file) {
+        Err(error) if error.kind() == ErrorKind::NotFound && bundle.is_dir() => return Ok(Member::Pod),
+        result => result.map_err(|error| format!("the bundle's {} can't be read: {error}", file.display()))?,
+    };
     let spec: Spec = serde_json::from_slice(&text).map_err(|error| {
         format!(
             "the bundle's {} is not a container's configuration ({error}): delete the container and create it again",
@@ -169,7 +173,11 @@ mod tests {
     fn reads_bundles_and_names_broken_ones() {
         let folder = Folder::new("bundle");
         let bundle = folder.path("");
+        assert_eq!(member(&bundle), Ok(Member::Pod));
+        assert!(member(&folder.path("gone")).unwrap_err().contains("config.json"));
+        std::fs::create_dir(folder.path("config.json")).unwrap();
         assert!(member(&bundle).unwrap_err().contains("config.json"));
+        std::fs::remove_dir(folder.path("config.json")).unwrap();
         std::fs::write(
             folder.path("config.json"),
             r#"{"ociVersion":"1.1.0","process":{"args":["x"]}}"#,

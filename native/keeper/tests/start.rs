@@ -228,6 +228,19 @@ fn names_the_pod_that_a_container_can_not_join() {
 }
 
 #[test]
+fn serves_a_sandbox_whose_bundle_has_no_configuration() {
+    let world = World::new();
+    let _snpd = world.snpd();
+    let bundle = world.bundle("pod", json!({}));
+    fs::remove_file(bundle.join("config.json")).unwrap();
+    let start = || world.command("pod", &bundle).arg("start").output().unwrap();
+    let output = start();
+    assert!(output.status.success() && output.stderr.is_empty());
+    assert_eq!(fs::read(bundle.join("address")).unwrap(), output.stdout);
+    assert!(failure(&start()).contains("already running"));
+}
+
+#[test]
 fn names_what_is_wrong_before_anything_is_started() {
     let world = World::new();
     let bundle = world.bundle("pod", json!({}));

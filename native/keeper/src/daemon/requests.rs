@@ -13,8 +13,8 @@ pub const MAX_REQUESTS: usize = 8192;
 pub const RESERVE: usize = 1024;
 /// How many bytes of them are held at most; one frame may go beyond.
 pub const MAX_REQUEST_BYTES: usize = 16 << 20;
-/// The method whose answer may take as long as a process lives.
-const WAIT: &[u8] = b"Wait";
+/// The methods whose answer may take as long as a process lives, or a pod.
+const WAITS: [&[u8]; 2] = [b"Wait", b"WaitSandbox"];
 /// The memory that an empty queue keeps, in places.
 const KEEP_PLACES: usize = 8;
 /// From this size on a queue that shrinks has left holes that are worth giving back.
@@ -160,7 +160,7 @@ impl Requests {
 /// Whether a request is a Wait for a process: the method in ttrpc's `Request`.
 fn waits(frame: &TtrpcFrame<'_>) -> bool {
     let body = frame.whole.get(TTRPC_HEADER..).unwrap_or_default();
-    link::ttrpc_method(body) == Some(WAIT)
+    link::ttrpc_method(body).is_some_and(|method| WAITS.contains(&method))
 }
 
 /// Until when a request that came at `came` is held.
@@ -273,8 +273,10 @@ mod tests {
         let now = Instant::now();
         let mut requests = Requests::new(now);
         let (wait, kill) = (request("Wait", 0), request("Kill", 0));
+        let wait_sandbox = request("WaitSandbox", 0);
         for stream in 0..(MAX_REQUESTS + RESERVE) as u32 {
             assert_eq!(admits(&requests, &wait), (stream as usize) < MAX_REQUESTS);
+            assert_eq!(admits(&requests, &wait_sandbox), (stream as usize) < MAX_REQUESTS);
             assert!(admits(&requests, &kill));
             add(&mut requests, 1, stream, TTRPC_REQUEST, true, now);
         }
