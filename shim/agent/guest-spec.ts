@@ -9,7 +9,7 @@ import { ShimError } from "../base/errors.ts";
 import type { grpc } from "../../proto/gen/agent.js";
 import { guestDevices } from "./guest-devices.ts";
 import { guestResources, unsigned64 } from "./guest-resources.ts";
-import type { OciMount, OciProcess, OciSpec } from "./oci-spec.ts";
+import type { OciMount, OciProcess, OciSpec, PodSpec } from "./oci-spec.ts";
 
 /** Where the agent keeps what the host gives it (Kata agent protocol). */
 export const GUEST_SHARED = "/run/kata-containers/shared/containers";
@@ -114,7 +114,7 @@ export function sharesPidNamespace(spec: OciSpec): boolean {
  * @param podPid the number that containerd was told for the pod's tasks: namespaces of it are the pod's own; 0 while there is none
  * @throws ShimError `spec.unsupported` that names the namespace
  */
-export function refuseHostNamespaces(spec: OciSpec, podPid: number): void {
+export function refuseHostNamespaces(spec: PodSpec, podPid: number): void {
 	const namespaces = spec.linux?.namespaces ?? [];
 	// The network's is the host's end of the pod's interfaces, and goes into the VM.
 	const foreign = namespaces.find(

@@ -144,6 +144,8 @@ export const specSchema = v.object({
 export type OciProcess = v.InferOutput<typeof processSchema>;
 export type OciResources = v.InferOutput<typeof resourcesSchema>;
 export type OciSpec = v.InferOutput<typeof specSchema>;
+/** The part of a specification that decides what its pod is. */
+export type PodSpec = Pick<OciSpec, "hostname" | "annotations" | "linux">;
 export type OciDevice = v.InferOutput<typeof device>;
 export type OciMount = v.InferOutput<typeof mount>;
 

@@ -15,6 +15,7 @@ import { PodNode } from "../pod/node.ts";
 import type { PodEvent, PodIdentity } from "../pod/ports.ts";
 import { answerControl } from "../service/control.ts";
 import { encodeEvent } from "../service/events.ts";
+import { SANDBOX_SERVICE, SandboxService } from "../service/sandbox-service.ts";
 import { failedAnswer } from "../service/status.ts";
 import { TASK_SERVICES, TaskService } from "../service/task-service.ts";
 import type { Keeper, KeeperAnswer, KeeperRequest } from "../wire/keeper.ts";
@@ -45,7 +46,7 @@ async function main(): Promise<void> {
 	const defaultConfigFile = env[CONFIG_FILE_VARIABLE] ?? DEFAULT_CONFIG_FILE;
 	const node = new PodNode({ stateDir, defaultConfigFile, publish, log });
 	await node.recover();
-	const service = new TaskService(node, VERSION);
+	const services: Services = { tasks: new TaskService(node, VERSION), sandboxes: new SandboxService(node) };
 	let idle: IdleEnd | undefined;
 	const listen = env.LISTEN_FDS === undefined ? daemonSocket(stateDir) : LISTEN_FD;
 	const server = await serveKeepers(
@@ -53,7 +54,7 @@ async function main(): Promise<void> {
 		{
 			attached: (keeper) => node.attach(keeper.hello.podKey, mover(keeper), keeper.hello.bundle),
 			gone: (keeper) => node.detach(keeper.hello.podKey),
-			request: (keeper, request) => answer(service, keeper, request, log),
+			request: (keeper, request) => answer(services, keeper, request, log),
 			control: (request) => answerControl(node, request),
 			connections: (count) => idle?.connections(count),
 		},
@@ -101,13 +102,29 @@ function mover(keeper: Keeper) {
 	};
 }
 
-async function answer(service: TaskService, keeper: Keeper, request: KeeperRequest, log: Log): Promise<KeeperAnswer> {
+/** What containerd calls. */
+interface Services {
+	readonly tasks: TaskService;
+	readonly sandboxes: SandboxService;
+}
+
+function serviceNamed(name: string, { tasks, sandboxes }: Services): TaskService | SandboxService {
+	if (TASK_SERVICES.has(name)) return tasks;
+	if (name === SANDBOX_SERVICE) return sandboxes;
+	throw new ShimError("call.unimplemented", `there is no service ${name}`);
+}
+
+async function answer(services: Services, keeper: Keeper, request: KeeperRequest, log: Log): Promise<KeeperAnswer> {
 	const { podKey, namespace, podId, address, ttrpcAddress, publishBinary, configFile } = keeper.hello;
 	const identity = { key: podKey, namespace, podId, address, ttrpcAddress, publishBinary, configFile };
 	try {
-		if (!TASK_SERVICES.has(request.service)) throw new ShimError("call.unimplemented", `there is no service ${request.service}`);
 		const { method, replay, timeoutMs } = request;
-		const payload = await service.call(method, request.payload, { identity, mover: mover(keeper), replay, timeoutMs });
+		const payload = await serviceNamed(request.service, services).call(method, request.payload, {
+			identity,
+			mover: mover(keeper),
+			replay,
+			timeoutMs,
+		});
 		log.debug("call answered", { method: request.method, pod: podId, replay: request.replay });
 		return { payload };
 	} catch (error) {

@@ -47,6 +47,15 @@ const containerRecord = v.object({
 	processes: v.array(processRecord),
 });
 
+const sandboxRecord = v.object({
+	bundle: v.string(),
+	createdAtMs: v.number(),
+	started: v.boolean(),
+	exit: v.nullable(exit),
+	/** Kernel parameters for every container. */
+	sysctls: v.record(v.string(), v.string()),
+});
+
 const machineSize = v.object({ vcpus: v.number(), memoryMib: v.number() });
 
 const tombstone = v.object({
@@ -69,6 +78,8 @@ const podRecord = v.object({
 		configFile: v.nullable(v.string()),
 	}),
 	keeperPid: v.number(),
+	/** What containerd's Sandbox API knows of the pod; null for one that was made by its first container. */
+	sandbox: v.optional(v.nullable(sandboxRecord), null),
 	state: v.picklist(["booting", "running", "lost"]),
 	/** The namespace whose interfaces are in the VM, while there may be something to undo there. */
 	network: v.optional(v.nullable(v.object({ path: v.string(), id: v.string(), queues: v.number(), told: v.array(v.string()) })), null),
@@ -104,6 +115,7 @@ const podRecord = v.object({
 export type PodRecord = v.InferOutput<typeof podRecord>;
 export type ContainerRecord = v.InferOutput<typeof containerRecord>;
 export type ProcessRecord = v.InferOutput<typeof processRecord>;
+export type SandboxRecord = Readonly<v.InferOutput<typeof sandboxRecord>>;
 export type Tombstone = v.InferOutput<typeof tombstone>;
 
 /** One pod's journal, in the pod's folder. */

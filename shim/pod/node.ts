@@ -197,9 +197,9 @@ export class PodNode {
 		return images;
 	}
 
-	/** containerd's Shutdown for a pod: forgets it when no container is left (or `now`). */
+	/** containerd's Shutdown for a pod: forgets it when no container is left (or `now`). One that stands alone has a call of its own for its end. */
 	async shutdown(pod: Pod, now: boolean): Promise<void> {
-		if (pod.containers.size > 0 && !now) return;
+		if ((pod.containers.size > 0 || pod.standsAlone) && !now) return;
 		await this.remove(pod);
 	}
 
@@ -231,7 +231,7 @@ export class PodNode {
 			if (identity.address !== address || identity.namespace !== namespace) continue;
 			if (identity.podId !== id && !pod.knows(id)) continue;
 			const result = await pod.discard(id);
-			if (pod.containers.size === 0) await this.remove(pod);
+			if (pod.standsAlone ? identity.podId === id : pod.containers.size === 0) await this.remove(pod);
 			return result;
 		}
 		// A keeper that was never asked for a container has no pod, and must not wait for one any longer.

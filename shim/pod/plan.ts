@@ -2,7 +2,7 @@
 
 import { join } from "node:path";
 
-import type { OciSpec } from "../agent/oci-spec.ts";
+import type { OciSpec, PodSpec } from "../agent/oci-spec.ts";
 import type { Config } from "../config/schema.ts";
 import { chooseNetwork } from "../network/choice.ts";
 import type { NetworkChoice } from "../network/choice.ts";
@@ -67,7 +67,7 @@ export function isSandboxContainer(spec: OciSpec): boolean {
  * @param node what the node has
  * @throws ShimError `pod.too-large`; `network.unsupported` for a pod in the host's network
  */
-export function planPod(podId: string, spec: OciSpec, config: Config, folder: string, node: MachineSize): PodPlan {
+export function planPod(podId: string, spec: PodSpec, config: Config, folder: string, node: MachineSize): PodPlan {
 	const size = sizeOf(podId, spec, { vcpus: config.guest.vcpus, memoryMib: config.guest.memory_mib }, node);
 	const console = config.debug.console;
 	const parameters = [
@@ -101,7 +101,7 @@ export function planPod(podId: string, spec: OciSpec, config: Config, folder: st
 }
 
 /** A pod that names no host name gets its id's beginning: "(none)" or the node's name would mislead. */
-function hostnameOf(podId: string, spec: OciSpec): string {
+function hostnameOf(podId: string, spec: PodSpec): string {
 	const name = spec.hostname ?? "";
 	return name === "" ? podId.replaceAll(/[^A-Za-z0-9.-]/gu, "-").slice(0, DEFAULT_HOSTNAME) : name.slice(0, MAX_HOSTNAME);
 }

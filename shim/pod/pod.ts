@@ -24,6 +24,8 @@ import { planPod } from "./plan.ts";
 import type { PodState } from "./pod-state.ts";
 import type { CreateRequest, DeleteResult, Mover, PodEvent, PodIdentity, PublishEvent } from "./ports.ts";
 import { podRecord } from "./record.ts";
+import { SandboxApi } from "./sandbox-api.ts";
+import type { SandboxApiPod } from "./sandbox-api.ts";
 import { Sandbox } from "./sandbox.ts";
 import type { SandboxOwner } from "./sandbox.ts";
 import { limitsOf } from "./sizing.ts";
@@ -45,7 +47,7 @@ export interface PodServices {
 const GIVE_UP_MS = 10_000;
 
 /** One pod. */
-export class Pod implements MakingPod, SandboxOwner {
+export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	readonly identity: PodIdentity;
 	readonly folder: string;
 	readonly config: Config;
@@ -55,6 +57,8 @@ export class Pod implements MakingPod, SandboxOwner {
 	timeline = new Timeline();
 	readonly tombstones = new Tombstones();
 	readonly sandbox: Sandbox;
+	/** The calls of containerd's Sandbox API, and what they made. */
+	readonly api: SandboxApi;
 	readonly keeper: KeeperEnd;
 	nextStream = 1;
 	readonly #services: PodServices;
@@ -72,6 +76,7 @@ export class Pod implements MakingPod, SandboxOwner {
 		this.#mailbox = new Mailbox(`pod ${identity.podId}`);
 		this.keeper = new KeeperEnd(identity.podId);
 		this.sandbox = new Sandbox(this);
+		this.api = new SandboxApi(this);
 	}
 
 	get podId(): string {
@@ -104,10 +109,15 @@ export class Pod implements MakingPod, SandboxOwner {
 		return this.sandbox.cgroup;
 	}
 
-	/** The kernel parameters of a Kubernetes pod: its sandbox container names them. */
+	/** True for a pod that lives without containers, until containerd ends it by its Sandbox API. */
+	get standsAlone(): boolean {
+		return this.api.record !== undefined;
+	}
+
+	/** The kernel parameters of a Kubernetes pod: its sandbox, or its sandbox container, names them. */
 	get sysctls(): Readonly<Record<string, string>> {
 		const sandbox = [...this.containers.values()].find((container) => container.runsNothing);
-		return sandbox?.spec.linux?.sysctl ?? {};
+		return this.api.record?.sysctls ?? sandbox?.spec.linux?.sysctl ?? {};
 	}
 
 	get volumes(): PodVolumes {
@@ -147,6 +157,11 @@ export class Pod implements MakingPod, SandboxOwner {
 		this.#services.publish(this.identity, event);
 	}
 
+	/** The VM has ended by itself: so has a sandbox. */
+	vmEnded(): void {
+		this.api.end();
+	}
+
 	/** The guest has ended a process of a container for want of memory. */
 	outOfMemory(containerId: string): void {
 		if (this.containers.has(containerId)) this.publish({ kind: "oom", containerId });
@@ -180,26 +195,43 @@ export class Pod implements MakingPod, SandboxOwner {
 	 * @returns the PID to report
 	 */
 	create(request: CreateRequest, replay: boolean): Promise<number> {
-		return this.#mailbox.run(async () => {
+		return this.exclusive(async () => {
 			if (this.containers.has(request.id)) {
 				if (replay) return this.pid;
 				throw new ShimError("container.exists", `container ${request.id} exists already`);
 			}
 			if (this.state.kind === "lost") throw this.state.death;
 			const { id, bundle, rootfs, stdio } = request;
-			const abort = new AbortController();
-			this.#making = { id, abort };
-			try {
-				const spec = await this.timeline.step("read-spec", () => readSpec(bundle));
+			await this.making(id, async (_, abort) => {
+				const spec = await this.timeline.step("read-spec", () => this.readSpec(bundle));
 				if (this.state.kind === "new") await this.#createFirst(request, spec, abort);
 				else await this.#createFurther(request, spec, abort);
-			} finally {
-				this.#making = undefined;
-			}
+			});
 			this.publish({ kind: "create", containerId: id, bundle, rootfs, stdio, pid: this.pid });
 			this.log.info("container created", { container: id });
 			return this.pid;
 		});
+	}
+
+	/** Runs work after all earlier calls that change the pod. */
+	exclusive<T>(work: () => Promise<T>): Promise<T> {
+		return this.#mailbox.run(work);
+	}
+
+	/** Runs work that a removal of this container, or of the pod, aborts. */
+	async making<T>(id: string, work: (signal: AbortSignal, abort: AbortController) => Promise<T>): Promise<T> {
+		const abort = new AbortController();
+		this.#making = { id, abort };
+		try {
+			return await work(abort.signal, abort);
+		} finally {
+			this.#making = undefined;
+		}
+	}
+
+	/** A container's specification. @throws ShimError `spec.invalid` */
+	async readSpec(bundle: string): Promise<OciSpec> {
+		return this.api.complete(await readSpec(bundle));
 	}
 
 	/** A sandbox, and a container whose image is made while its VM starts. If either fails, all is undone. */
@@ -304,8 +336,8 @@ export class Pod implements MakingPod, SandboxOwner {
 	async #removeContainer(container: Container): Promise<DeleteResult> {
 		const result = container.result(container.init);
 		const { id } = container;
-		if (this.containers.size === 1) {
-			await this.#release();
+		if (this.containers.size === 1 && !this.standsAlone) {
+			await this.release();
 		} else {
 			if (this.state.kind === "running" && !container.runsNothing) await this.#removeFromGuest(this.state.machine, id);
 			await undo(container.scope, this.log);
@@ -317,7 +349,7 @@ export class Pod implements MakingPod, SandboxOwner {
 	}
 
 	#noticeEmpty(lastId: string): void {
-		if (this.containers.size === 0 && lastId !== this.identity.podId) this.#services.abandoned(this);
+		if (this.containers.size === 0 && lastId !== this.identity.podId && !this.standsAlone) this.#services.abandoned(this);
 	}
 
 	async #removeFromGuest(machine: Machine, containerId: string): Promise<void> {
@@ -335,7 +367,7 @@ export class Pod implements MakingPod, SandboxOwner {
 	}
 
 	/** Ends the VM and gives everything back. */
-	async #release(): Promise<void> {
+	async release(): Promise<void> {
 		if (this.state.kind === "gone") return;
 		this.sandbox.transition({ kind: "gone" });
 		for (const container of this.containers.values()) container.releaseStdio();
@@ -346,7 +378,8 @@ export class Pod implements MakingPod, SandboxOwner {
 	async destroy(): Promise<void> {
 		this.#making?.abort.abort(new ShimError("wait.canceled", `pod ${this.identity.podId} is being removed`));
 		await this.#mailbox.run(async () => {
-			await this.#release();
+			await this.release();
+			this.api.end();
 			this.containers.clear();
 		});
 		this.keeper.end();

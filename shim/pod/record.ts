@@ -12,6 +12,7 @@ export function podRecord(pod: Pod): PodRecord {
 		version: 1,
 		identity: { ...pod.identity },
 		keeperPid: pod.keeper.pid,
+		sandbox: pod.api.record ?? null,
 		state: state.kind === "running" ? "running" : state.kind === "lost" ? "lost" : "booting",
 		network: networkRecord(pod),
 		vmm: pod.sandbox.vmm,

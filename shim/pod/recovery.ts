@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { basename } from "node:path";
 
 import { AgentClient } from "../agent/client.ts";
-import { parseJson, parseSpec, processSchema, readSpec } from "../agent/oci-spec.ts";
+import { parseJson, parseSpec, processSchema } from "../agent/oci-spec.ts";
 import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { AGENT_PORT } from "../base/names.ts";
@@ -75,7 +75,10 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 	// A bundle that is gone means that containerd has removed the container while no snpd could be told.
 	const kept = record.containers.filter((container) => container.complete && existsSync(container.bundle));
 	const dropped = record.containers.filter((container) => !kept.includes(container));
-	if (kept.length === 0 && dropped.some((container) => container.complete)) {
+	if (record.sandbox !== null && !existsSync(record.sandbox.bundle))
+		throw new ShimError("pod.not-found", `containerd has removed sandbox ${record.identity.podId}`);
+	if (record.sandbox !== null) pod.api.restore(record.sandbox);
+	else if (kept.length === 0 && dropped.some((container) => container.complete)) {
 		throw new ShimError("pod.not-found", `containerd has removed every container of pod ${record.identity.podId}`);
 	}
 	for (const container of kept) await restoreContainer(pod, container);
@@ -88,6 +91,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 			death: new ShimError("pod.lost", `the VM of pod ${record.identity.podId} ended while snpd was away`),
 		});
 		endAll(pod);
+		pod.vmEnded();
 		await pod.sandbox.cgroup?.remove().catch((error: unknown) => pod.log.error("a control group stays", error));
 		return;
 	}
@@ -140,7 +144,7 @@ async function greet(pod: Pod, vmm: Vmm, vsock: string): Promise<AgentClient | u
 }
 
 async function restoreContainer(pod: Pod, record: ContainerRecord): Promise<void> {
-	const spec = await readSpec(record.bundle);
+	const spec = await pod.readSpec(record.bundle);
 	const init = record.processes.find((process) => process.execId === "");
 	if (init === undefined)
 		throw new ShimError("journal.invalid", `container ${record.id} in the journal of pod ${basename(pod.folder)} has no first process`);

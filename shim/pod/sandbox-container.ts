@@ -8,6 +8,7 @@ import { ShimError } from "../base/errors.ts";
 import type { ContainerHost, ContainerParts } from "./container-host.ts";
 import { Container } from "./container.ts";
 import { SIGKILL, SIGNAL_EXIT_BASE } from "./process.ts";
+import { vmStats } from "./vm-stats.ts";
 
 /** Signals that end the pause program by its own will, with status 0. */
 const SIGINT = 2;
@@ -77,15 +78,7 @@ export class SandboxContainer extends Container {
 
 	/** What the VM costs the node: the sandbox stands for it. */
 	override async stats(): Promise<ContainerStats> {
-		const usage = this.#pod.cgroup?.usage();
-		if (usage === undefined) return {};
-		return {
-			cgroup_stats: {
-				cpu_stats: { cpu_usage: { total_usage: usage.cpuNanos } },
-				memory_stats: { usage: { usage: usage.memoryBytes } },
-				pids_stats: { current: usage.processes },
-			},
-		};
+		return vmStats(this.#pod.cgroup);
 	}
 
 	override async update(): Promise<void> {}

@@ -36,6 +36,8 @@ export interface SandboxOwner {
 	save(): void;
 	/** Writes the journal; a failure is logged. */
 	saveQuietly(): void;
+	/** The VM has ended by itself. */
+	vmEnded(): void;
 	/** The guest has ended a process of this container for want of memory. */
 	outOfMemory(containerId: string): void;
 }
@@ -232,6 +234,7 @@ export class Sandbox {
 			if (this.#state.kind !== "running") return;
 			this.#owner.log.error("the pod is lost", death);
 			this.transition({ kind: "lost", death });
+			this.#owner.vmEnded();
 			this.#owner.saveQuietly();
 		});
 	}

@@ -1,6 +1,6 @@
 /** How large a pod's VM is: what its containers may use by their limits, and what the configuration gives to every pod. Pure. */
 
-import type { OciResources, OciSpec } from "../agent/oci-spec.ts";
+import type { OciResources, PodSpec } from "../agent/oci-spec.ts";
 import { ShimError } from "../base/errors.ts";
 
 /** A VM's size, or a node's. */
@@ -10,8 +10,8 @@ export interface MachineSize {
 }
 
 const BYTES_PER_MIB = 1024 * 1024;
-/** The sum of the containers' limits, which containerd writes on the sandbox (containerd, CRI annotations). */
-const ANNOTATIONS = {
+/** Names: the sum of the containers' limits, which containerd writes on the sandbox (containerd, CRI annotations). */
+export const SANDBOX_LIMIT_ANNOTATIONS = {
 	cpuPeriod: "io.kubernetes.cri.sandbox-cpu-period",
 	cpuQuota: "io.kubernetes.cri.sandbox-cpu-quota",
 	memory: "io.kubernetes.cri.sandbox-memory",
@@ -42,14 +42,14 @@ export function limitsOf(resources: OciResources, before: Limits = NO_LIMITS): L
 
 const NO_LIMITS: Limits = { cpuQuotaUs: 0, cpuPeriodUs: 0, memoryBytes: 0 };
 
-function podLimits(spec: OciSpec): Limits {
+function podLimits(spec: PodSpec): Limits {
 	const annotation = (name: string): number => Math.max(0, Number(spec.annotations?.[name] ?? "0") || 0);
-	const sandbox = Object.values(ANNOTATIONS).some((name) => spec.annotations?.[name] !== undefined);
+	const sandbox = Object.values(SANDBOX_LIMIT_ANNOTATIONS).some((name) => spec.annotations?.[name] !== undefined);
 	if (sandbox) {
 		return {
-			cpuQuotaUs: annotation(ANNOTATIONS.cpuQuota),
-			cpuPeriodUs: annotation(ANNOTATIONS.cpuPeriod),
-			memoryBytes: annotation(ANNOTATIONS.memory),
+			cpuQuotaUs: annotation(SANDBOX_LIMIT_ANNOTATIONS.cpuQuota),
+			cpuPeriodUs: annotation(SANDBOX_LIMIT_ANNOTATIONS.cpuPeriod),
+			memoryBytes: annotation(SANDBOX_LIMIT_ANNOTATIONS.memory),
 		};
 	}
 	return limitsOf(spec.linux?.resources ?? {});
@@ -65,7 +65,7 @@ const mibOf = ({ memoryBytes }: Limits): number => Math.ceil(memoryBytes / BYTES
  * @param node what the node has
  * @throws ShimError `pod.too-large` for more memory than the node has
  */
-export function sizeOf(podId: string, spec: OciSpec, base: MachineSize, node: MachineSize): MachineSize {
+export function sizeOf(podId: string, spec: PodSpec, base: MachineSize, node: MachineSize): MachineSize {
 	const limits = podLimits(spec);
 	const wanted = Math.ceil(cpusOf(limits));
 	const limitMib = mibOf(limits);

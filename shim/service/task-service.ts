@@ -6,11 +6,12 @@
 import { containerd } from "../../proto/gen/containerd.js";
 import { parseJson, parseSpec, processSchema, resourcesSchema } from "../agent/oci-spec.ts";
 import { withDeadline } from "../base/deadline.ts";
-import { messageOf, ShimError } from "../base/errors.ts";
+import { ShimError } from "../base/errors.ts";
 import type { PodNode } from "../pod/node.ts";
 import type { Pod } from "../pod/pod.ts";
 import type { Mover, PodIdentity, RootfsMount } from "../pod/ports.ts";
 import type { GuestProcess } from "../pod/process.ts";
+import { decode } from "./decode.ts";
 import { timestamp } from "./encode.ts";
 import { encodeMetrics, METRICS_TYPE_URL } from "./metrics.ts";
 import { optionsConfigFile } from "./runtime-options.ts";
@@ -220,12 +221,4 @@ function statusOf(process: GuestProcess, paused: boolean): containerd.v1.types.S
 
 function rootfsMount(mount: containerd.types.Mount.$Properties): RootfsMount {
 	return { type: mount.type ?? "", source: mount.source ?? "", target: mount.target ?? "", options: mount.options ?? [] };
-}
-
-function decode<T>(codec: { decode(bytes: Uint8Array): T }, payload: Uint8Array): T {
-	try {
-		return codec.decode(payload);
-	} catch (error) {
-		throw new ShimError("call.invalid", `containerd's request can't be decoded: ${messageOf(error)}`, { cause: error });
-	}
 }
