@@ -1,7 +1,7 @@
 /**
  * `npm run conformance`: pods through the container runtime interface, under runc and under us side by side, on each containerd.
  * `--containerd 1.6,1.7,2.1,2.4` (or `all`; `1.6,2` when left out) chooses containerds, which are fetched when they are not there;
- * `--handler runc,snp` and `--case TEXT` narrow it. The exit code is not 0 when there is a difference that
+ * `--handler runc,snp,snp-sandbox` (the last one: the same through containerd 2.x's Sandbox API) and `--case TEXT` narrow it. The exit code is not 0 when there is a difference that
  * `differences.json` does not list, or a listed one that is none.
  */
 import { join } from "node:path";
@@ -67,7 +67,7 @@ async function main(): Promise<void> {
 		cases,
 		onOutcome: (outcome) => {
 			const why = outcome.failure === undefined ? "" : `\n    ${outcome.failure.replaceAll("\n", "\n    ")}`;
-			process.stdout.write(`containerd ${outcome.version} ${outcome.handler.padEnd(4)} ${outcome.caseId}: ${cell(outcome)}${why}\n`);
+			process.stdout.write(`containerd ${outcome.version} ${outcome.handler.padEnd(11)} ${outcome.caseId}: ${cell(outcome)}${why}\n`);
 		},
 	});
 	process.stdout.write(`\n${table(outcomes).join("\n")}\n\n`);

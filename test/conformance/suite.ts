@@ -1,9 +1,9 @@
 /** Runs the conformance cases on containerds and runtimes, and judges the results against the list of known differences. */
 import { readFileSync } from "node:fs";
 import { CriBed } from "../support/cri/bed.ts";
-import { RUNC_HANDLER, SNP_HANDLER } from "../support/cri/containerd-config.ts";
+import { RUNC_HANDLER, SNP_HANDLER, SNP_SANDBOX_HANDLER } from "../support/cri/containerd-config.ts";
 import { Leftovers } from "../support/leftovers.ts";
-import type { ContainerdVersion } from "../support/paths.ts";
+import { isFirstGeneration, type ContainerdVersion } from "../support/paths.ts";
 import { CaseContext, type ConformanceCase } from "./context.ts";
 
 const CASE_TIMEOUT_MS = 180_000;
@@ -21,8 +21,13 @@ export type Outcome = {
 	readonly failure: string | undefined;
 };
 
-/** A difference that is known: a case that runc passes and we don't, on all containerds or on the named ones. */
-export type Difference = { readonly case: string; readonly reason: string; readonly containerd?: readonly string[] };
+/** A difference that is known: a case that runc passes and we don't, on all containerds and with all our handlers or on the named ones. */
+export type Difference = {
+	readonly case: string;
+	readonly reason: string;
+	readonly containerd?: readonly string[];
+	readonly handlers?: readonly string[];
+};
 
 /** What a run of the suite is told. */
 export type SuiteOptions = {
@@ -34,7 +39,13 @@ export type SuiteOptions = {
 };
 
 /** The handlers that are compared: ours last. */
-export const HANDLERS: readonly string[] = [RUNC_HANDLER, SNP_HANDLER];
+export const HANDLERS: readonly string[] = [RUNC_HANDLER, SNP_HANDLER, SNP_SANDBOX_HANDLER];
+const OURS: readonly string[] = [SNP_HANDLER, SNP_SANDBOX_HANDLER];
+
+/** containerd 1.x has no Sandbox API. */
+function isServed(handler: string, version: ContainerdVersion): boolean {
+	return handler !== SNP_SANDBOX_HANDLER || !isFirstGeneration(version);
+}
 
 /** Reads the list of known differences. */
 export function readDifferences(): readonly Difference[] {
@@ -49,7 +60,7 @@ export async function runSuite(options: SuiteOptions): Promise<Outcome[]> {
 		try {
 			const leftovers = await Leftovers.watch(bed.containerd);
 			for (const one of options.cases) {
-				for (const handler of options.handlers) {
+				for (const handler of options.handlers.filter((name) => isServed(name, version))) {
 					const outcome = await runCase(one, bed, handler, leftovers);
 					outcomes.push(outcome);
 					options.onOutcome(outcome);
@@ -63,12 +74,14 @@ export async function runSuite(options: SuiteOptions): Promise<Outcome[]> {
 }
 
 async function runCase(one: ConformanceCase, bed: CriBed, handler: string, leftovers: Leftovers): Promise<Outcome> {
-	const context = new CaseContext(bed, handler, handler === SNP_HANDLER);
+	const context = new CaseContext(bed, handler, OURS.includes(handler));
+	const { deaths } = bed.containerd;
 	const startedMs = performance.now();
 	const failures: string[] = [];
 	await bounded(one.check(context)).catch((error: unknown) => failures.push(textOf(error)));
 	const durationMs = performance.now() - startedMs;
 	await bounded(context.clean()).catch((error: unknown) => failures.push(`removing its pods failed: ${textOf(error)}`));
+	if (bed.containerd.deaths > deaths) failures.push("containerd has died of it");
 	const left = await leftovers.settle();
 	if (left.length > 0) {
 		failures.push(`left behind: ${left.join("; ")}`);
@@ -94,6 +107,13 @@ async function bounded(work: Promise<void>): Promise<void> {
 	}
 }
 
+/** Whether the list says that we don't pass this case there. */
+export function isListed({ caseId, version, handler }: Outcome, differences: readonly Difference[]): boolean {
+	return differences.some(
+		(entry) => entry.case === caseId && (entry.containerd?.includes(version) ?? true) && (entry.handlers?.includes(handler) ?? true),
+	);
+}
+
 /**
  * What is wrong with a run, one line each; empty when it is as it should be. Wrong are: a case that we fail and runc passes (or was not asked)
  * without being listed, a listed one that passes, a case that nobody passes, and a list entry without a case.
@@ -102,17 +122,17 @@ export function judge(outcomes: readonly Outcome[], differences: readonly Differ
 	const wrong: string[] = [];
 	const known = new Set(cases.map(({ id }) => id));
 	for (const { case: id } of differences) if (!known.has(id)) wrong.push(`${id}: is listed as a difference, and there is no such case`);
-	for (const outcome of outcomes.filter(({ handler }) => handler === SNP_HANDLER)) {
-		const { caseId, version, failure } = outcome;
+	for (const outcome of outcomes.filter(({ handler }) => OURS.includes(handler))) {
+		const { caseId, version, handler, failure } = outcome;
 		const other = outcomes.find((entry) => entry.handler === RUNC_HANDLER && entry.caseId === caseId && entry.version === version);
-		const listed = differences.some((entry) => entry.case === caseId && (entry.containerd?.includes(version) ?? true));
-		const where = `${caseId} on containerd ${version}`;
+		const listed = isListed(outcome, differences);
+		const where = `${caseId} on containerd ${version} (${handler})`;
 		if (failure === undefined && listed) wrong.push(`${where}: is listed as a difference, and passes`);
 		if (failure !== undefined && other?.failure !== undefined) wrong.push(`${where}: no runtime passes it: ${other.failure}`);
 		else if (failure !== undefined && !listed) wrong.push(`${where}: fails and is not listed: ${failure}`);
 	}
 	for (const { handler, caseId, version, failure } of outcomes) {
-		const ours = outcomes.find((entry) => entry.handler === SNP_HANDLER && entry.caseId === caseId && entry.version === version);
+		const ours = outcomes.find((entry) => OURS.includes(entry.handler) && entry.caseId === caseId && entry.version === version);
 		if (handler === RUNC_HANDLER && failure !== undefined && ours === undefined)
 			wrong.push(`${caseId} on containerd ${version}: runc fails: ${failure}`);
 	}

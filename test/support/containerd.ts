@@ -20,9 +20,14 @@ import { shimConfigToml, type ShimConfig } from "./shim-config.ts";
 const START_TIMEOUT_MS = 30_000;
 const STOP_TIMEOUT_MS = 15_000;
 
+/** What containerd says when it serves, and the first process when it has ended. */
+const BOOTED = "containerd successfully booted";
+const ENDED = "containerd ended with";
+const PAUSE = "sleep 0.2";
+
 /**
  * The first process of the namespaces: it gives them a /run of their own (runc's shim has fixed paths there) with the state folder on a tmpfs,
- * for pods also a network and a place for CNI's records, starts containerd and reaps orphans until killed.
+ * for pods also a network and a place for CNI's records, starts containerd, again when it has ended, and reaps orphans until killed.
  */
 const INIT_SCRIPT = `
 set -e
@@ -35,10 +40,13 @@ if [ -n "$BRIDGE" ]; then
   ip link set lo up
   ip link add "$BRIDGE" type bridge
 fi
-"$CONTAINERD" --config "$CONFIG" &
-wait $!
-echo "containerd ended with $?" >&2
-while :; do sleep 3600 & wait; done
+while :; do
+  status=0
+  "$CONTAINERD" --config "$CONFIG" &
+  wait $! || status=$?
+  echo "${ENDED} $status" >&2
+  ${PAUSE} & wait $!
+done
 `;
 
 export type ContainerdOptions = {
@@ -211,6 +219,30 @@ export class PrivateContainerd {
 		}
 	}
 
+	/** How often containerd has ended; each time it is started again, as a service manager does. */
+	get deaths(): number {
+		return this.#said(ENDED);
+	}
+
+	/** Kills containerd alone, and waits until it serves again; what its shims hold goes on meanwhile. */
+	async restart(): Promise<void> {
+		const child = this.#child;
+		const daemon = this.processes().find((info) => this.isContainerd(info));
+		if (child === undefined || daemon === undefined) throw new Error("containerd is not running");
+		const boots = this.#said(BOOTED);
+		process.kill(daemon.pid, "SIGKILL");
+		await child.waitUntil(() => this.#said(BOOTED) > boots, "a second start of containerd", START_TIMEOUT_MS);
+	}
+
+	/** True for containerd's own process, and for the pause before it is started again. */
+	isContainerd({ commandLine }: ProcessInfo): boolean {
+		return commandLine.startsWith(`${join(containerdBinDir(this.version), "containerd")} --config `) || commandLine === PAUSE;
+	}
+
+	#said(words: string): number {
+		return (this.#child?.stderr ?? "").split(words).length - 1;
+	}
+
 	/** Ends everything in the namespaces and removes the folders. Safe to call twice. */
 	async stop(): Promise<void> {
 		const child = this.#child;
@@ -259,8 +291,8 @@ export class PrivateContainerd {
 		this.#child = child;
 		child.process.stdin.end();
 		child.process.stderr.pipe(this.#log);
-		await child.waitForOutput(/containerd successfully booted|containerd ended with/, START_TIMEOUT_MS);
-		if (child.stderr.includes("containerd ended with")) throw new Error(`containerd ${this.version} did not start: ${child.describe()}`);
+		await child.waitForOutput(new RegExp(`${BOOTED}|${ENDED}`), START_TIMEOUT_MS);
+		if (child.stderr.includes(ENDED)) throw new Error(`containerd ${this.version} did not start: ${child.describe()}`);
 		const init = allProcesses().find((info) => info.parentPid === child.pid);
 		if (init === undefined) throw new Error(`the first process of the namespaces is gone: ${child.describe()}`);
 		this.#init = processInfo(init.pid);

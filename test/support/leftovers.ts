@@ -2,7 +2,7 @@
  * Finds what a container left behind: processes, mounts, loop devices, links, sockets, files, cgroups, containerd's own records.
  * FIFOs are not looked at: `ctr` makes and removes them (and 1.6 leaves those of an exec whose container was removed).
  */
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { cgroupsNamed } from "./cgroups.ts";
 import type { PrivateContainerd } from "./containerd.ts";
@@ -35,7 +35,7 @@ function filesBelow(dir: string, prefix = "", depth = 0): string[] {
 function processes(cd: PrivateContainerd): string[] {
 	return cd
 		.processes()
-		.filter((info) => !isDaemon(info))
+		.filter((info) => !isDaemon(info) && !cd.isContainerd(info))
 		.map((info) => `process: ${info.pid} ${info.state} ${info.commandLine}`);
 }
 
@@ -83,11 +83,18 @@ function abandonedFolders(): string[] {
 	return folders.filter((folder) => !commandLines.includes(folder)).map((folder) => `folder: ${folder}`);
 }
 
+function entries(dir: string): string[] {
+	return existsSync(dir) ? readdirSync(dir) : [];
+}
+
+/** Bundles of tasks and of sandboxes, and the files of pods. */
 function bundles(cd: PrivateContainerd): string[] {
-	const dir = join(cd.rootDir, "state/io.containerd.runtime.v2.task", cd.namespace);
-	return filesBelow(dir)
-		.filter((path) => !path.includes("/"))
-		.map((path) => `bundle: ${join(dir, path)}`);
+	const folders = [
+		join(cd.rootDir, "state/io.containerd.runtime.v2.task", cd.namespace),
+		join(cd.rootDir, "state/io.containerd.sandbox.controller.v1.shim", cd.namespace),
+		join(cd.rootDir, "root/io.containerd.grpc.v1.cri/sandboxes"),
+	];
+	return folders.flatMap((dir) => entries(dir).map((name) => `containerd's folder: ${join(dir, name)}`));
 }
 
 function cgroups(cd: PrivateContainerd): string[] {

@@ -21,13 +21,16 @@ export class CriBed {
 		this.#ctr = new Ctr(containerd, SNP_RUNTIME, image);
 	}
 
-	/** Starts containerd and imports the images. */
-	static async start(options: Omit<ContainerdOptions, "cri">): Promise<CriBed> {
+	/** Starts containerd and imports the images. @param pauseImage whether there is one for pods' first containers */
+	static async start({
+		pauseImage = true,
+		...options
+	}: Omit<ContainerdOptions, "cri"> & { readonly pauseImage?: boolean }): Promise<CriBed> {
 		const containerd = await PrivateContainerd.start({ ...options, cri: true });
 		try {
 			const bed = new CriBed(containerd, await buildBusyboxImage(containerd.rootDir));
 			await bed.importImage(bed.image);
-			await bed.importImage(await buildPauseImage(containerd.rootDir));
+			if (pauseImage) await bed.importImage(await buildPauseImage(containerd.rootDir));
 			return bed;
 		} catch (error) {
 			await containerd.stop();

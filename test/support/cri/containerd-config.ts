@@ -7,6 +7,8 @@ import { isFirstGeneration, type ContainerdVersion } from "../paths.ts";
 export const PAUSE_IMAGE = "registry.invalid/snp-pause:1";
 /** Runtime handlers of the pods. */
 export const SNP_HANDLER = "snp";
+/** The same through containerd's Sandbox API, which containerd 2.x has. */
+export const SNP_SANDBOX_HANDLER = "snp-sandbox";
 export const RUNC_HANDLER = "runc";
 /** The bridge in containerd's own network namespace that every pod is plugged into. */
 export const BRIDGE = "snp-cni0";
@@ -18,17 +20,27 @@ const CNI_BIN_DIR = "/usr/lib/cni";
 /** The annotations that handlers pass on from pod to specification, as a node would be set up. */
 const PASSED_ANNOTATIONS = ["io.containerd.snp.*"];
 
-function runtimes(table: string): string {
+/** Our two handlers; all of it that a pod could notice is the same. */
+function ours(table: string, handler: string, more: string): string {
+	return `[plugins.${table}.containerd.runtimes.${handler}]
+  runtime_type = "io.containerd.snp.v2"
+  privileged_without_host_devices = true
+  pod_annotations = ${JSON.stringify(PASSED_ANNOTATIONS)}
+${more}`;
+}
+
+function runtimes(table: string, version: ContainerdVersion): string {
 	return `[plugins.${table}.containerd]
   default_runtime_name = "${RUNC_HANDLER}"
 [plugins.${table}.containerd.runtimes.${RUNC_HANDLER}]
   runtime_type = "io.containerd.runc.v2"
-[plugins.${table}.containerd.runtimes.${SNP_HANDLER}]
-  runtime_type = "io.containerd.snp.v2"
-  privileged_without_host_devices = true
-  pod_annotations = ${JSON.stringify(PASSED_ANNOTATIONS)}
-`;
+${ours(table, SNP_HANDLER, "")}${isFirstGeneration(version) ? "" : ours(table, SNP_SANDBOX_HANDLER, SANDBOX_KEYS)}`;
 }
+
+/** containerd 2.4 and later look for a pause image all the same, unless they are told. */
+const SANDBOX_KEYS = `  sandboxer = "shim"
+  disable_pause_image_pull = true
+`;
 
 /** Without CAP_SYS_RESOURCE runc can't lower an out-of-memory score: containerd then must not ask for it. */
 const PLUGIN_KEYS = `  restrict_oom_score_adj = true
@@ -51,7 +63,7 @@ export function criToml(version: ContainerdVersion, dir: string): string {
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
 ${PLUGIN_KEYS}${cni(table, dir)}  bin_dir = "${CNI_BIN_DIR}"
-${runtimes(table)}`;
+${runtimes(table, version)}`;
 	}
 	const table = '"io.containerd.cri.v1.runtime"';
 	return `[plugins."io.containerd.cri.v1.images".pinned_images]
@@ -61,7 +73,7 @@ ${runtimes(table)}`;
   stream_server_port = "0"
 [plugins.${table}]
 ${PLUGIN_KEYS}${cni(table, dir)}  bin_dirs = ["${CNI_BIN_DIR}"]
-${runtimes(table)}`;
+${runtimes(table, version)}`;
 }
 
 /** Writes the network's configuration: a bridge with addresses from a small range, whose leases are kept in `dir`. */
