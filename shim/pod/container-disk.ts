@@ -6,7 +6,7 @@
 import { deviceSource } from "../agent/storages.ts";
 import { ShimError } from "../base/errors.ts";
 import { fileIdentity } from "../host/filesystem.ts";
-import { isNoSlot, VmmApiError } from "../vmm/api-error.ts";
+import { isNoSlot, isUnknownDevice } from "../vmm/api-error.ts";
 import { planDisk } from "../vmm/plan.ts";
 import type { Container } from "./container.ts";
 import type { MakingPod } from "./making.ts";
@@ -26,7 +26,6 @@ export interface ContainerDisk {
 /** Disks on the first PCI segment until others are used: the rest of its slots is for the VM's own devices and for interfaces that come later. */
 const FIRST_SEGMENT_DISKS = 24;
 const FIRST_SEGMENT = /^0000:00:/;
-const NOT_FOUND = 404;
 
 /** Chooses the disk of a container that is being made: one that the VM has already, or a new one. Its address tells which. */
 export async function chooseDisk(pod: MakingPod, path: string): Promise<ContainerDisk> {
@@ -89,7 +88,7 @@ export async function pullDisk(pod: MakingPod, id: string): Promise<void> {
 	try {
 		await pod.machine().vmm.client.removeDevice(id, { timeoutMs: pod.config.timeouts.vmm_call_ms });
 	} catch (error) {
-		if (!(error instanceof ShimError && error.cause instanceof VmmApiError && error.cause.status === NOT_FOUND)) throw error;
+		if (!(error instanceof ShimError && isUnknownDevice(error.cause))) throw error;
 	}
 }
 

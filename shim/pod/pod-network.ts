@@ -17,7 +17,7 @@ import {
 	watchSpace,
 } from "../network/space.ts";
 import type { Joined, NamespaceAddress } from "../network/space.ts";
-import { VmmApiError } from "../vmm/api-error.ts";
+import { isUnknownDevice } from "../vmm/api-error.ts";
 import type { VmmClient } from "../vmm/client.ts";
 import { slotOfBdf } from "../vmm/plan.ts";
 import { connectGuestPort } from "./guest-port.ts";
@@ -48,8 +48,6 @@ interface Call {
 
 /** A change is often one of several: an interface, then its address, then its routes. They are taken together when nothing came for so long. */
 const QUIET_MS = 50;
-/** The VMM's answer for a device that it does not have. */
-const NOT_FOUND = 404;
 
 const deviceId = (index: number): string => `net${index}`;
 
@@ -250,7 +248,7 @@ export class PodNetwork {
 		try {
 			await client.removeDevice(device, { timeoutMs: this.#options.vmmCallMs });
 		} catch (error) {
-			if (!(error instanceof ShimError && error.cause instanceof VmmApiError && error.cause.status === NOT_FOUND)) throw error;
+			if (!(error instanceof ShimError && isUnknownDevice(error.cause))) throw error;
 		}
 		this.#slots.delete(index);
 		await partEndpoints(this.space, [index]);

@@ -28,6 +28,15 @@ export function isNoSlot(error: unknown): boolean {
 	return error instanceof VmmApiError && error.chain.includes(NO_SLOT);
 }
 
+const NOT_FOUND = 404;
+/** The last link of a refusal for want of the device: v53 and older answer it with 500, before and after boot. */
+const UNKNOWN_DEVICE = /^(?:No device with id .* to remove|Failed to find device corresponding to the given identifier: .*)$/;
+
+/** True when the VMM has no device, or no VM, that the request was for. */
+export function isUnknownDevice(error: unknown): boolean {
+	return error instanceof VmmApiError && (error.status === NOT_FOUND || UNKNOWN_DEVICE.test(error.chain.at(-1) ?? ""));
+}
+
 /** The first link is always the same and says nothing. */
 const NOISE = "Error from API";
 

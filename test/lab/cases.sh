@@ -1,6 +1,6 @@
 # The cases of prove.sh, which sources this file. Each is a function case_NAME; prove.sh checks after each that nothing is left.
 # shellcheck shell=bash disable=SC2154
-all_cases="run exec signals stdin stdout terminal pause oom pod landlock parallel snpd_killed snpd_restarted vmm_killed vmm_ended faults"
+all_cases="run exec signals stdin stdout terminal pause oom pod disks network configuration landlock parallel snpd_killed snpd_restarted vmm_killed vmm_ended faults"
 bulk_bytes=67108864
 
 case_run() {
@@ -98,6 +98,95 @@ case_pod() { # the first container has no process; the others' disks are plugged
   same 'pod: the other containers go on' 'RUNNING RUNNING' "$(status b1) $(status b3)"
   remove b3
   remove b1
+}
+
+case_disks() { # places of disks that left are taken again
+  local part=io.kubernetes.cri.container-type pod=io.kubernetes.cri.sandbox-id n round
+  run --detach --null-io --annotation $part=sandbox --annotation $pod=d0 $image d0 sleep 1000
+  for round in 1 2; do
+    for n in 1 2 3 4 5; do run --detach --null-io --annotation $part=container --annotation $pod=d0 $image d$n sh -c "echo $n > /mark; sleep 1000"; done
+    same "disks: round $round, each container has its own files" '1 2 3 4 5 ' "$(for n in 1 2 3 4 5; do enter d$n cat /mark; done | tr '\n' ' ')"
+    for n in 2 1 4 5 3; do remove d$n; done
+  done
+  same 'disks: the pod goes on' RUNNING "$(status d0)"
+  remove d0
+}
+
+# A pod's namespace with two interfaces as CNI plug-ins leave it; what is at their other ends is in the namespace snp-lab-node.
+lay_network() {
+  local name
+  for name in snp-lab-node snp-lab-pod; do ip netns add $name; ip -n $name link set lo up; done
+  plug eth0 1400 10.88.0 fd88:
+  plug net1 1500 10.89.0 fd89:
+  ip -n snp-lab-pod route add default via 10.88.0.1
+  ip -n snp-lab-node addr add 10.99.0.1/32 dev lo
+  ip -n snp-lab-pod route add 10.99.0.0/16 via 10.89.0.1
+}
+plug() { # name MTU network of version 4 and of version 6
+  ip -n snp-lab-pod link add "$1" mtu "$2" type veth peer name "$1" netns snp-lab-node
+  ip -n snp-lab-node link set "$1" mtu "$2" up
+  ip -n snp-lab-pod link set "$1" up
+  ip -n snp-lab-node addr add "$3.1/24" dev "$1"; ip -n snp-lab-node addr add "$4:1/64" dev "$1" nodad
+  ip -n snp-lab-pod addr add "$3.2/24" dev "$1"; ip -n snp-lab-pod addr add "$4:2/64" dev "$1" nodad
+}
+remove_network() {
+  ip netns delete snp-lab-pod; ip netns delete snp-lab-node
+  umount /run/netns # iproute2 makes this folder a mount and leaves it
+}
+fetch() { ip netns exec "$1" curl --silent --show-error --globoff --max-time 30 "http://$2/" 2>&1; } # namespace host:port
+network_state() { for what in link addr route '-6 route'; do ip -n snp-lab-pod $what; done | sed 's/ state [A-Z]*\|NO-CARRIER,\|,LOWER_UP\| linkdown\| tentative//g'; tc -n snp-lab-pod qdisc; }
+
+case_network() {
+  local before host server='mkdir /www; echo from the pod > /www/index.html; exec httpd -f -p 8080 -h /www'
+  lay_network
+  before="$(network_state)"
+  run --detach --null-io --with-ns network:/run/netns/snp-lab-pod $image n1 sh -c "$server"
+  serves() { [ "$(fetch snp-lab-node 10.88.0.2:8080)" = 'from the pod' ]; }
+  until_true 60 serves
+  for host in 10.88.0.2 10.89.0.2 '[fd88::2]' '[fd89::2]'; do same "network: the pod serves at $host" 'from the pod' "$(fetch snp-lab-node "$host:8080")"; done
+  for host in 10.88.0.1 10.89.0.1 10.99.0.1 fd88::1 fd89::1; do like "network: the pod reaches $host" '1 packets received' "$(enter n1 ping -c 1 -W 10 $host 2>&1)"; done
+  same 'network: MTUs' '1400 1500' "$(enter n1 sh -c 'echo $(cat /sys/class/net/eth0/mtu /sys/class/net/net1/mtu)')"
+  same 'network: hardware addresses' "$(for name in eth0 net1; do ip netns exec snp-lab-pod cat /sys/class/net/$name/address; done)" "$(enter n1 cat /sys/class/net/eth0/address /sys/class/net/net1/address)"
+  for host in 127.0.0.1 '[::1]'; do same "network: port-forward by $host" 'from the pod' "$(fetch snp-lab-pod "$host:8080")"; done
+  plug net2 1500 10.90.0 fd90:
+  serves() { [ "$(fetch snp-lab-node 10.90.0.2:8080)" = 'from the pod' ]; }
+  until_true 60 serves
+  same 'network: an interface that came later serves' 'from the pod' "$(fetch snp-lab-node 10.90.0.2:8080)"
+  ip -n snp-lab-pod link delete net2
+  is_unplugged() { ! enter n1 test -e /sys/class/net/net2; }
+  until_true 60 is_unplugged
+  same 'network: it goes from the VM as well' 'eth0 lo net1' "$(enter n1 sh -c 'echo $(ls /sys/class/net)')"
+  remove n1
+  same 'network: nothing of the namespace has changed' '' "$(diff <(echo "$before") <(network_state))"
+  run --detach --null-io --with-ns network:/run/netns/snp-lab-pod $image n2 sh -c "$server"
+  serves() { [ "$(fetch snp-lab-node 10.88.0.2:8080)" = 'from the pod' ]; }
+  until_true 60 serves
+  same 'network: the namespace serves again' 'from the pod' "$(fetch snp-lab-node 10.88.0.2:8080)"
+  remove n2
+  remove_network
+}
+
+case_configuration() { # a configMap as kubelet lays it out and replaces it
+  local folder="$work/pods/lab/volumes/kubernetes.io~configmap/config" version
+  publish() { # version: its key `key` says it, and its only other key is named after it
+    local old; old="$(readlink "$folder/..data")"
+    mkdir -p "$folder/..$1"
+    echo "$1" >"$folder/..$1/key"; echo >"$folder/..$1/only-$1"
+    ln -s "..$1" "$folder/..data_tmp"; mv -T "$folder/..data_tmp" "$folder/..data"
+    ln -sf ..data/key "$folder/key"; ln -s "..data/only-$1" "$folder/only-$1"
+    if [ -n "$old" ]; then rm "$folder/only-${old#..}"; rm -r "${folder:?}/$old"; fi
+  }
+  shown() { enter g1 sh -c 'echo $(cat /config/key) $(ls /config)'; }
+  is_shown() { [ "$(shown)" = "$version key only-$version" ]; }
+  publish 1
+  run --detach --null-io --mount "type=bind,src=$folder,dst=/config,options=rbind:ro" $image g1 sleep 1000
+  for version in 1 2 3; do
+    [ $version = 1 ] || publish $version
+    until_true 60 is_shown
+    same "configuration: version $version, nothing of an older one" "$version key only-$version" "$(shown)"
+  done
+  remove g1
+  rm -r "$work/pods"
 }
 
 case_landlock() { # the second container's disk is reached by the rules alone; kernels before 6.2 lack a right that the VMM asks for

@@ -6,7 +6,7 @@ import { t } from "tap";
 import type { Test } from "tap";
 
 import { ShimError } from "../../shim/base/errors.ts";
-import { VmmApiError } from "../../shim/vmm/api-error.ts";
+import { isUnknownDevice, VmmApiError } from "../../shim/vmm/api-error.ts";
 import { VmmClient } from "../../shim/vmm/client.ts";
 import type { CallOptions, VmmClientOptions } from "../../shim/vmm/client.ts";
 import { MAX_REQUEST_BODY_BYTES } from "../../shim/vmm/http.ts";
@@ -118,6 +118,24 @@ t.test("recorded answers become results or the VMM's own words", async (t) => {
 			if (recorded.answer === "" || recorded.status === 204) t.equal(result, undefined, what);
 			else if (recorded.endpoint !== "vm.counters") t.same(result, JSON.parse(recorded.answer), what);
 		}
+	}
+});
+
+t.test("a device that the VMM does not have is told from other refusals, whatever its version", async (t) => {
+	const beforeBoot = 'No device with id "net2" to remove';
+	const afterBoot = "Failed to find device corresponding to the given identifier: net2";
+	const busy = "Not allowed to remove this type of device from the VM: balloon";
+	for (const [status, cause, isUnknown] of [
+		[404, beforeBoot, true],
+		[404, afterBoot, true],
+		[500, beforeBoot, true],
+		[500, afterBoot, true],
+		[500, busy, false],
+	] as const) {
+		const chain = ["Error from API", "The device could not be removed from the VM", cause];
+		const { client } = await pair(t, () => answer(status, JSON.stringify(chain)));
+		const { cause: refusal } = await failure(client.removeDevice("net2"));
+		t.equal(isUnknownDevice(refusal), isUnknown, `${status} ${cause}`);
 	}
 });
 
