@@ -1,7 +1,8 @@
 /**
  * `npm run conformance`: pods through the container runtime interface, under runc and under us side by side, on each containerd.
  * `--containerd 1.6,1.7,2.1,2.4` (or `all`; `1.6,2` when left out) chooses containerds, which are fetched when they are not there;
- * `--handler runc,snp,snp-sandbox` (the last one: the same through containerd 2.x's Sandbox API) and `--case TEXT` narrow it. The exit code is not 0 when there is a difference that
+ * `--handler runc,snp,snp-sandbox` (the last one: the same through containerd 2.x's Sandbox API) and `--case TEXT,TEXT` (any of them in a case's id
+ * or name) narrow it. The exit code is not 0 when there is a difference that
  * `differences.json` does not list, or a listed one that is none.
  */
 import { join } from "node:path";
@@ -56,7 +57,8 @@ async function main(): Promise<void> {
 	const asked = values.containerd === "all" ? containerdVersions.join(",") : values.containerd.replace(DEBIAN_2, "2");
 	const versions = list(asked, containerdVersions, "containerd").filter(isContainerdVersion);
 	const handlers = list(values.handler, HANDLERS, "handler");
-	const cases = CASES.filter(({ id, name }) => id.includes(values.case) || name.includes(values.case));
+	const texts = values.case.split(",");
+	const cases = CASES.filter(({ id, name }) => texts.some((text) => id.includes(text) || name.includes(text)));
 	if (cases.length === 0) throw new Error(`--case: no case has ${JSON.stringify(values.case)} in its name`);
 	requireBuilt();
 	for (const version of versions)
