@@ -7,11 +7,14 @@ import { MAX_EVIDENCE_BYTES, readCertificates, readReport, readRevocationList } 
 import type { InputFile } from "../attest/evidence-input.ts";
 import { checkExpectationsForm, parseExpectations } from "../attest/expectations.ts";
 import type { Expectations, ExpectationsInput } from "../attest/expectations.ts";
+import { verifyReference } from "../attest/measure/reference.ts";
 import { reportFields } from "../attest/report-fields.ts";
 import { TCB_PARTS } from "../attest/tcb.ts";
 import type { TcbPart } from "../attest/tcb.ts";
 import { verifyReport } from "../attest/verify.ts";
 import { messageOf, ShimError } from "../base/errors.ts";
+import { readKey } from "./measure-input.ts";
+import { MAX_REFERENCE_BYTES } from "./measure.ts";
 import { readInput } from "./read-input.ts";
 import { renderFields, renderVerdict } from "./render-verdict.ts";
 
@@ -29,6 +32,8 @@ evidence:
   --at TIME                the time at which certificates must be valid, as 2026-01-31 or 2026-01-31T12:00:00Z (default: now)
 expectations (what is not asked for is not checked):
   --measurement HEX        the launch digest (48 bytes); may be repeated: one of them
+  --reference FILE         signed reference values (snpctl measure --reference): one of their launch digests
+  --reference-key FILE     the public key (PEM) of who made them
   --host-data HEX          HOST_DATA (32 bytes)
   --report-data HEX        REPORT_DATA (up to 64 bytes, filled up with zeros)
   --id-key-digest HEX      the digest of the ID key (48 bytes); may be repeated
@@ -47,6 +52,8 @@ const OPTIONS = {
 	"trust-root": { type: "string", multiple: true },
 	at: { type: "string" },
 	measurement: { type: "string", multiple: true },
+	reference: { type: "string" },
+	"reference-key": { type: "string" },
 	"host-data": { type: "string" },
 	"report-data": { type: "string" },
 	"id-key-digest": { type: "string", multiple: true },
@@ -131,8 +138,9 @@ function timeOf(text: string | undefined): Date {
 async function expectationsOf(values: Values): Promise<Expectations> {
 	const file =
 		values.policy === undefined ? {} : parseExpectations((await input(values.policy, "the policy")).bytes.toString("utf8"), values.policy);
+	const measurements = await measurementsOf(values);
 	const options: ExpectationsInput = {
-		...(values.measurement === undefined ? {} : { measurements: values.measurement }),
+		...(measurements === undefined ? {} : { measurements }),
 		...(values["host-data"] === undefined ? {} : { hostData: [values["host-data"]] }),
 		...(values["report-data"] === undefined ? {} : { reportData: values["report-data"] }),
 		...(values["id-key-digest"] === undefined ? {} : { idKeyDigests: values["id-key-digest"] }),
@@ -144,6 +152,15 @@ async function expectationsOf(values: Values): Promise<Expectations> {
 	const merged: Record<string, unknown> = { ...file, ...options };
 	if (values["allow-debug"] === true) merged["guestPolicy"] = { ...(file["guestPolicy"] as object | undefined), debug: "any" };
 	return checkExpectationsForm(merged, values.policy ?? "the options");
+}
+
+/** The launch digests that are expected: those named, or those of signed reference values. */
+async function measurementsOf({ measurement, reference, "reference-key": key }: Values): Promise<string[] | undefined> {
+	if ((reference === undefined) !== (key === undefined)) throw usage("--reference and --reference-key go together");
+	if (reference === undefined || key === undefined) return measurement;
+	if (measurement !== undefined) throw usage("give --measurement or --reference, not both");
+	const text = (await readInput(reference, "the reference values", MAX_REFERENCE_BYTES)).toString("utf8");
+	return verifyReference(text, await readKey(key, "public"), reference).measurements.map((one) => one.measurement);
 }
 
 function numberOf(option: string, text: string): number {

@@ -19,6 +19,7 @@ const USAGE = `usage: snpctl [options] command
   config check       reads the configuration and says what is wrong with it
   attest verify      is an SEV-SNP attestation report genuine and as expected? (snpctl attest --help)
   attest show        every field of a report
+  measure            SEV-SNP launch digests, ID blocks, signed reference values (snpctl measure --help)
   version            the version of this build
 options:
   --state-dir DIR    the folder of snpd's socket (default: the configuration's state_dir)
@@ -48,6 +49,7 @@ interface Options {
 /** Commands with options of their own, loaded when they are called. */
 const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) => Promise<number>>>> = {
 	attest: async () => (await import("./attest.ts")).attest,
+	measure: async () => (await import("./measure.ts")).measure,
 };
 
 async function main(): Promise<void> {
