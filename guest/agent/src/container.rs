@@ -8,11 +8,11 @@ use crate::proto::grpc::{CreateContainerRequest, ExecProcessRequest, LinuxSeccom
 use crate::proto::stage::Plan;
 use crate::reaper;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::{spawn_local, AbortHandle};
 
 /// Ended exec'ed processes that a container remembers for a late WaitProcess.
@@ -27,6 +27,10 @@ pub struct Container {
     pub init: Rc<Process>,
     /// The exec'ed processes, by exec id.
     execs: RefCell<BTreeMap<String, Rc<Process>>>,
+    /// Exec ids whose processes are being made.
+    beginning: RefCell<BTreeSet<String>>,
+    /// Told when one of them is made, or is not.
+    begun: Notify,
     /// Exec ids in the order of their creation.
     order: RefCell<Vec<String>>,
     /// Mount points of the storages that it uses.
@@ -56,6 +60,8 @@ impl Container {
                     cgroup,
                     init: Rc::new(init),
                     execs: RefCell::default(),
+                    beginning: RefCell::default(),
+                    begun: Notify::new(),
                     order: RefCell::default(),
                     storages: RefCell::new(storages),
                     seccomp,
@@ -156,12 +162,26 @@ impl Container {
 
     /// Starts a further process.
     pub async fn exec(&self, agent: &Rc<Agent>, request: ExecProcessRequest) -> Result<()> {
+        let exec_id = request.exec_id.clone();
+        // A host that has lost its connection asks again while the first request goes on: it has the streams.
+        while self.beginning.borrow().contains(&exec_id) {
+            self.begun.notified().await;
+        }
+        self.beginning.borrow_mut().insert(exec_id.clone());
+        let result = self.begin_exec(agent, request).await;
+        self.beginning.borrow_mut().remove(&exec_id);
+        self.begun.notify_waiters();
+        result
+    }
+
+    async fn begin_exec(&self, agent: &Rc<Agent>, request: ExecProcessRequest) -> Result<()> {
         self.takes_execs()?;
         let ports = Ports {
             stdin: request.stdin_port,
             stdout: request.stdout_port,
             stderr: request.stderr_port,
         };
+        self.refuse_known(&request.exec_id, ports)?;
         // Before the container is held: streams that never come would keep every other request from it.
         let host = ports.claim(&agent.streams).await?;
         let _guard = self.change().await?;
@@ -210,14 +230,24 @@ impl Container {
         Err(Error::precondition(format!("container {:?} {state}", self.id)))
     }
 
-    /// Refuses an exec id in use, and forgets the oldest ended processes.
+    /// Refuses an exec id in use, and a request that was done before: its process may have ended since.
+    fn refuse_known(&self, exec_id: &str, ports: Ports) -> Result<()> {
+        let execs = self.execs.borrow();
+        let known = execs.get(exec_id);
+        let text = if self.is_init(exec_id) || known.is_some_and(|process| process.exited().is_none()) {
+            format!("container {:?} has a running process {exec_id:?}", self.id)
+        } else if ports.any() && known.is_some_and(|process| process.ports == ports) {
+            format!("container {:?} had this process {exec_id:?} before", self.id)
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(Code::AlreadyExists, text))
+    }
+
+    /// Forgets an ended process of that exec id, and the oldest ended ones.
     fn make_room(&self, exec_id: &str) -> Result<()> {
         let mut execs = self.execs.borrow_mut();
         let mut order = self.order.borrow_mut();
-        if self.is_init(exec_id) || execs.get(exec_id).is_some_and(|process| process.exited().is_none()) {
-            let text = format!("container {:?} has a running process {exec_id:?}", self.id);
-            return Err(Error::new(Code::AlreadyExists, text));
-        }
         execs.remove(exec_id);
         let ended = execs.values().filter(|process| process.exited().is_some()).count();
         let mut surplus = (ended + 1).saturating_sub(ENDED_MAX);

@@ -21,7 +21,7 @@ const READ_BYTES_MAX: usize = 1 << 20;
 const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// The numbers of the streams that a request names; zero is none.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ports {
     pub stdin: u32,
     pub stdout: u32,
@@ -29,7 +29,8 @@ pub struct Ports {
 }
 
 impl Ports {
-    fn any(self) -> bool {
+    /// Whether the host uses streams for this process.
+    pub fn any(self) -> bool {
         self.stdin != 0 || self.stdout != 0 || self.stderr != 0
     }
 
@@ -43,7 +44,7 @@ impl Ports {
         };
         let (stdin, stdout, stderr) = tokio::try_join!(claim(self.stdin), claim(self.stdout), claim(self.stderr))?;
         Ok(HostStreams {
-            used: self.any(),
+            ports: self,
             stdin,
             stdout,
             stderr,
@@ -54,8 +55,7 @@ impl Ports {
 /// The host's ends of a process's standard streams.
 #[derive(Default)]
 pub struct HostStreams {
-    /// Whether the host uses streams for this process.
-    used: bool,
+    ports: Ports,
     stdin: Option<Fd>,
     stdout: Option<Fd>,
     stderr: Option<Fd>,
@@ -66,6 +66,8 @@ pub struct Process {
     pub pid: i32,
     pub pidfd: OwnedFd,
     pub exit: Exit,
+    /// The streams that it was made with: a host never uses a number twice.
+    pub ports: Ports,
     /// Present until the process was started.
     stage: RefCell<Option<Stage>>,
     stdin: RefCell<Option<Rc<Fd>>>,
@@ -122,9 +124,10 @@ impl Process {
     /// Creates a process up to the point before its program starts.
     pub async fn create(reaper: &Reaper, mut plan: Plan, birth: Birth<'_>, host: HostStreams) -> Result<Self> {
         let tty = plan.process.as_ref().is_some_and(|process| process.terminal);
-        let mut stdin = Line::open(host.stdin, host.used, tty, true)?;
-        let mut stdout = Line::open(host.stdout, host.used, tty, false)?;
-        let mut stderr = Line::open(host.stderr, host.used, tty, false)?;
+        let used = host.ports.any();
+        let mut stdin = Line::open(host.stdin, used, tty, true)?;
+        let mut stdout = Line::open(host.stdout, used, tty, false)?;
+        let mut stderr = Line::open(host.stderr, used, tty, false)?;
         (plan.stdin, plan.stdout, plan.stderr) = (stdin.number(), stdout.number(), stderr.number());
         let mut inherited = birth.inherited.clone();
         inherited.extend([plan.stdin, plan.stdout, plan.stderr].iter().filter(|fd| **fd >= 0));
@@ -153,6 +156,7 @@ impl Process {
             pid: stage.pid,
             pidfd,
             exit,
+            ports: host.ports,
             stage: RefCell::new(Some(stage)),
             stdin: RefCell::new(stdin.own),
             stdout: RefCell::new(stdout.own),

@@ -273,6 +273,33 @@ fn an_exec_whose_streams_do_not_come_holds_up_no_other_request() {
 }
 
 #[test]
+fn an_exec_that_is_asked_for_again_is_not_run_again() {
+    let agent = Agent::start();
+    agent.sandbox();
+    agent.call::<()>("CreateContainer", &agent.container("c1", &["sleep", "1000"]));
+    start(&agent, "c1");
+    let exec = ExecProcessRequest {
+        container_id: "c1".into(),
+        exec_id: "e1".into(),
+        process: Some(process(&["sh", "-c", "echo once; exit 6"])),
+        stdout_port: 81,
+        ..ExecProcessRequest::default()
+    };
+    let mut connection = agent.connect();
+    // The second waits for the first, which waits for its stream.
+    connection.send(1, "ExecProcess", &exec);
+    connection.send(3, "ExecProcess", &exec);
+    let stdout = agent.stream(81);
+    assert_eq!(connection.answered(), 1);
+    assert_eq!(connection.refused(), (3, 6));
+    assert_eq!(all(stdout), b"once\n");
+    assert_eq!(wait(&agent, "c1", "e1"), 6);
+    assert_eq!(agent.refused("ExecProcess", &exec).0, 6, "also when it has ended");
+    assert_eq!(wait(&agent, "c1", "e1"), 6);
+    remove(&agent, "c1");
+}
+
+#[test]
 fn three_hundred_execs_at_once_get_their_streams() {
     const EXECS: u32 = 300;
     let agent = Agent::start();

@@ -250,6 +250,12 @@ impl Connection {
         stream
     }
 
+    /// The call that is answered next, which must have failed, and its code.
+    pub fn refused(&mut self) -> (u32, i32) {
+        let (stream, response) = self.answer();
+        (stream, response.status.expect("a failure").code)
+    }
+
     fn answer(&mut self) -> (u32, Response) {
         let mut header = [0u8; 10];
         self.0.read_exact(&mut header).unwrap();
