@@ -339,13 +339,21 @@ const PROGRAM_REMEDIES: readonly (readonly [RegExp, string])[] = [
 		/exec format error/iu,
 		"the program is no executable of this machine: use an image for linux/amd64, and name the interpreter of a script",
 	],
+	[/argument list too long/iu, "the kernel takes 128 KiB of one argument or variable, and about 2 MiB of all: pass less, or a file"],
 	[/executable file not found|no such file or directory/iu, "check the command, the image's PATH and what the image holds"],
 	[/permission denied|is a directory/iu, "check that the command is an executable file for the container's user"],
 ];
 
+/** What is set up before the program is looked for: the same words mean something else there. */
+const BEFORE_PROGRAM: readonly (readonly [RegExp, string])[] = [
+	[/\bsysctl\b/iu, "take the kernel parameter out of the pod: the guest's kernel does not have it, or not for a container"],
+	[/\b(?:cwd|chdir)\b/iu, "name an absolute path as the working directory"],
+	[/^mount\b/iu, "check the mount's type, source and options: the guest's own kernel has to know them"],
+];
+
 /** The agent's own words become the message; what it does not have is told apart from what failed. */
 function remoteFailure(method: string, error: RemoteError): ShimError {
-	const known = STARTING.has(method) ? PROGRAM_REMEDIES.find(([words]) => words.test(error.message)) : undefined;
+	const known = STARTING.has(method) ? [...BEFORE_PROGRAM, ...PROGRAM_REMEDIES].find(([words]) => words.test(error.message)) : undefined;
 	return new ShimError(REASONS[error.code] ?? "guest.call", `${method} in the guest: ${error.message}`, {
 		remedy: known?.[1] ?? "",
 		cause: error,

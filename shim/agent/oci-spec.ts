@@ -38,7 +38,8 @@ export const processSchema = v.object({
 			username: maybe(v.string()),
 		}),
 	),
-	args: v.pipe(strings, v.minLength(1, "has no command: give the image or the pod one")),
+	// Go leaves an empty list out.
+	args: v.pipe(v.nullish(strings, []), v.minLength(1, "has no command: give the image or the pod one")),
 	env: maybe(strings),
 	cwd: v.string(),
 	capabilities: maybe(capabilities),

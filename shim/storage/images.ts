@@ -11,7 +11,7 @@ import type { Log } from "../base/log.ts";
 import type { Scope } from "../base/scope.ts";
 import { convert } from "./convert.ts";
 import { ImageCache } from "./image-cache.ts";
-import { imageKey, isEmptyLayer } from "./layer-identity.ts";
+import { imageKey, isEmptyLayer, requireLayers } from "./layer-identity.ts";
 import { planRootfs } from "./rootfs-plan.ts";
 import type { Layer, RootfsMount, RootfsPlan } from "./rootfs-plan.ts";
 
@@ -140,6 +140,7 @@ export class RootfsImages {
 	}
 
 	async #own(layers: readonly Layer[], plan: RootfsPlan, path: string, signal: AbortSignal): Promise<RootfsImage> {
+		await requireLayers(layers);
 		const output = this.#cache.unfinishedPath();
 		await convert({ layers, overlayOptions: plan.overlayOptions, output, mkfs: this.#mkfs, timeoutMs: this.#timeoutMs, signal });
 		await this.#cache.give(output, path);

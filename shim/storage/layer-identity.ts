@@ -56,6 +56,19 @@ export async function isEmptyLayer(layer: Layer): Promise<boolean> {
 	}
 }
 
+/**
+ * Looks whether all layers are there: a converter's own words would not name the one that is not.
+ * @throws ShimError storage.mount that names it
+ */
+export async function requireLayers(layers: readonly Layer[]): Promise<void> {
+	for (const layer of layers) {
+		const path = layer.kind === "folder" ? layer.path : layer.source;
+		await stat(path).catch((error: unknown) => {
+			throw missing(path, error);
+		});
+	}
+}
+
 function missing(path: string, error: unknown): ShimError {
 	return new ShimError("storage.mount", `the root filesystem's layer ${path}: ${messageOf(error)}`, { cause: error });
 }

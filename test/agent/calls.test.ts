@@ -142,3 +142,18 @@ t.test("a killed process has 137, and waiting for it again answers the same", as
 	t.equal(await bed.agent.waitProcess({ containerId: "c1", execId: "" }), 137);
 	await bed.agent.removeContainer("c1");
 });
+
+t.test("what a program needs and what is set up before it have remedies of their own", async (t) => {
+	const bed = await startAgent(t);
+	const { agent } = bed;
+	await makeContainer(bed, "c1", ["sleep", "1000"]);
+	await agent.startContainer("c1");
+	const failure = async (Args: string[], Cwd: string): Promise<unknown> =>
+		await agent
+			.execProcess({ container_id: "c1", exec_id: "e", process: { Args, Cwd, Env: ["PATH=/bin"] } })
+			.catch((error: unknown) => error);
+	t.match(await failure(["sh"], "not/absolute"), { remedy: /absolute path/ });
+	t.match(await failure(["not-there"], "/"), { remedy: /image's PATH/ });
+	t.match(await failure(["sh", "-c", "true", "x".repeat(200_000)], "/"), { remedy: /128 KiB/ });
+	await agent.removeContainer("c1");
+});

@@ -28,6 +28,7 @@ t.test("readSpec says that a file is not JSON", async (t) => {
 t.test("readSpec names the field that is wrong", async (t) => {
 	const cases: [unknown, RegExp][] = [
 		[{ ...SOUND, process: { ...SOUND.process, args: [] } }, /process\.args: has no command/],
+		[{ ...SOUND, process: { cwd: "/" } }, /process\.args: has no command/],
 		[{ ...SOUND, process: { ...SOUND.process, args: "sh" } }, /process\.args/],
 		[{ ...SOUND, process: { ...SOUND.process, user: { uid: -1 } } }, /process\.user\.uid/],
 		[{ ...SOUND, mounts: [{ destination: "etc" }] }, /mounts\.0\.destination: is not an absolute path/],

@@ -204,6 +204,13 @@ t.test("an EROFS layer is the disk itself; several are merged", async (t) => {
 	t.notMatch(execFileSync("losetup", ["-a"], { encoding: "utf8" }), folder, "no loop device is left");
 });
 
+t.test("a root filesystem that is not there is named", async (t) => {
+	const { prepare } = place(t);
+	const error = await reasonOf(prepare([], "c", { rootfsDir: "/nowhere/rootfs" }));
+	t.equal(error.reason, "storage.mount");
+	t.match(error.message, /\/nowhere\/rootfs/);
+});
+
 t.test("no mounts: the bundle's folder, never shared", async (t) => {
 	const { folder, prepare } = place(t);
 	const rootfsDir = layer(folder, "rootfs", { a: "1" });
