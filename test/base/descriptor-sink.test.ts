@@ -51,3 +51,21 @@ t.test("a descriptor that is closed is no reason to fail either", (t) => {
 	t.doesNotThrow(() => descriptorSink(fd)("line\n"));
 	t.end();
 });
+
+t.test("a log that lives long is kept small, and its end stays whole", (t) => {
+	const file = join(t.testdir({}), "log");
+	const fd = openSync(file, "a");
+	const sink = descriptorSink(fd);
+	const lines = 3000;
+	for (let n = 1; n <= lines; n++) sink(`${JSON.stringify({ n, text: "x".repeat(1000) })}\n`);
+	closeSync(fd);
+	const kept = readFileSync(file, "utf8").trimEnd().split("\n");
+	const numbers = kept.map((line) => (JSON.parse(line) as { n: number }).n);
+	t.strictSame(
+		numbers,
+		numbers.map((_, index) => lines - numbers.length + 1 + index),
+		"the last lines, in their order",
+	);
+	t.ok(numbers.length >= 200 && numbers.length < 1200, `${numbers.length} lines are kept`);
+	t.end();
+});
