@@ -13,8 +13,8 @@ namespace snp {
 
 namespace {
 
-// The facade holds the same bound.
-constexpr size_t kMaxFds = 32;
+// SCM_MAX_FD of the kernel; the facade holds the same bound.
+constexpr size_t kMaxFds = 253;
 
 // Fills in `address`; false when the path does not fit with its final NUL.
 bool AddressOf(const std::string& path, sockaddr_un* address) {

@@ -2,8 +2,8 @@
 
 import { addon, checked, MAX_INT, plain, whole } from "./load.ts";
 
-/** Most descriptors in one message; `socket.cc` holds the same bound. */
-export const MAX_SENT_FDS = 32;
+/** Most descriptors in one message (SCM_MAX_FD of the kernel); `socket.cc` holds the same bound. */
+export const MAX_SENT_FDS = 253;
 
 /**
  * Binds and listens. The descriptor is non-blocking and closes on exec (a child gets it through `stdio`).

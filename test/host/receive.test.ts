@@ -12,6 +12,7 @@ import { receive } from "../../native/src/receive.ts";
 import type { Received } from "../../native/src/receive.ts";
 import { connectUnix, sendFds } from "../../native/src/socket.ts";
 import { closeFd } from "../../native/src/file.ts";
+import { MAX_GUEST_VCPUS } from "../../shim/base/names.ts";
 
 /** Two connected sockets: the sender's descriptor, and the receiver's. Neither is read by Node. */
 async function pair(t: Test): Promise<{ readonly sender: number; readonly receiver: number; readonly peer: Socket }> {
@@ -74,4 +75,16 @@ t.test("nothing comes after the end was asked for; what can't be waited for is r
 	t.throws(() => receive(file, () => undefined), { code: "EPERM" });
 	closeSync(file);
 	t.throws(() => receive(-1, () => undefined), RangeError);
+});
+
+t.test("a message carries a queue for each processor of the largest guest", async (t) => {
+	const { sender, receiver } = await pair(t);
+	const heard = new Promise<Received>((resolve) => receive(receiver, resolve));
+	const file = openSync("/dev/null", "r");
+	sendFds(sender, Buffer.from("x"), Array<number>(MAX_GUEST_VCPUS).fill(file));
+	closeSync(file);
+	const { fds } = await heard;
+	t.equal(fds.length, MAX_GUEST_VCPUS);
+	for (const fd of fds) closeFd(fd);
+	closeFd(sender);
 });
