@@ -33,6 +33,7 @@ ID block (one number of processors):
   --author-key FILE      private key on P-384 (PEM) that signs the ID key
   --guest-policy HEX     the guest policy in it (default: the IGVM file's, else 0x30000)
   --family-id HEX, --image-id HEX, --guest-svn N
+  --output FILE          also write the IGVM file with the ID block in it, as Cloud Hypervisor takes it
 reference values:
   --reference            write all digests and the hashes of what they come from, signed, to standard output
   --sign FILE            private key on P-384 (PEM) that signs them
@@ -58,6 +59,7 @@ const OPTIONS = {
 	"family-id": { type: "string" },
 	"image-id": { type: "string" },
 	"guest-svn": { type: "string" },
+	output: { type: "string" },
 	reference: { type: "boolean" },
 	sign: { type: "string" },
 	key: { type: "string" },
@@ -74,6 +76,8 @@ export interface Measured {
 	readonly launcher: ReferenceValues["launcher"];
 	readonly inputs: ReferenceValues["inputs"];
 	readonly igvm: Igvm | undefined;
+	/** The IGVM file itself. */
+	readonly igvmBytes: Buffer | undefined;
 	/** The guest policy that an IGVM file is launched with. */
 	readonly guestPolicy: bigint | undefined;
 }
@@ -114,11 +118,18 @@ async function measureFile(values: MeasureValues, path: string): Promise<Measure
 	if (launcher === "igvm") {
 		refuse(values, ["vcpus", "kernel", "initramfs", "cmdline"], "with --vmm igvm: all is in the file");
 		const processors = igvm.directives.filter(({ kind }) => kind === "processor").length;
-		return { digests: new Map([[Math.max(processors, 1), measureIgvmFile(igvm)]]), launcher, inputs, igvm, guestPolicy: igvm.guestPolicy };
+		return {
+			digests: new Map([[Math.max(processors, 1), measureIgvmFile(igvm)]]),
+			launcher,
+			inputs,
+			igvm,
+			igvmBytes: bytes,
+			guestPolicy: igvm.guestPolicy,
+		};
 	}
 	const files = await readKernelFiles(values);
 	const digests = measureIgvmOnKvm(igvm, files, vcpuCounts(values.vcpus));
-	return { digests, launcher, inputs: { ...inputs, ...hashesOf(files) }, igvm, guestPolicy: guestPolicyOf(igvm) };
+	return { digests, launcher, inputs: { ...inputs, ...hashesOf(files) }, igvm, igvmBytes: bytes, guestPolicy: guestPolicyOf(igvm) };
 }
 
 async function measureFirmware(values: MeasureValues, path: string): Promise<Measured> {
@@ -137,7 +148,7 @@ async function measureFirmware(values: MeasureValues, path: string): Promise<Mea
 		counts,
 	);
 	const inputs = { ovmf: sha256(image), vcpuType: type, guestFeatures: features, ...hashesOf(files) };
-	return { digests, launcher, inputs, igvm: undefined, guestPolicy: undefined };
+	return { digests, launcher, inputs, igvm: undefined, igvmBytes: undefined, guestPolicy: undefined };
 }
 
 function refuse(values: MeasureValues, names: readonly (keyof MeasureValues)[], why: string): void {

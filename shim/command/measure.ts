@@ -1,12 +1,15 @@
 /** `snpctl measure`: launch digests, ID blocks, and signed reference values. No part of it asks snpd or the network. */
 
+import { writeFile } from "node:fs/promises";
 import { stdout } from "node:process";
 
 import { checkIgvmIdBlock, signIdBlock } from "../attest/measure/id-block.ts";
 import type { IdBlock } from "../attest/measure/id-block.ts";
 import { DEFAULT_GUEST_POLICY } from "../attest/measure/igvm-launch.ts";
+import { addIdBlock } from "../attest/measure/igvm-write.ts";
 import { signReference, verifyReference } from "../attest/measure/reference.ts";
 import type { ReferenceValues } from "../attest/measure/reference.ts";
+import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 import { MEASURE_USAGE, measureLaunch, measureUsage, readKey, readMeasureArguments, wide } from "./measure-input.ts";
 import type { Measured, MeasureValues } from "./measure-input.ts";
 import { readInput } from "./read-input.ts";
@@ -16,6 +19,8 @@ import { renderFields } from "./render-verdict.ts";
 export const MAX_REFERENCE_BYTES = 4 * 1024 * 1024;
 
 const ID_BYTES = 16;
+/** Where an ID block holds the guest policy. */
+const POLICY_OFFSET = 88;
 
 /**
  * Runs `snpctl measure`.
@@ -36,6 +41,7 @@ export async function measure(args: readonly string[]): Promise<number> {
 	const measured = await measureLaunch(values);
 	if (values.sign !== undefined) return print(signReference(referenceOf(measured), await readKey(values.sign, "private")).trimEnd());
 	const idBlock = values["id-block"] === true ? await makeIdBlock(measured, values) : undefined;
+	if (idBlock !== undefined && values.output !== undefined) await writeIgvm(measured, idBlock, values.output);
 	return print(values.json === true ? JSON.stringify(describe(measured, idBlock), undefined, 2) : render(measured, idBlock));
 }
 
@@ -57,7 +63,7 @@ async function verifyFile(path: string, values: MeasureValues): Promise<number> 
 const line = ({ vcpus, measurement }: { readonly vcpus: number; readonly measurement: string }): string => `${vcpus}\t${measurement}`;
 
 function refuseIdOptions(values: MeasureValues): void {
-	for (const name of ["id-key", "author-key", "guest-policy", "family-id", "image-id", "guest-svn"] as const) {
+	for (const name of ["id-key", "author-key", "guest-policy", "family-id", "image-id", "guest-svn", "output"] as const) {
 		if (values[name] !== undefined) throw measureUsage(`--${name} belongs to --id-block`);
 	}
 }
@@ -80,6 +86,24 @@ async function makeIdBlock({ digests, guestPolicy }: Measured, values: MeasureVa
 		await readKey(values["id-key"], "private"),
 		values["author-key"] === undefined ? undefined : await readKey(values["author-key"], "private"),
 	);
+}
+
+/** Writes the IGVM file with the ID block in it. */
+async function writeIgvm({ igvm, igvmBytes, guestPolicy, launcher }: Measured, idBlock: IdBlock, path: string): Promise<void> {
+	if (igvm === undefined || igvmBytes === undefined || launcher !== "cloud-hypervisor")
+		throw measureUsage("--output needs --igvm, and Cloud Hypervisor as the VMM");
+	const policy = idBlock.block.readBigUInt64LE(POLICY_OFFSET);
+	if (policy !== guestPolicy)
+		throw measureUsage(
+			`the file is launched with the guest policy 0x${(guestPolicy ?? 0n).toString(16)}: an ID block for another one can't be put into it`,
+		);
+	const whole = addIdBlock(igvmBytes, idBlock, igvm.source);
+	try {
+		await writeFile(path, whole, { flag: "wx" });
+	} catch (error) {
+		const text = errnoOf(error) === "EEXIST" ? "exists already" : `can't be written: ${messageOf(error)}`;
+		throw new ShimError("call.invalid", `${path} ${text}`, { remedy: "name a new file in a folder that can be written" });
+	}
 }
 
 function identifier(option: string, text = "00".repeat(ID_BYTES)): Buffer {

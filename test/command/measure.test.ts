@@ -76,6 +76,22 @@ t.test("an ID block is for the digest and the file's policy, and its signatures 
 	};
 	t.same(block, idBlockBytes(expected));
 	t.equal(idBlockProblem(block, Buffer.from(answer.idBlock.authentication, "base64"), true), undefined);
+
+	const digest = answer.measurements[0]?.measurement ?? "";
+	const written = run(...args, "--author-key", path("author.test-key.pem"), "--output", join(folder, "signed.igvm"));
+	t.match(written, { code: 0, out: new RegExp(`^${digest}\n`, "u"), err: "" });
+	t.match(run(...args, "--output", join(folder, "signed.igvm")), { code: 1, err: /signed\.igvm exists already/u });
+	const signed = ["measure", "--igvm", join(folder, "signed.igvm"), "--json", "--vcpus"];
+	const keys = { idKeyDigest: answer.idBlock.idKeyDigest, authorKeyDigest: /^[0-9a-f]{96}$/u };
+	t.match(JSON.parse(run(...signed, "1-4").out), {
+		measurements: [{}, { measurement: digest }],
+		fileIdBlock: { fits: "2 processors", ...keys },
+	});
+	t.match(JSON.parse(run(...signed, "3").out), { fileIdBlock: { fits: `no launch: it is for the measurement ${digest}` } });
+	t.match(run("measure", "--igvm", join(folder, "signed.igvm"), "--vcpus", "2", ...args.slice(5), "--output", join(folder, "x")), {
+		code: 1,
+		err: /has an ID block already/u,
+	});
 });
 
 t.test("signed reference values are what attest verify takes", async (t) => {
@@ -149,6 +165,12 @@ t.test("wrong use and wrong files are named, with what to do", async (t) => {
 		[[...file, "--vcpus", "1", "--id-block", "--id-key", path("milan.vcek.der")], /is DER, perhaps a certificate.*, not a private key/u],
 		[[...file, "--vcpus", "1", "--id-block", "--id-key", path("ark.test-key.pem")], /P-384 is needed, this is rsa/u],
 		[[...file, "--vcpus", "1", "--id-block", "--id-key", path("id.test-key.pem"), "--image-id", "00"], /--image-id must have 32/u],
+		[[...file, "--vcpus", "1", "--output", "x"], /--output belongs to --id-block/u],
+		[
+			[...file, "--vcpus", "1", "--id-block", "--id-key", path("id.test-key.pem"), "--guest-policy", "0x30000", "--output", "x"],
+			/launched with the guest policy 0x3001f/u,
+		],
+		[[...image, ...type, "--vcpus", "1", "--id-block", "--id-key", path("id.test-key.pem"), "--output", "x"], /--output needs --igvm/u],
 		[[...file, "--vcpus", "1", "--reference"], /--reference and --sign go together/u],
 		[[...file, "--vcpus", "1", "--key", "x"], /--key belongs to measure verify/u],
 		[["--igvm", join(folder, "text"), "--vcpus", "1"], /text: it is no IGVM file/u],

@@ -34,7 +34,8 @@ const BLOCK_BYTES = 96;
 const BLOCK_VERSION = 1;
 const AUTHENTICATION_BYTES = 4096;
 const ALGORITHM_ECDSA_P384_SHA384 = 1;
-const OFFSET = { blockSignature: 0x40, idKey: 0x240, idKeySignature: 0x680, authorKey: 0x880 } as const;
+/** Where the parts of the authentication lie. */
+export const ID_AUTHENTICATION = { blockSignature: 0x40, idKey: 0x240, idKeySignature: 0x680, authorKey: 0x880 } as const;
 
 /** Makes the 96 bytes of an ID block. */
 export function idBlockBytes({ measurement, familyId, imageId, guestSvn, guestPolicy }: IdBlockFields): Buffer {
@@ -58,12 +59,12 @@ export function signIdBlock(fields: IdBlockFields, idKey: KeyObject, authorKey?:
 	const block = idBlockBytes(fields);
 	const authentication = Buffer.alloc(AUTHENTICATION_BYTES);
 	authentication.writeUInt32LE(ALGORITHM_ECDSA_P384_SHA384, 0);
-	signAmd(idKey, block).copy(authentication, OFFSET.blockSignature);
-	toAmdKey(idKey).copy(authentication, OFFSET.idKey);
+	signAmd(idKey, block).copy(authentication, ID_AUTHENTICATION.blockSignature);
+	toAmdKey(idKey).copy(authentication, ID_AUTHENTICATION.idKey);
 	if (authorKey !== undefined) {
 		authentication.writeUInt32LE(ALGORITHM_ECDSA_P384_SHA384, 4);
-		signAmd(authorKey, toAmdKey(idKey)).copy(authentication, OFFSET.idKeySignature);
-		toAmdKey(authorKey).copy(authentication, OFFSET.authorKey);
+		signAmd(authorKey, toAmdKey(idKey)).copy(authentication, ID_AUTHENTICATION.idKeySignature);
+		toAmdKey(authorKey).copy(authentication, ID_AUTHENTICATION.authorKey);
 	}
 	return {
 		block,
@@ -81,11 +82,13 @@ export function idBlockProblem(block: Buffer, authentication: Buffer, hasAuthorK
 	if (block.length !== BLOCK_BYTES || authentication.length !== AUTHENTICATION_BYTES)
 		return "the ID block or its authentication has another size";
 	const cut = (offset: number, bytes: number): Buffer => authentication.subarray(offset, offset + bytes);
-	const idKey = cut(OFFSET.idKey, AMD_KEY_BYTES);
-	if (!signedBy(idKey, block, cut(OFFSET.blockSignature, AMD_SIGNATURE_BYTES))) return "the ID key did not sign the ID block";
+	const idKey = cut(ID_AUTHENTICATION.idKey, AMD_KEY_BYTES);
+	if (!signedBy(idKey, block, cut(ID_AUTHENTICATION.blockSignature, AMD_SIGNATURE_BYTES))) return "the ID key did not sign the ID block";
 	if (!hasAuthorKey) return undefined;
-	const authorKey = cut(OFFSET.authorKey, AMD_KEY_BYTES);
-	return signedBy(authorKey, idKey, cut(OFFSET.idKeySignature, AMD_SIGNATURE_BYTES)) ? undefined : "the author key did not sign the ID key";
+	const authorKey = cut(ID_AUTHENTICATION.authorKey, AMD_KEY_BYTES);
+	return signedBy(authorKey, idKey, cut(ID_AUTHENTICATION.idKeySignature, AMD_SIGNATURE_BYTES))
+		? undefined
+		: "the author key did not sign the ID key";
 }
 
 function signedBy(key: Buffer, data: Buffer, signature: Buffer): boolean {
@@ -107,10 +110,10 @@ export function checkIgvmIdBlock(
 ): { readonly problem: string | undefined; readonly idKeyDigest: Buffer | undefined; readonly authorKeyDigest: Buffer | undefined } {
 	const fields = { ...launch, familyId: block.familyId, imageId: block.imageId, guestSvn: block.guestSvn };
 	const authentication = Buffer.alloc(AUTHENTICATION_BYTES);
-	block.signature.copy(authentication, OFFSET.blockSignature);
-	block.idKey.copy(authentication, OFFSET.idKey);
-	block.authorSignature.copy(authentication, OFFSET.idKeySignature);
-	block.authorKey.copy(authentication, OFFSET.authorKey);
+	block.signature.copy(authentication, ID_AUTHENTICATION.blockSignature);
+	block.idKey.copy(authentication, ID_AUTHENTICATION.idKey);
+	block.authorSignature.copy(authentication, ID_AUTHENTICATION.idKeySignature);
+	block.authorKey.copy(authentication, ID_AUTHENTICATION.authorKey);
 	const problem = block.measurement.equals(launch.measurement)
 		? idBlockProblem(idBlockBytes(fields), authentication, block.authorKeyEnabled)
 		: `it is for the measurement ${block.measurement.toString("hex")}`;

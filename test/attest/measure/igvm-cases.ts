@@ -1,5 +1,9 @@
 /** IGVM files whose launch digests an independent program has computed, made from seeds. */
 
+import { createPrivateKey } from "node:crypto";
+import { signIdBlock } from "../../../shim/attest/measure/id-block.ts";
+import { addIdBlock } from "../../../shim/attest/measure/igvm-write.ts";
+import { fixture } from "../../support/amd-chain.ts";
 import {
 	igvmArea,
 	igvmInsert,
@@ -48,7 +52,23 @@ export function directives(seed: number): IgvmHeader[] {
 	];
 }
 
-/** Each file with the digest that the crate `igvm` computes. */
+/** A file with an ID block that was put into it. */
+function withIdBlock(file: Buffer): Buffer {
+	const fields = {
+		measurement: Buffer.alloc(48, 1),
+		familyId: Buffer.alloc(16),
+		imageId: Buffer.alloc(16),
+		guestSvn: 0,
+		guestPolicy: 0x30000n,
+	};
+	return addIdBlock(
+		file,
+		signIdBlock(fields, createPrivateKey(fixture("id.test-key.pem")), createPrivateKey(fixture("author.test-key.pem"))),
+		"file",
+	);
+}
+
+/** Files whose digests the crate `igvm` has computed. */
 export const IGVM_FILES: readonly { readonly name: string; readonly file: Buffer }[] = [
 	...[11, 12, 13].map((seed) => ({ name: `seed ${seed}`, file: makeIgvm([igvmPlatform(), igvmPolicy(0x30000n), ...directives(seed)]) })),
 	{ name: "version 2", file: makeIgvm([igvmPlatform(), igvmPolicy(0x30000n), ...directives(14)], 2) },
@@ -56,4 +76,6 @@ export const IGVM_FILES: readonly { readonly name: string; readonly file: Buffer
 		name: "two platforms",
 		file: makeIgvm([igvmPlatform(0, 2), igvmPlatform(2, 1), igvmPolicy(0x30000n, 2), igvmPolicy(0xb0000n), ...directives(15)]),
 	},
+	{ name: "an ID block", file: withIdBlock(makeIgvm([igvmPlatform(), igvmPolicy(0x30000n), ...directives(16)])) },
+	{ name: "an ID block, version 2", file: withIdBlock(makeIgvm([igvmPlatform(), igvmPolicy(0x30000n), ...directives(17)], 2)) },
 ];

@@ -1,6 +1,10 @@
+import { createPrivateKey } from "node:crypto";
 import t from "tap";
+import { amdKeyDigest } from "../../../shim/attest/amd-ecdsa.ts";
 import { crc32 } from "../../../shim/attest/measure/crc32.ts";
 import { guestPolicyOf, measureIgvmFile, measureIgvmOnKvm } from "../../../shim/attest/measure/igvm-launch.ts";
+import { checkIgvmIdBlock, signIdBlock } from "../../../shim/attest/measure/id-block.ts";
+import { addIdBlock } from "../../../shim/attest/measure/igvm-write.ts";
 import { parseIgvm } from "../../../shim/attest/measure/igvm.ts";
 import { measureOvmf } from "../../../shim/attest/measure/ovmf-launch.ts";
 import { parseOvmf } from "../../../shim/attest/measure/ovmf.ts";
@@ -8,6 +12,7 @@ import { kvmProcessorFrom, ovmfProcessor } from "../../../shim/attest/measure/pr
 import { readVmsa, vmsaPage } from "../../../shim/attest/measure/vmsa.ts";
 import { vcpuSignature } from "../../../shim/attest/measure/vcpu-type.ts";
 import { ShimError } from "../../../shim/base/errors.ts";
+import { fixture } from "../../support/amd-chain.ts";
 import {
 	igvmArea,
 	igvmInsert,
@@ -91,6 +96,45 @@ t.test(
 		t.equal(onKvm([...plainPages, ...processors], undefined), without.get(1)?.toString("hex"));
 	},
 );
+
+t.test("an ID block is put into a file without changing anything else", async (t) => {
+	for (const version of [1, 2] as const) {
+		const file = makeIgvm([igvmPlatform(), igvmPolicy(0x30000n), ...directives(50)], version);
+		const before = parseIgvm(file, "before");
+		const measurement = measureIgvmOnKvm(before, files, [2]).get(2) ?? Buffer.alloc(48);
+		const fields = { measurement, familyId: Buffer.alloc(16, 1), imageId: Buffer.alloc(16, 2), guestSvn: 9, guestPolicy: 0x30000n };
+		const [idKey, authorKey] = [createPrivateKey(fixture("id.test-key.pem")), createPrivateKey(fixture("author.test-key.pem"))];
+		for (const author of [undefined, authorKey]) {
+			const whole = addIdBlock(file, signIdBlock(fields, idKey, author), "file");
+			const after = parseIgvm(whole, "after");
+			t.same(after.directives.slice(0, -1), before.directives);
+			t.same(measureIgvmOnKvm(after, files, [2]).get(2), measurement);
+			const directive = after.directives.at(-1);
+			if (directive?.kind !== "id-block") throw new Error("the ID block is not the last directive");
+			t.match(directive.block, {
+				guestSvn: 9,
+				version: 1,
+				familyId: fields.familyId,
+				imageId: fields.imageId,
+				authorKeyEnabled: author !== undefined,
+			});
+			t.match(checkIgvmIdBlock(directive.block, { measurement, guestPolicy: 0x30000n }), {
+				problem: undefined,
+				idKeyDigest: amdKeyDigest(idKey),
+				authorKeyDigest: author === undefined ? undefined : amdKeyDigest(author),
+			});
+			t.match(checkIgvmIdBlock(directive.block, { measurement, guestPolicy: 0xb0000n }).problem, /did not sign/u);
+			t.match(
+				checkIgvmIdBlock(directive.block, { measurement: Buffer.alloc(48), guestPolicy: 0x30000n }).problem,
+				/it is for the measurement/u,
+			);
+			t.throws(() => addIdBlock(whole, signIdBlock(fields, idKey), "file"), {
+				reason: "measure.input",
+				message: /has an ID block already/u,
+			});
+		}
+	}
+});
 
 t.test("each input is measured", async (t) => {
 	const base = [igvmPage(0xffc0_0000, kernel.subarray(0, PAGE)), igvmPage(0x10000, randomBytes(random, PAGE)), igvmProcessor(0, vmsa)];
