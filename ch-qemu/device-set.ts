@@ -4,7 +4,7 @@ import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { deviceManagerError, osErrorText, VmmError } from "./api-error.ts";
 import { type DeviceNode, deviceTree, PciSlots } from "./pci-slots.ts";
 import * as qemu from "./qemu-devices.ts";
-import type { DiskConfig, NetConfig, VmConfig, VsockConfig } from "./vm-config.ts";
+import type { DiskConfig, FsConfig, NetConfig, VmConfig, VsockConfig } from "./vm-config.ts";
 
 const IMAGE_TYPES: Readonly<Record<qemu.ImageFormat, string>> = { raw: "Raw", qcow2: "Qcow2", vhdx: "Vhdx", vpc: "FixedVhd" };
 const TAPS_MAX = 4096;
@@ -56,9 +56,10 @@ export class DeviceSet {
 	addDisk(disk: DiskConfig): qemu.QemuDevice {
 		if (disk.path === undefined) throw deviceManagerError("No disk path was specified when one was expected");
 		const format = imageFormat(disk.path, disk.image_type);
+		const device = statSync(disk.path).isBlockDevice();
 		disk.id ??= this.#unnamedId("_disk");
 		disk.image_type = IMAGE_TYPES[format];
-		return this.#place(disk.id, disk, (place) => qemu.diskDevice(place, disk, format));
+		return this.#place(disk.id, disk, (place) => qemu.diskDevice(place, disk, format, device));
 	}
 
 	/**
@@ -84,13 +85,19 @@ export class DeviceSet {
 		return this.#place(vsock.id, vsock, (place) => qemu.vsockDevice(place, vhostSocket));
 	}
 
-	/** All devices of a configuration, in the real VMM's order: console, disks, nets, rng, vsock, memory, balloon, panic. */
+	addFs(fs: FsConfig): qemu.QemuDevice {
+		fs.id ??= this.#unnamedId("_fs");
+		return this.#place(fs.id, fs, (place) => qemu.fsDevice(place, fs));
+	}
+
+	/** All devices of a configuration, in the real VMM's order: console, disks, nets, rng, shared file systems, vsock, memory, balloon, panic. */
 	addAll(config: VmConfig): void {
 		const { memory } = config;
 		if (config.console.mode !== "Off") this.#place("__console", config.console, (place) => qemu.consoleDevice(place, config.console));
 		for (const disk of config.disks ?? []) this.addDisk(disk);
 		for (const net of config.net ?? []) this.addNet(net);
 		this.#place("__rng", config.rng, (place) => qemu.rngDevice(place, config.rng));
+		for (const fs of config.fs ?? []) this.addFs(fs);
 		if (config.vsock !== undefined) this.addVsock(config.vsock);
 		if (memory.hotplug_method === "VirtioMem" && (memory.hotplug_size ?? 0) > 0)
 			this.#place("mem0", undefined, (place) => qemu.memDevice(place, memory));

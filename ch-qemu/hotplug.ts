@@ -5,7 +5,7 @@ import { deviceManagerError, messageOf, VmmError } from "./api-error.ts";
 import { within } from "./child.ts";
 import { imageLocked, type Machine } from "./machine.ts";
 import { type QemuBackend, type QemuDevice, queueName } from "./qemu-devices.ts";
-import type { DiskConfig, NetConfig, VsockConfig } from "./vm-config.ts";
+import type { DiskConfig, FsConfig, NetConfig, VsockConfig } from "./vm-config.ts";
 
 const VSOCK_START_LIMIT_MS = 10_000;
 
@@ -29,6 +29,12 @@ const noTap = (): VmmError =>
 		"Ioctl failed (2147767506)",
 		"Inappropriate ioctl for device (os error 25)",
 	);
+
+/** The back end must listen already. The real VMM waits a minute for one that does not; here it is refused at once. */
+export async function plugFs(machine: Machine, fs: FsConfig): Promise<QemuDevice> {
+	const device = machine.devices.addFs(fs);
+	return plug(machine, device, (text) => deviceManagerError("Cannot create virtio-fs device", text));
+}
 
 export async function plugVsock(machine: Machine, vsock: VsockConfig): Promise<QemuDevice> {
 	const folder = mkdtempSync("/tmp/ch-qemu-");
@@ -55,7 +61,7 @@ export async function plugVsock(machine: Machine, vsock: VsockConfig): Promise<Q
 export async function unplug(machine: Machine, id: string): Promise<void> {
 	if (id === "__serial" || id === "__ioapic") throw deviceManagerError("Could not find the node in the device tree");
 	const device = machine.devices.get(id);
-	if (!["block", "net", "vsock"].includes(device.type))
+	if (!["block", "fs", "net", "vsock"].includes(device.type))
 		throw deviceManagerError(`Not allowed to remove this type of device from the VM: ${device.type}`);
 	try {
 		await machine.qmp.run("device_del", { id: device.name });

@@ -2,7 +2,7 @@
  * The API's devices as QEMU's: pure, and the same for the command line (cold) and the monitor (hot plug), since QEMU takes JSON in both places.
  */
 import { bridgeSlot } from "./pci-slots.ts";
-import type { BalloonConfig, ConsoleConfig, DiskConfig, MemoryConfig, NetConfig, RngConfig, SerialConfig } from "./vm-config.ts";
+import type { BalloonConfig, ConsoleConfig, DiskConfig, FsConfig, MemoryConfig, NetConfig, RngConfig, SerialConfig } from "./vm-config.ts";
 
 export type QemuProperties = Readonly<Record<string, unknown>>;
 
@@ -26,7 +26,7 @@ export type QemuDevice = {
 	readonly ports: readonly QemuProperties[];
 };
 
-export type DeviceType = "block" | "net" | "rng" | "vsock" | "balloon" | "console" | "mem" | "pvpanic";
+export type DeviceType = "block" | "fs" | "net" | "rng" | "vsock" | "balloon" | "console" | "mem" | "pvpanic";
 
 /** Where a device goes: its API id, its QEMU name, its PCI segment and slot. */
 export type Place = { readonly id: string; readonly name: string; readonly segment: number; readonly slot: number };
@@ -66,8 +66,11 @@ export function bridgeDevices(segments: number): QemuProperties[] {
 /** What a disk image is, from its first bytes and the configuration. */
 export type ImageFormat = "raw" | "qcow2" | "vhdx" | "vpc";
 
-/** A disk. Its image is opened with QEMU's own locks: a second writer is refused. */
-export function diskDevice(place: Place, disk: DiskConfig, format: ImageFormat): QemuDevice {
+/**
+ * A disk. Its image is opened with QEMU's own locks: a second writer is refused.
+ * @param device the path is a block device, which QEMU opens by a driver of its own
+ */
+export function diskDevice(place: Place, disk: DiskConfig, format: ImageFormat, device = false): QemuDevice {
 	const node = `${place.name}-image`;
 	const blockdev: QemuProperties = {
 		driver: format,
@@ -75,7 +78,12 @@ export function diskDevice(place: Place, disk: DiskConfig, format: ImageFormat):
 		"read-only": disk.readonly,
 		cache: { direct: disk.direct },
 		...(disk.sparse ? { discard: "unmap" } : {}),
-		file: { driver: "file", filename: disk.path ?? "", cache: { direct: disk.direct }, ...(disk.sparse ? { discard: "unmap" } : {}) },
+		file: {
+			driver: device ? "host_device" : "file",
+			filename: disk.path ?? "",
+			cache: { direct: disk.direct },
+			...(disk.sparse ? { discard: "unmap" } : {}),
+		},
 	};
 	const properties = pci(place, "virtio-blk-pci", {
 		drive: node,
@@ -141,6 +149,19 @@ export function vsockDevice(place: Place, vhostSocket = ""): QemuDevice {
 		backend: { type: "socket", data: { addr: { type: "unix", data: { path: vhostSocket } }, server: false } },
 	};
 	return { ...place, type: "vsock", backends: [backend], properties: pci(place, "vhost-user-vsock-pci", { chardev }), ports: [] };
+}
+
+/** A shared file system. Its back end listens at the configuration's socket. */
+export function fsDevice(place: Place, fs: FsConfig): QemuDevice {
+	const chardev = `${place.name}-backend`;
+	const backend: QemuBackend = {
+		kind: "chardev",
+		id: chardev,
+		option: `socket,id=${chardev},path=${fs.socket.replaceAll(",", ",,")}`,
+		backend: { type: "socket", data: { addr: { type: "unix", data: { path: fs.socket } }, server: false } },
+	};
+	const properties = pci(place, "vhost-user-fs-pci", { chardev, tag: fs.tag, "queue-size": fs.queue_size });
+	return { ...place, type: "fs", backends: [backend], properties, ports: [] };
 }
 
 export function balloonDevice(place: Place, balloon: BalloonConfig): QemuDevice {

@@ -77,9 +77,7 @@ const ROUTES: Readonly<Record<string, Route>> = {
 	"vm.add-vsock": putBody<table.VsockConfig>("The vsock device could not be added to the VM", table.VSOCK, (vmm, vsock) =>
 		vmm.addVsock(vsock),
 	),
-	"vm.add-fs": putBody<never>("The fs could not be added to the VM", table.FS, (vmm, fs) =>
-		vmm.addUnsupported("fs", fs, "shared file systems"),
-	),
+	"vm.add-fs": putBody<table.FsConfig>("The fs could not be added to the VM", table.FS, (vmm, fs) => vmm.addFs(fs)),
 	"vm.add-pmem": putBody<never>("The pmem device could not be added to the VM", table.PMEM, (vmm, pmem) =>
 		vmm.addUnsupported("pmem", pmem, "persistent memory devices"),
 	),

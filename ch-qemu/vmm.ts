@@ -8,7 +8,7 @@ import { messageOf, VmmError, vmAlreadyCreated, vmConfigMissing, vmNotCreated, v
 import { countersJson } from "./counters.ts";
 import { closeAll, type Descriptors } from "./descriptors.ts";
 import type { EventMonitor } from "./event-monitor.ts";
-import { plugDisk, plugNet, plugVsock, unplug } from "./hotplug.ts";
+import { plugDisk, plugFs, plugNet, plugVsock, unplug } from "./hotplug.ts";
 import { type Host, Machine, type MachineEnd } from "./machine.ts";
 import { checkPayload } from "./payload.ts";
 import { bdfOf, SEGMENTS_MAX } from "./pci-slots.ts";
@@ -211,8 +211,12 @@ export class Vmm {
 		return pluggedOf(device);
 	}
 
+	addFs(fs: FsConfig): Promise<Plugged> {
+		return this.#add("fs", fs, (machine) => plugFs(machine, fs));
+	}
+
 	/** Devices that QEMU could have but a stand-in has not: stored before boot as the real VMM does, refused afterwards. */
-	addUnsupported(list: "fs" | "pmem" | "devices", device: FsConfig | PmemConfig | PciCommon, what: string): Promise<Plugged> {
+	addUnsupported(list: "pmem" | "devices", device: PmemConfig | PciCommon, what: string): Promise<Plugged> {
 		return this.#add(list, device, () => {
 			throw new VmmError(500, "Error from device manager", `ch-qemu has no ${what}`);
 		});
@@ -344,7 +348,6 @@ function refuseUnsupported(config: VmConfig): void {
 	if (segments < 1 || segments > SEGMENTS_MAX)
 		throw new VmmError(500, "Error from device manager", `ch-qemu has 1 to ${SEGMENTS_MAX} PCI segments: ${segments}`);
 	const lists = [
-		["fs", "shared file systems"],
 		["pmem", "persistent memory devices"],
 		["devices", "passed-through devices"],
 	] as const;

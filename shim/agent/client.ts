@@ -8,6 +8,7 @@ import type { ErrorReason } from "../base/errors.ts";
 import {
 	FILES_CAPABILITY,
 	FORWARD_CAPABILITY,
+	HUGE_PAGES_CAPABILITY,
 	LIMITS_CAPABILITY,
 	PCI_CAPABILITY,
 	STREAMS_CAPABILITY,
@@ -44,6 +45,8 @@ export interface AgentDetails {
 	readonly volumes: boolean;
 	/** It finds disks by whole PCI addresses. */
 	readonly pci: boolean;
+	/** It reserves huge pages for one container. */
+	readonly hugepages: boolean;
 	readonly seccomp: boolean;
 }
 
@@ -139,6 +142,7 @@ export class AgentClient {
 			forward: details?.extra_features?.includes(FORWARD_CAPABILITY) ?? false,
 			volumes: details?.extra_features?.includes(VOLUMES_CAPABILITY) ?? false,
 			pci: details?.extra_features?.includes(PCI_CAPABILITY) ?? false,
+			hugepages: details?.extra_features?.includes(HUGE_PAGES_CAPABILITY) ?? false,
 			seccomp: details?.supports_seccomp ?? false,
 		};
 	}

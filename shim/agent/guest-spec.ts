@@ -64,6 +64,8 @@ export interface GuestSpecContext {
 	readonly podSysctls?: Readonly<Record<string, string>>;
 	/** The sources of bind mounts that were brought into the VM, by destination. */
 	readonly guestSources: ReadonlyMap<string, GuestSource>;
+	/** Paths in the container of block devices that were plugged into the VM. */
+	readonly disks?: ReadonlySet<string>;
 }
 
 /** Converts `process` of a specification; SELinux and AppArmor labels belong to the host and are dropped. */
@@ -223,7 +225,7 @@ export function guestSpec(spec: OciSpec, context: GuestSpecContext): grpc.Spec.$
 			Resources: guestResources(spec.linux?.resources ?? {}, context),
 			CgroupsPath: `/snp/${context.containerId}`,
 			Namespaces: guestNamespaces(spec, context.podPid),
-			Devices: guestDevices(spec),
+			Devices: guestDevices(spec, context.disks ?? new Set()),
 			...(seccomp ? { Seccomp: seccomp } : {}),
 			MaskedPaths: spec.linux?.maskedPaths ?? [],
 			ReadonlyPaths: spec.linux?.readonlyPaths ?? [],

@@ -6,6 +6,9 @@ import { guestRootfs } from "./guest-spec.ts";
 /** A storage of a CreateSandbox or CreateContainer request. */
 export type StorageRequest = grpc.Storage.$Properties;
 
+/** A block device of a CreateContainer request. */
+export type DeviceRequest = grpc.Device.$Properties;
+
 /** containerd's default size of /dev/shm (64 MiB). */
 const SHM_BYTES = 64 * 1024 * 1024;
 
@@ -77,4 +80,70 @@ export function emptyDirStorage({ kind, volume, mode, uid, gid, sizeBytes }: Emp
 	const group = gid === 0 ? [] : [`fsgid=${gid}`];
 	const user = uid === 0 ? [] : [`uid=${uid}`];
 	return { driver: "local", source: "local", fstype: "local", mount_point: volume, options: [...group, ...user, `mode=${octal}`] };
+}
+
+/** A file system on a disk of the node. */
+export interface DiskVolume {
+	/** The guest's folder. */
+	readonly volume: string;
+	/** The disk, as the agent finds it: see `deviceSource`. */
+	readonly source: string;
+	readonly fstype: string;
+	readonly options: readonly string[];
+	readonly group: { readonly id: number; readonly onRootMismatch: boolean } | undefined;
+}
+
+/** A disk's file system that containers of the pod share; the guest unmounts it with the last of them. */
+export function diskStorage({ volume, source, fstype, options, group }: DiskVolume): StorageRequest {
+	return {
+		driver: "blk",
+		source,
+		fstype,
+		mount_point: volume,
+		options: [...options],
+		...(group === undefined ? {} : { fs_group: { group_id: group.id, group_change_policy: group.onRootMismatch ? 1 : 0 } }),
+	};
+}
+
+/** An emptyDir of huge pages. */
+export interface HugeEmptyDir {
+	/** The guest's folder. */
+	readonly volume: string;
+	readonly mode: number;
+	readonly uid: number;
+	readonly gid: number;
+	readonly pageBytes: number;
+	/** 0: as many as the guest has. */
+	readonly sizeBytes: number;
+	/** The pages are reserved elsewhere: by the containers' limits (`hugePagesStorage`). */
+	readonly reserved: boolean;
+}
+
+/** A hugetlbfs that the pod's containers share. */
+export function hugeEmptyDirStorage({ volume, mode, uid, gid, pageBytes, sizeBytes, reserved }: HugeEmptyDir): StorageRequest {
+	return {
+		driver: "ephemeral",
+		source: "nodev",
+		fstype: "hugetlbfs",
+		mount_point: volume,
+		options: [
+			`pagesize=${pageBytes}`,
+			...(sizeBytes > 0 ? [`size=${sizeBytes}`] : []),
+			`mode=${mode.toString(8)}`,
+			`uid=${uid}`,
+			`gid=${gid}`,
+			...(reserved ? ["X-snp.reserved"] : []),
+		],
+	};
+}
+
+/** Huge pages that one container may use: the guest reserves them before it and takes them back after it, for agents with `hugepages`. */
+export function hugePagesStorage(containerId: string, pageBytes: number, sizeBytes: number): StorageRequest {
+	return {
+		driver: "snp.hugepages",
+		source: String(pageBytes),
+		fstype: "hugetlbfs",
+		mount_point: `/run/kata-containers/snp/${containerId}/hugepages`,
+		options: [`size=${sizeBytes}`],
+	};
 }

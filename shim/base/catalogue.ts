@@ -63,6 +63,11 @@ export const CATALOGUE = {
 	"storage.full": entry("resource-exhausted", "free space on the file system that is named"),
 	"volume.missing": entry("failed-precondition", "bring the path back on the node, or let the pod be created again"),
 	"volume.too-large": entry("resource-exhausted", "mount less of it, or raise the key that is named: copies take the VM's memory"),
+	"volume.invalid": entry("invalid-argument", "have the CSI driver write it anew; docs/volumes.md has the form"),
+	"volume.busy": entry(
+		"failed-precondition",
+		"a disk serves one VM or the node itself at a time: end the other pod that has it, or unmount it on the node",
+	),
 	"volume.copy": entry("failed-precondition", "check that the path on the node can be read; copies take the VM's memory"),
 	"host.cgroup": entry(
 		"failed-precondition",

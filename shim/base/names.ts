@@ -21,6 +21,9 @@ export const FILES_CAPABILITY = "snp.files.v1";
 /** ... and when it changes files of volumes in place, and takes `X-snp.sub` of bind mounts. */
 export const VOLUMES_CAPABILITY = "snp.volumes.v1";
 
+/** ... and when it reserves huge pages for as long as a container is there. */
+export const HUGE_PAGES_CAPABILITY = "snp.hugepages.v1";
+
 /** What it says when it finds disks by whole PCI addresses. */
 export const PCI_CAPABILITY = "snp.pci.v1";
 
@@ -30,6 +33,9 @@ export const FORWARD_CAPABILITY = "snp.forward.v1";
 /** The default of `state_dir`, and the longest that keeps every socket below the 107 bytes of `sun_path` (unix(7)). */
 export const DEFAULT_STATE_DIR = "/run/containerd-shim-snp";
 export const MAX_STATE_DIR_BYTES = 48;
+
+/** Where CSI drivers tell of direct-assigned volumes (Kata Containers, direct block device assignment). */
+export const DIRECT_VOLUMES_DIR = "/run/kata-containers/shared/direct-volumes";
 
 /** The most virtual CPUs that the guest's kernel brings up: CONFIG_NR_CPUS in `guest/kernel/fragment.config`. */
 export const MAX_GUEST_VCPUS = 64;

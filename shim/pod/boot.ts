@@ -17,6 +17,7 @@ import type { Vmm, VmmEvent } from "../vmm/launcher.ts";
 import { diskAddress, planVm } from "../vmm/plan.ts";
 import { dialGuest } from "../vmm/vsock.ts";
 import { TtrpcClient } from "../wire/client.ts";
+import { DeviceRemovals } from "./device-removals.ts";
 import { vmmEnd, watchMachine } from "./machine.ts";
 import type { Machine } from "./machine.ts";
 import type { PodPlan } from "./plan.ts";
@@ -70,13 +71,16 @@ const CONSOLE_LINES = 8;
 /** Events of the VMM after which the guest is not the one that was started (Cloud Hypervisor v53). */
 const GUEST_END_EVENTS = new Set(["vm:rebooting", "vm:shutdown", "guest:panic"]);
 
-/** Listens to a VMM's events for the end of its guest. */
+/** Listens to a VMM's events for the end of its guest, and of its devices. */
 export class GuestEnd {
 	readonly #ended = deferred<string>();
 	readonly ended: Promise<string> = this.#ended.promise;
+	/** Those of the VM's devices that leave while it runs. */
+	readonly removals = new DeviceRemovals();
 
 	/** Takes one event of the VMM. */
 	accept(event: VmmEvent): void {
+		this.removals.accept(event);
 		const name = `${event.source}:${event.event}`;
 		if (GUEST_END_EVENTS.has(name)) this.#ended.resolve(`the hypervisor reports ${event.source} ${event.event}`);
 	}
@@ -233,7 +237,7 @@ async function startGuest(
 	});
 	const details = await timeline.step("agent-details", () => agent.details({ signal }));
 	const died = watchMachine(podId, vmm, agent, guestEnd.ended);
-	return { machine: { vmm, agent, details, vsock: plan.vsock, died }, diskAddress: await place };
+	return { machine: { vmm, agent, details, vsock: plan.vsock, removals: guestEnd.removals, died }, diskAddress: await place };
 }
 
 async function findDisk(vmm: Vmm, diskId: string, call: { signal: AbortSignal; timeoutMs: number }): Promise<string> {

@@ -1,6 +1,8 @@
 /** A running VM grows when the limits of its containers are raised (in-place resize). It never shrinks: a guest can't be made to give back. */
 
-import { checkLimit, grown } from "./sizing.ts";
+import type { OciSpec } from "../agent/oci-spec.ts";
+import { hugeVolumeBytes } from "./huge-pages.ts";
+import { checkLimit, grown, limitsOf } from "./sizing.ts";
 import type { Limits, MachineSize } from "./sizing.ts";
 import { explain } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
@@ -57,4 +59,23 @@ export async function growVm(pod: GrowingPod, vm: Sized, containerId: string, ch
 		.online(wanted.vcpus - now.vcpus)
 		.catch((error: unknown) => pod.log.warn("the guest does not take what was plugged in", { reason: explain(error) }));
 	pod.log.info("the VM has grown", { vcpus: wanted.vcpus, memoryMib: wanted.memoryMib });
+}
+
+/**
+ * Makes room for the huge pages of a container that comes: what containerd tells of a pod's size has none in it.
+ * @param others those that are there
+ * @throws ShimError `pod.too-large`; `spec.unsupported` for pages that a VM has not
+ */
+export async function growForPages(
+	pod: GrowingPod,
+	vm: Sized,
+	containerId: string,
+	spec: OciSpec,
+	others: Iterable<{ readonly limits: Limits }>,
+): Promise<void> {
+	const own = limitsOf(spec.linux?.resources ?? {});
+	// containerd leaves limits of huge pages out unless it is told otherwise (disable_hugetlb_controller): the volume's size says it then.
+	const limits = own.hugeBytes > 0 ? own : { ...own, hugeBytes: await hugeVolumeBytes(spec) };
+	if (limits.hugeBytes === 0) return;
+	await growVm(pod, vm, containerId, limits, [limits, ...Array.from(others, (other) => other.limits)]);
 }

@@ -3,14 +3,18 @@
 import { guestResources, resourcesLeftOut } from "../agent/guest-resources.ts";
 import { guestSpec, sharesPidNamespace } from "../agent/guest-spec.ts";
 import type { OciResources, OciSpec } from "../agent/oci-spec.ts";
-import { rootfsStorage } from "../agent/storages.ts";
+import { hugePagesStorage, rootfsStorage } from "../agent/storages.ts";
+import type { StorageRequest } from "../agent/storages.ts";
 import type { ContainerHost } from "./container-host.ts";
 import { streamPorts } from "./container-stdio.ts";
 import type { ContainerStdio } from "./container-stdio.ts";
+import { hugePageBytes } from "./huge-pages.ts";
+import type { Machine } from "./machine.ts";
 import { isSandboxContainer } from "./plan.ts";
 import type { GuestProcess } from "./process.ts";
 import { copySmallFiles } from "./small-files.ts";
 import { numberStreams } from "./stdio.ts";
+import { HUGE_PAGE_BYTES } from "./volume-look.ts";
 
 /** The container, as far as the guest gets to know it. */
 interface GuestContainer {
@@ -42,6 +46,7 @@ export async function createInGuest(
 		limits: machine.details.limits,
 		podSysctls: host.sysctls,
 		guestSources: volumes.sources,
+		disks: new Set(volumes.devices.map(({ container_path }) => container_path ?? "")),
 	});
 	nameLeftOut(id, spec.linux?.resources ?? {}, host);
 	init.streams = numberStreams(init, () => host.nextNumber());
@@ -49,12 +54,19 @@ export async function createInGuest(
 	const request = {
 		container_id: id,
 		exec_id: id,
-		storages: [rootfsStorage(id, source), ...volumes.storages],
+		storages: [rootfsStorage(id, source), ...hugePages(id, spec, machine), ...volumes.storages],
+		devices: [...volumes.devices],
 		OCI: converted,
 		sandbox_pidns: sharesPidNamespace(spec),
 		...streamPorts(init, machine),
 	};
 	await timeline.step("container-create", () => stdio.openWhile(init, () => machine.agent.createContainer(request, { signal })));
+}
+
+/** The huge pages of a container's limits; reserved before its emptyDirs of them are made. @throws ShimError `spec.unsupported` */
+function hugePages(id: string, spec: OciSpec, machine: Machine): StorageRequest[] {
+	const bytes = hugePageBytes(spec.linux?.resources ?? {});
+	return bytes > 0 && machine.details.hugepages ? [hugePagesStorage(id, HUGE_PAGE_BYTES, bytes)] : [];
 }
 
 /** Changes limits; those that are left out stay as they are. @throws ShimError `guest.call` for one that the guest can't hold */

@@ -34,7 +34,12 @@ const containerRecord = v.object({
 	complete: v.boolean(),
 	paused: v.boolean(),
 	/** The limits as they are now; null: those of the specification. */
-	limits: v.optional(v.nullable(v.object({ cpuQuotaUs: v.number(), cpuPeriodUs: v.number(), memoryBytes: v.number() })), null),
+	limits: v.optional(
+		v.nullable(
+			v.object({ cpuQuotaUs: v.number(), cpuPeriodUs: v.number(), memoryBytes: v.number(), hugeBytes: v.optional(v.number(), 0) }),
+		),
+		null,
+	),
 	/** Its address is null while it may be in the VM or not. */
 	disk: v.nullable(
 		v.object({
@@ -99,11 +104,17 @@ const podRecord = v.object({
 			forward: v.optional(v.boolean(), false),
 			volumes: v.optional(v.boolean(), false),
 			pci: v.optional(v.boolean(), false),
+			hugepages: v.optional(v.boolean(), false),
 			seccomp: v.boolean(),
 		}),
 	),
 	/** Copies in the guest that the pod's containers share; `whole` once one is there altogether. */
 	volumes: v.optional(v.array(v.object({ kind: v.picklist(["live", "copy"]), path: v.string(), key: v.string(), whole: v.boolean() })), []),
+	/** Disks of the node that are, or may be, in the VM for volumes; `source` is empty while one may not be. */
+	disks: v.optional(
+		v.array(v.object({ id: v.string(), key: v.string(), readonly: v.boolean(), source: v.string(), users: v.array(v.string()) })),
+		[],
+	),
 	nextNumber: v.number(),
 	containers: v.array(containerRecord),
 	tombstones: v.array(tombstone),

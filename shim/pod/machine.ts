@@ -3,6 +3,7 @@
 import type { AgentClient, AgentDetails } from "../agent/client.ts";
 import { explain, ShimError } from "../base/errors.ts";
 import type { Vmm } from "../vmm/launcher.ts";
+import type { DeviceRemovals } from "./device-removals.ts";
 
 /** A VM that runs, and the connection to its agent. */
 export interface Machine {
@@ -11,6 +12,8 @@ export interface Machine {
 	readonly details: AgentDetails;
 	/** The VM's hybrid vsock socket. */
 	readonly vsock: string;
+	/** Tells when the guest has let a device go. */
+	readonly removals: DeviceRemovals;
 	/** Settles, with the reason, when the VM or its agent is gone; never rejects. */
 	readonly died: Promise<ShimError>;
 }

@@ -69,6 +69,7 @@ export function beginContainer(pod: MakingPod, request: CreateRequest, spec: Oci
 /** Has the guest make a container whose disk is in the VM. */
 export async function finishContainer(pod: MakingPod, container: Container, signal: AbortSignal): Promise<void> {
 	pod.save();
+	container.scope.defer(`disks of the volumes of container ${container.id}`, () => releaseVolumes(pod, container.id));
 	container.scope.defer(`stdio of container ${container.id}`, () => container.releaseStdio());
 	await container.prepare(diskSource(pod, container), signal);
 	pod.save();
@@ -94,4 +95,9 @@ export async function makeContainer(
 export async function releaseContainer(pod: MakingPod, container: Container): Promise<void> {
 	await releaseDisk(pod, container);
 	await pod.images.release(pod.owner, container.id);
+}
+
+/** Pulls the disks of volumes that no other container of the pod uses. */
+export async function releaseVolumes(pod: MakingPod, containerId: string): Promise<void> {
+	await pod.volumes.disks.release(containerId, pod.state.kind === "running" ? pod.state.machine : undefined);
 }

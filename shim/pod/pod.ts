@@ -14,7 +14,7 @@ import { nodeSize } from "../host/node.ts";
 import type { RootfsImages } from "../storage/images.ts";
 import { checkGuestFiles } from "./boot.ts";
 import type { Container } from "./container.ts";
-import { growVm } from "./growth.ts";
+import { growForPages, growVm } from "./growth.ts";
 import { Journal } from "./journal.ts";
 import { KeeperEnd } from "./keeper-end.ts";
 import type { Machine } from "./machine.ts";
@@ -267,6 +267,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	async #createFurther(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
 		this.machine();
+		await growForPages(this, this.sandbox, request.id, spec, this.containers.values());
 		const scope = this.sandbox.scope.child(`container ${request.id}`);
 		try {
 			await makeContainer(this, request, spec, scope, abort.signal);
@@ -352,6 +353,13 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		if (this.containers.size === 0 && lastId !== this.identity.podId && !this.standsAlone) this.#services.abandoned(this);
 	}
 
+	/** What containers wrote to disks of volumes must be on them when the VM goes: the guest unmounts them first. */
+	async #writeOut(): Promise<void> {
+		if (this.state.kind !== "running") return;
+		const { machine } = this.state;
+		await Promise.all(this.volumes.disks.writers().map((id) => this.#removeFromGuest(machine, id)));
+	}
+
 	async #removeFromGuest(machine: Machine, containerId: string): Promise<void> {
 		try {
 			await machine.agent.removeContainer(containerId);
@@ -369,6 +377,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	/** Ends the VM and gives everything back. */
 	async release(): Promise<void> {
 		if (this.state.kind === "gone") return;
+		await this.#writeOut();
 		this.sandbox.transition({ kind: "gone" });
 		for (const container of this.containers.values()) container.releaseStdio();
 		await this.sandbox.release();

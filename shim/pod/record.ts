@@ -21,6 +21,7 @@ export function podRecord(pod: Pod): PodRecord {
 		cgroup: pod.sandbox.cgroup?.path ?? null,
 		agent: state.kind === "running" ? { ...state.machine.details } : null,
 		volumes: pod.sandbox.volumes.record(),
+		disks: pod.sandbox.volumes.disks.record().map((disk) => ({ ...disk, users: [...disk.users] })),
 		nextNumber: pod.nextStream,
 		containers: [...pod.containers.values()].map(containerRecord),
 		tombstones: pod.tombstones.list.map((stone) => ({ ...stone })),

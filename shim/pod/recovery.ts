@@ -25,7 +25,7 @@ import type { ContainerRecord, PodRecord, ProcessRecord } from "./journal.ts";
 import { watchMachine } from "./machine.ts";
 import type { Machine } from "./machine.ts";
 import { pullDisk } from "./container-disk.ts";
-import { releaseContainer } from "./making.ts";
+import { releaseContainer, releaseVolumes } from "./making.ts";
 import type { Pod } from "./pod.ts";
 import { GuestProcess } from "./process.ts";
 import type { ExitRecord, ProcessState } from "./process.ts";
@@ -82,7 +82,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		throw new ShimError("pod.not-found", `containerd has removed every container of pod ${record.identity.podId}`);
 	}
 	for (const container of kept) await restoreContainer(pod, container);
-	pod.sandbox.adoptVolumes(record.volumes);
+	pod.sandbox.adoptVolumes(record.volumes, record.disks);
 	if (record.network !== null) pod.sandbox.adoptNetwork(record.network);
 	const machine = await adoptMachine(pod, record);
 	if (machine === undefined) {
@@ -100,6 +100,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		await machine.vmm.kill();
 	});
 	for (const container of dropped) await drop(pod, machine, container);
+	await pod.volumes.disks.resume(new Set(pod.containers.keys()), machine);
 	pod.log.info("pod taken up again", { vmm: machine.vmm.pid, containers: pod.containers.size });
 }
 
@@ -123,7 +124,7 @@ async function adoptMachine(pod: Pod, record: PodRecord): Promise<Machine | unde
 	const agent = await greet(pod, vmm, vsock);
 	if (agent === undefined) return undefined;
 	const died = watchMachine(pod.identity.podId, vmm, agent, guestEnd.ended);
-	return { vmm, agent, details: record.agent, vsock, died };
+	return { vmm, agent, details: record.agent, vsock, removals: guestEnd.removals, died };
 }
 
 async function greet(pod: Pod, vmm: Vmm, vsock: string): Promise<AgentClient | undefined> {
@@ -149,6 +150,7 @@ async function restoreContainer(pod: Pod, record: ContainerRecord): Promise<void
 	if (init === undefined)
 		throw new ShimError("journal.invalid", `container ${record.id} in the journal of pod ${basename(pod.folder)} has no first process`);
 	const scope = pod.adoptScope(`container ${record.id}`);
+	scope.defer(`disks of the volumes of container ${record.id}`, () => releaseVolumes(pod, record.id));
 	const parts = { id: record.id, bundle: record.bundle, spec, stdio: init.stdio, scope };
 	const container = isSandboxContainer(spec) ? new SandboxContainer(parts, pod) : new Container({ ...parts, disk: record.disk }, pod);
 	scope.defer(`disk of container ${record.id}`, () => releaseContainer(pod, container));

@@ -21,6 +21,7 @@ import { checkTransition } from "./pod-state.ts";
 import type { PodState } from "./pod-state.ts";
 import type { Timeline } from "./timeline.ts";
 import { undo } from "./undo.ts";
+import type { DiskRecord } from "./volume-disks.ts";
 import { PodVolumes } from "./volumes.ts";
 import type { VolumeRecord } from "./volumes.ts";
 
@@ -32,6 +33,10 @@ export interface SandboxOwner {
 	readonly log: Log;
 	readonly journal: Journal;
 	readonly timeline: Timeline;
+	/** PCI segments of the VM. */
+	readonly pciSegments: number;
+	/** A number that nothing in the pod had before. */
+	nextNumber(): number;
 	/** Writes the journal. @throws ShimError `journal.write` */
 	save(): void;
 	/** Writes the journal; a failure is logged. */
@@ -190,8 +195,8 @@ export class Sandbox {
 	}
 
 	/** Takes over what an earlier snpd brought into the guest; `adopt` goes on with it. */
-	adoptVolumes(records: readonly VolumeRecord[]): void {
-		this.volumes = new PodVolumes(this.#owner, records);
+	adoptVolumes(records: readonly VolumeRecord[], disks: readonly DiskRecord[]): void {
+		this.volumes = new PodVolumes(this.#owner, records, disks);
 	}
 
 	#ownVolumes(scope: Scope): void {

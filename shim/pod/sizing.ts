@@ -2,6 +2,7 @@
 
 import type { OciResources, PodSpec } from "../agent/oci-spec.ts";
 import { ShimError } from "../base/errors.ts";
+import { hugePageBytes } from "./huge-pages.ts";
 
 /** A VM's size, or a node's. */
 export interface MachineSize {
@@ -24,12 +25,17 @@ export interface Limits {
 	readonly cpuPeriodUs: number;
 	/** 0 for no limit. */
 	readonly memoryBytes: number;
+	/** Huge pages, which no limit of memory counts. */
+	readonly hugeBytes: number;
 }
 
 /** Memory is added to a running VM in steps of this size (Cloud Hypervisor; a memory block of Linux on x86-64). */
 const MEMORY_STEP_MIB = 128;
 
-/** The limits of a container, from its specification or from an update; what an update leaves out stays as it was. */
+/**
+ * The limits of a container, from its specification or from an update; what an update leaves out stays as it was.
+ * @throws ShimError `spec.unsupported` for huge pages that no VM has
+ */
 export function limitsOf(resources: OciResources, before: Limits = NO_LIMITS): Limits {
 	const { cpu, memory } = resources;
 	const chosen = (value: number | null | undefined, old: number): number => (value == null || value === 0 ? old : Math.max(0, value));
@@ -37,10 +43,11 @@ export function limitsOf(resources: OciResources, before: Limits = NO_LIMITS): L
 		cpuQuotaUs: chosen(cpu?.quota, before.cpuQuotaUs),
 		cpuPeriodUs: chosen(cpu?.period, before.cpuPeriodUs),
 		memoryBytes: chosen(memory?.limit, before.memoryBytes),
+		hugeBytes: chosen(hugePageBytes(resources), before.hugeBytes),
 	};
 }
 
-const NO_LIMITS: Limits = { cpuQuotaUs: 0, cpuPeriodUs: 0, memoryBytes: 0 };
+const NO_LIMITS: Limits = { cpuQuotaUs: 0, cpuPeriodUs: 0, memoryBytes: 0, hugeBytes: 0 };
 
 function podLimits(spec: PodSpec): Limits {
 	const annotation = (name: string): number => Math.max(0, Number(spec.annotations?.[name] ?? "0") || 0);
@@ -50,13 +57,15 @@ function podLimits(spec: PodSpec): Limits {
 			cpuQuotaUs: annotation(SANDBOX_LIMIT_ANNOTATIONS.cpuQuota),
 			cpuPeriodUs: annotation(SANDBOX_LIMIT_ANNOTATIONS.cpuPeriod),
 			memoryBytes: annotation(SANDBOX_LIMIT_ANNOTATIONS.memory),
+			// containerd does not tell a pod's: the VM grows when a container comes that has some.
+			hugeBytes: 0,
 		};
 	}
 	return limitsOf(spec.linux?.resources ?? {});
 }
 
 const cpusOf = ({ cpuQuotaUs, cpuPeriodUs }: Limits): number => (cpuQuotaUs > 0 && cpuPeriodUs > 0 ? cpuQuotaUs / cpuPeriodUs : 0);
-const mibOf = ({ memoryBytes }: Limits): number => Math.ceil(memoryBytes / BYTES_PER_MIB);
+const mibOf = ({ memoryBytes, hugeBytes }: Limits): number => Math.ceil((memoryBytes + hugeBytes) / BYTES_PER_MIB);
 
 /**
  * The size of a pod's VM: memory is the base and the containers' limits on top; processors are the limit, rounded up, at least the base and
@@ -71,7 +80,10 @@ export function sizeOf(podId: string, spec: PodSpec, base: MachineSize, node: Ma
 	const limitMib = mibOf(limits);
 	const memoryMib = base.memoryMib + limitMib;
 	if (limitMib > node.memoryMib) {
-		throw new ShimError("pod.too-large", `pod ${podId} asks for ${limitMib} MiB of memory: this node has ${node.memoryMib} MiB`);
+		throw new ShimError(
+			"pod.too-large",
+			`pod ${podId} asks for ${limitMib} MiB of memory and huge pages: this node has ${node.memoryMib} MiB`,
+		);
 	}
 	return { vcpus: Math.max(base.vcpus, Math.min(wanted, node.vcpus)), memoryMib };
 }
@@ -106,7 +118,7 @@ export function checkLimit(containerId: string, limits: Limits, size: MachineSiz
 	if (mibOf(limits) <= size.memoryMib) return;
 	throw new ShimError(
 		"pod.too-large",
-		`container ${containerId} is to have ${mibOf(limits)} MiB of memory: its VM has ${size.memoryMib} MiB and may not grow further`,
+		`container ${containerId} is to have ${mibOf(limits)} MiB of memory and huge pages: its VM has ${size.memoryMib} MiB and may not grow further`,
 		{ remedy: "raise guest.hotplug_memory_mib for new pods, or make this pod anew with the larger limit" },
 	);
 }

@@ -3,27 +3,32 @@
  * as long as the pod; those of configuration are kept up to date.
  */
 
-import { lstat, stat, statfs } from "node:fs/promises";
-
-import { bindMounts, FOREIGN_PROPAGATION, guestContainerVolume, guestVolume, SHM_PLACE } from "../agent/guest-spec.ts";
+import { bindMounts, FOREIGN_PROPAGATION, guestContainerVolume, guestVolume } from "../agent/guest-spec.ts";
 import type { GuestSource } from "../agent/guest-spec.ts";
-import type { OciMount, OciSpec } from "../agent/oci-spec.ts";
-import { emptyDirStorage } from "../agent/storages.ts";
-import type { StorageRequest } from "../agent/storages.ts";
-import { errnoOf, explain, messageOf, ShimError } from "../base/errors.ts";
+import type { OciSpec } from "../agent/oci-spec.ts";
+import { diskStorage } from "../agent/storages.ts";
+import type { DeviceRequest, StorageRequest } from "../agent/storages.ts";
+import { explain, messageOf, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { Config } from "../config/schema.ts";
+import { diskAt } from "../host/disks.ts";
 import { mountTable } from "../host/mounts.ts";
+import type { DirectVolume } from "../storage/direct-volume.ts";
 import { measureTree, missing, readTree, tooLarge } from "../storage/folder-tree.ts";
 import type { TreeOptions } from "../storage/folder-tree.ts";
-import { isKernelType, planVolume } from "../storage/volume-plan.ts";
-import type { SourceType, TableEntry, VolumePlan } from "../storage/volume-plan.ts";
+import { isKernelType } from "../storage/volume-plan.ts";
+import type { TableEntry } from "../storage/volume-plan.ts";
+import { blockVolumes } from "./block-volumes.ts";
+import { hugePageBytes } from "./huge-pages.ts";
 import { LiveVolume } from "./live-volume.ts";
 import type { Machine } from "./machine.ts";
 import { ChangeSink, copyTree, CopyFileSink } from "./volume-copy.ts";
+import { VolumeDisks } from "./volume-disks.ts";
+import type { DiskRecord, DisksHost } from "./volume-disks.ts";
+import { emptyDir, naming, planMounts } from "./volume-look.ts";
+import type { PlannedMount } from "./volume-look.ts";
 
 const MIB = 1024 * 1024;
-const MODE_BITS = 0o7777;
 /** Live volumes and shared copies of one pod. */
 const MAX_VOLUMES = 1024;
 /** How long the guest may take to remove a copy that failed. */
@@ -39,11 +44,9 @@ export interface VolumeRecord {
 }
 
 /** What the volumes need of their pod. */
-export interface VolumesHost {
+export interface VolumesHost extends DisksHost {
 	readonly config: Config;
 	readonly log: Log;
-	/** Writes the journal. @throws ShimError `journal.write` */
-	save(): void;
 }
 
 /** A container's volumes, ready to be mounted. */
@@ -52,40 +55,17 @@ export interface ContainerVolumes {
 	readonly sources: ReadonlyMap<string, GuestSource>;
 	/** What the agent makes before the container. */
 	readonly storages: readonly StorageRequest[];
-}
-
-/** One mount with what was decided on it. */
-interface Planned {
-	readonly mount: OciMount;
-	readonly plan: VolumePlan;
+	/** Block devices that the agent gives the container. */
+	readonly devices: readonly DeviceRequest[];
 }
 
 interface Work {
 	readonly containerId: string;
 	readonly machine: Machine;
+	/** Huge pages are reserved by the container's limits. */
+	readonly pagesReserved: boolean;
 	readonly tree: Omit<TreeOptions, "path">;
 	readonly signal: AbortSignal;
-}
-
-async function sourceType(path: string): Promise<SourceType> {
-	try {
-		const stats = await stat(path);
-		if (stats.isFile()) return "file";
-		if (stats.isDirectory()) return "folder";
-		if (stats.isSocket()) return "socket";
-		if (stats.isFIFO()) return "fifo";
-		return stats.isBlockDevice() ? "block-device" : "character-device";
-	} catch (error) {
-		if (errnoOf(error) === "ENOENT" || errnoOf(error) === "ENOTDIR") return "missing";
-		throw new ShimError("volume.copy", `the volume ${path} can't be looked at: ${messageOf(error)}`, { cause: error });
-	}
-}
-
-async function isAtomic(path: string): Promise<boolean> {
-	return await lstat(`${path}/..data`).then(
-		(stats) => stats.isSymbolicLink(),
-		() => false,
-	);
 }
 
 /** The volumes of one pod. */
@@ -94,10 +74,13 @@ export class PodVolumes {
 	/** Shared copies by key. */
 	readonly #shared = new Map<string, VolumeRecord>();
 	readonly #live = new Map<string, LiveVolume>();
+	/** Disks of the node that containers use. */
+	readonly disks: VolumeDisks;
 	#closed = false;
 
-	constructor(host: VolumesHost, records: readonly VolumeRecord[] = []) {
+	constructor(host: VolumesHost, records: readonly VolumeRecord[] = [], disks: readonly DiskRecord[] = []) {
 		this.#host = host;
+		this.disks = new VolumeDisks(host, disks);
 		for (const record of records) this.#shared.set(record.key, record);
 	}
 
@@ -127,7 +110,7 @@ export class PodVolumes {
 	/**
 	 * Brings the volumes of a container into the guest, as far as they are not there.
 	 * @param taken destinations that others have brought
-	 * @throws ShimError `volume.missing`, `volume.too-large`, `volume.copy`, `spec.unsupported`; each names the mount
+	 * @throws ShimError `volume.missing`, `volume.too-large`, `volume.copy`, `volume.invalid`, `volume.busy`, `spec.unsupported`; each names the mount
 	 */
 	async prepare(
 		container: { readonly id: string; readonly spec: OciSpec },
@@ -138,50 +121,46 @@ export class PodVolumes {
 		const table = await mountTable();
 		const sources = new Map<string, GuestSource>(taken);
 		const storages = new Map<string, StorageRequest>();
-		const work: Work = { containerId: container.id, machine, tree: this.#treeOptions(machine, table), signal };
+		const pagesReserved = machine.details.hugepages && hugePageBytes(container.spec.linux?.resources ?? {}) > 0;
+		const work: Work = { containerId: container.id, machine, pagesReserved, tree: this.#treeOptions(machine, table), signal };
 		const mounts = bindMounts(container.spec).filter(({ destination }) => !taken.has(destination));
-		for (const { mount, plan } of await this.#plan(mounts, table)) {
+		for (const planned of await planMounts(mounts, table)) {
+			const { mount } = planned;
 			const { destination } = mount;
-			try {
-				const source = await this.#bring(plan, destination, work, storages);
-				sources.set(destination, source);
-			} catch (error) {
-				if (!(error instanceof ShimError) || error.message.startsWith("mount ")) throw error;
-				throw new ShimError(error.reason, `mount ${destination}: ${error.message}`, { cause: error, remedy: error.remedy });
-			}
+			sources.set(destination, await naming(destination, () => this.#bring(planned, work, storages)));
 			if (mount.options?.some((option) => FOREIGN_PROPAGATION.has(option)) === true)
 				this.#host.log.warn("mounts do not propagate between the node and a VM", { container: container.id, mount: destination });
 		}
-		return { sources, storages: [...storages.values()] };
+		return { sources, storages: [...storages.values()], devices: await this.#devices(container.spec, work) };
 	}
 
-	/** Decides on all mounts before anything is brought. The pod's own /dev/shm is none of the volumes. */
-	async #plan(mounts: readonly OciMount[], table: readonly TableEntry[]): Promise<Planned[]> {
-		const planned: Planned[] = [];
-		for (const mount of mounts) {
-			const source = mount.source ?? "";
-			const readonly = (mount.options ?? []).some((option) => option === "ro" || option === "rro");
-			const type = await sourceType(source);
-			const atomic = type === "folder" && (await isAtomic(source));
-			const plan = planVolume({ destination: mount.destination, source, readonly, type, atomic }, table);
-			if (mount.destination === SHM_PLACE && plan.kind !== "memory" && plan.kind !== "scratch") continue;
-			planned.push({ mount, plan });
+	/** Plugs in the block devices that a container asks for. */
+	async #devices(spec: OciSpec, { containerId, machine, signal }: Work): Promise<DeviceRequest[]> {
+		const devices: DeviceRequest[] = [];
+		for (const { containerPath, disk } of await blockVolumes(spec)) {
+			const id = await this.disks.use(disk, containerId, machine, signal);
+			devices.push({ type: "blk", id, container_path: containerPath });
 		}
-		return planned;
+		return devices;
 	}
 
-	async #bring(plan: VolumePlan, destination: string, work: Work, storages: Map<string, StorageRequest>): Promise<GuestSource> {
+	async #bring({ mount, plan, direct }: PlannedMount, work: Work, storages: Map<string, StorageRequest>): Promise<GuestSource> {
 		switch (plan.kind) {
 			case "missing":
 				throw missing(plan.path);
 			case "refused":
-				throw new ShimError("spec.unsupported", `mount ${destination}: its source ${plan.why}`, { remedy: plan.remedy });
+				throw new ShimError("spec.unsupported", `mount ${mount.destination}: its source ${plan.why}`, { remedy: plan.remedy });
 			case "memory":
-			case "scratch": {
+			case "scratch":
+			case "huge": {
 				const { path, sub } = plan;
-				const volume = guestVolume(path);
-				if (!storages.has(path)) storages.set(path, await emptyDir(plan.kind, path, volume));
-				return below(volume, sub, work.machine);
+				if (!storages.has(path)) storages.set(path, await emptyDir(plan.kind, path, work.pagesReserved));
+				return below(guestVolume(path), sub, work.machine);
+			}
+			case "direct": {
+				const { path, sub } = plan;
+				if (!storages.has(path) && direct !== undefined) storages.set(path, await this.#bringDirect(path, direct, work));
+				return below(guestVolume(path), sub, work.machine);
 			}
 			case "live":
 				await this.#bringLive(plan.path, work);
@@ -189,6 +168,21 @@ export class PodVolumes {
 			case "copy":
 				return plan.owner === "pod" ? await this.#bringShared(plan.path, plan.key, work) : await this.#bringOwn(plan.path, work);
 		}
+	}
+
+	/** Plugs in a direct-assigned volume's disk. */
+	async #bringDirect(path: string, direct: DirectVolume, { containerId, machine, signal }: Work): Promise<StorageRequest> {
+		const { device, fstype, group } = direct;
+		const found = await diskAt(device).catch((error: unknown) => {
+			throw new ShimError("volume.copy", `the direct-assigned volume's device ${device} can't be looked at: ${messageOf(error)}`, {
+				cause: error,
+			});
+		});
+		if (found === undefined) throw new ShimError("volume.missing", `the direct-assigned volume's device ${device} is no disk of the node`);
+		const readonly = direct.readonly || found.readonly;
+		const source = await this.disks.use({ ...found, readonly }, containerId, machine, signal);
+		const options = readonly && !direct.options.includes("ro") ? [...direct.options, "ro"] : direct.options;
+		return diskStorage({ volume: guestVolume(path), source, fstype, options, group });
 	}
 
 	async #bringLive(path: string, work: Work): Promise<void> {
@@ -293,16 +287,4 @@ export class PodVolumes {
 function below(volume: string, sub: string, machine: Machine): GuestSource {
 	if (sub === "") return { path: volume };
 	return machine.details.volumes ? { path: volume, sub } : { path: `${volume}/${sub}` };
-}
-
-/** The guest's own emptyDir with the owner, the mode and (in memory) the size that the node's has. */
-async function emptyDir(kind: "memory" | "scratch", path: string, volume: string): Promise<StorageRequest> {
-	try {
-		const { mode, uid, gid } = await stat(path);
-		const { blocks, bsize } = await statfs(path);
-		return emptyDirStorage({ kind, volume, mode: mode & MODE_BITS, uid, gid, sizeBytes: kind === "memory" ? blocks * bsize : 0 });
-	} catch (error) {
-		if (errnoOf(error) === "ENOENT") throw missing(path);
-		throw new ShimError("volume.copy", `the volume ${path} can't be looked at: ${messageOf(error)}`, { cause: error });
-	}
 }

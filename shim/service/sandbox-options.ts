@@ -50,5 +50,7 @@ function limitsOf(resources: runtime.v1.LinuxContainerResources.$Properties | nu
 		cpuPeriodUs: Number(resources.cpu_period ?? 0),
 		cpuQuotaUs: Number(resources.cpu_quota ?? 0),
 		memoryBytes: Number(resources.memory_limit_in_bytes ?? 0),
+		// The VM grows when a container comes that has some.
+		hugeBytes: 0,
 	};
 }

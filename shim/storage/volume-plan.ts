@@ -25,6 +25,8 @@ export interface VolumeMount {
 	readonly type: SourceType;
 	/** True for a folder that is replaced as a whole: it has a symbolic link `..data` (Kubernetes' AtomicWriter). */
 	readonly atomic: boolean;
+	/** The path of the direct-assigned volume that it is, or lies in; one of `directCandidates`. */
+	readonly direct?: string | undefined;
 }
 
 /** What becomes of it. Paths are the host's; `sub` is below the volume, without a slash at either end, empty for the volume itself. */
@@ -35,6 +37,10 @@ export type VolumePlan =
 	| { readonly kind: "memory"; readonly path: string; readonly sub: string }
 	/** An empty folder on the guest's own storage; shared by the pod. */
 	| { readonly kind: "scratch"; readonly path: string; readonly sub: string }
+	/** An emptyDir of huge pages; shared by the pod. */
+	| { readonly kind: "huge"; readonly path: string; readonly sub: string }
+	/** A disk of the node with a file system, which the guest mounts; shared by the pod. */
+	| { readonly kind: "direct"; readonly path: string; readonly sub: string }
 	/** A copy that is made once: for the pod, or anew for each container. Mounts with one `key` are of one thing, which is read at `path`. */
 	| { readonly kind: "copy"; readonly path: string; readonly key: string; readonly owner: "pod" | "container" }
 	| { readonly kind: "missing"; readonly path: string }
@@ -149,8 +155,19 @@ function emptyDir(origin: Origin, table: readonly TableEntry[]): VolumePlan {
 	const { path, sub } = origin;
 	const type = table.findLast(({ place }) => place === path)?.type;
 	if (type === "tmpfs") return { kind: "memory", path, sub };
-	if (type === "hugetlbfs") return refused("is an emptyDir of huge pages, which this VM has not", "use medium: Memory");
+	if (type === "hugetlbfs") return { kind: "huge", path, sub };
 	return { kind: "scratch", path, sub };
+}
+
+/**
+ * The paths by which a direct-assigned volume may be known that a mount is, or lies in; the innermost first. Those of kubelet's volumes are
+ * folders in the volume's own, since kubelet mounts what a CSI driver has below it.
+ */
+export function directCandidates(source: string, table: readonly TableEntry[]): string[] {
+	const origin = originOf(source, table);
+	if (!("plugin" in origin)) return [source];
+	const names = origin.sub === "" ? [] : origin.sub.split("/");
+	return [...names.map((_, index) => join(origin.path, names.slice(0, names.length - index).join("/"))), origin.path];
 }
 
 /**
@@ -161,6 +178,10 @@ export function planVolume(mount: VolumeMount, table: readonly TableEntry[]): Vo
 	const { source, type } = mount;
 	const origin = originOf(source, table);
 	if (type === "missing") return { kind: "missing", path: source };
+	if (mount.direct !== undefined) {
+		const path = "plugin" in origin ? join(origin.path, origin.sub) : origin.path;
+		return { kind: "direct", path: mount.direct, sub: rest(path, mount.direct) };
+	}
 	const special = REFUSED_TYPES[type];
 	if (special !== undefined) return special;
 	if ("plugin" in origin) {
@@ -170,7 +191,7 @@ export function planVolume(mount: VolumeMount, table: readonly TableEntry[]): Vo
 		if (configuration || mount.readonly) return { kind: "copy", path: source, key: source, owner: "container" };
 		return refused(
 			`belongs to a ${origin.plugin.replace("~", "/")} volume that the container may write: what it writes could not reach the volume`,
-			"mount it read-only, or use a volume with volumeMode: Block",
+			"mount it read-only, use a volume with volumeMode: Block or a direct-assigned one, or share it: docs/volumes.md says how",
 		);
 	}
 	if (mount.atomic) return { kind: "live", path: source };

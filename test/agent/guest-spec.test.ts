@@ -98,6 +98,14 @@ t.test("guestSpec passes devices that every kernel has, and refuses the host's b
 	t.end();
 });
 
+t.test("guestSpec passes a block device that was plugged into the VM", (t) => {
+	const device = { path: "/dev/xvda", type: "b", major: 8, minor: 0, fileMode: 0o660, gid: 6 };
+	const rules = [{ allow: true, type: "b", major: 8, minor: 0, access: "rw" }];
+	const guest = guestSpec(spec({}, { devices: [device], resources: { devices: rules } }), { ...context, disks: new Set(["/dev/xvda"]) });
+	t.match(guest.Linux?.Devices, [{ Path: "/dev/xvda", Type: "b", Major: 8, Minor: 0, FileMode: 0o660, GID: 6 }]);
+	t.end();
+});
+
 t.test("guestSpec leaves the host's devices out for a privileged container, which gets a list of all", (t) => {
 	const devices = [
 		{ path: "/dev/sda", type: "b", major: 8, minor: 0 },

@@ -1,4 +1,5 @@
 /** All conformance cases. */
+import { DISKS } from "./cases/disks.ts";
 import { EXEC } from "./cases/exec.ts";
 import { FAULTS } from "./cases/faults.ts";
 import { FILES } from "./cases/files.ts";
@@ -20,5 +21,6 @@ export const CASES: readonly ConformanceCase[] = [
 	...RESOURCES,
 	...FILES,
 	...VOLUMES,
+	...DISKS,
 	...FAULTS,
 ];

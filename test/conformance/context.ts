@@ -1,5 +1,5 @@
 /** What a conformance case works with: pods and containers by short calls, all of which are removed afterwards. */
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, readlinkSync } from "node:fs";
 import { rm, rmdir } from "node:fs/promises";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
@@ -7,6 +7,8 @@ import { cgroupsNamed } from "../support/cgroups.ts";
 import type { CriBed } from "../support/cri/bed.ts";
 import { StreamSession } from "../support/cri/streams.ts";
 import type { ContainerConfig, ContainerStatus, ExecSyncResult, PodConfig, SecurityContext, StreamOptions } from "../support/cri/types.ts";
+import { PodVolumeFolders } from "../support/kubelet.ts";
+import type { ProcessInfo } from "../support/procfs.ts";
 import { eventually } from "../support/retry.ts";
 
 const WAIT_MS = 60_000;
@@ -181,6 +183,16 @@ export class TestPod {
 		return stdout.replace(/\n$/, "");
 	}
 
+	/** Kills the pod's hypervisor. */
+	killVm(): void {
+		const folder = `/p/${this.#bed.containerd.podKey(this.id)}`;
+		const isOurs = ({ pid, commandLine }: ProcessInfo): boolean =>
+			commandLine.includes(" --api-socket ") && readlinkSync(`/proc/${pid}/cwd`).endsWith(folder);
+		const found = this.#bed.containerd.processes().find(isOurs);
+		if (found === undefined) throw new Error(`pod ${this.id} has no hypervisor`);
+		process.kill(found.pid, "SIGKILL");
+	}
+
 	async stop(): Promise<void> {
 		await this.#bed.client.stopPod(this.id);
 	}
@@ -265,3 +277,18 @@ export type ConformanceCase = {
 	readonly name: string;
 	readonly check: (context: CaseContext) => Promise<void>;
 };
+
+/** Runs a case with a pod and its volumes, whose mounts go after it. */
+export function withVolumes(
+	check: (pod: TestPod, volumes: PodVolumeFolders, context: CaseContext) => Promise<void>,
+): (context: CaseContext) => Promise<void> {
+	return async (context) => {
+		const pod = await context.pod();
+		const volumes = new PodVolumeFolders(context.bed.containerd, pod.dir);
+		try {
+			await check(pod, volumes, context);
+		} finally {
+			await volumes.release();
+		}
+	};
+}

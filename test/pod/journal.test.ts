@@ -17,7 +17,17 @@ const RECORD: PodRecord = {
 	pciSegments: 2,
 	size: { now: { vcpus: 1, memoryMib: 256 }, most: { vcpus: 2, memoryMib: 512 } },
 	cgroup: "/kubepods/pod1/abc",
-	agent: { version: "1", streams: true, limits: true, files: true, forward: true, volumes: true, pci: true, seccomp: true },
+	agent: {
+		version: "1",
+		streams: true,
+		limits: true,
+		files: true,
+		forward: true,
+		volumes: true,
+		pci: true,
+		hugepages: true,
+		seccomp: true,
+	},
 	nextNumber: 3,
 	containers: [
 		{
@@ -25,7 +35,7 @@ const RECORD: PodRecord = {
 			bundle: "/bundle",
 			complete: true,
 			paused: false,
-			limits: { cpuQuotaUs: 0, cpuPeriodUs: 0, memoryBytes: 64 << 20 },
+			limits: { cpuQuotaUs: 0, cpuPeriodUs: 0, memoryBytes: 64 << 20, hugeBytes: 2 << 20 },
 			disk: { id: "disk1", path: "/x", file: "1:2", address: "0000:00:05.0" },
 			processes: [
 				{
@@ -42,6 +52,7 @@ const RECORD: PodRecord = {
 		},
 	],
 	volumes: [{ kind: "copy", path: "/srv/data", key: "/srv/data", whole: true }],
+	disks: [{ id: "vol3", key: "block 7:0", readonly: false, source: "05", users: ["c"] }],
 	tombstones: [],
 	beganAtMs: 5,
 	spans: [{ step: "vm-boot", startMs: 1, durationMs: 2, failed: false }],

@@ -30,7 +30,7 @@ const plan = (changes: Partial<PodConfig>, netns = "/run/netns/a") =>
 
 t.test("a pod's VM has its name, its network, and its containers' limits on top of the base", async (t) => {
 	const { guest } = defaultConfig();
-	const made = plan({ limits: { cpuQuotaUs: 250_000, cpuPeriodUs: 100_000, memoryBytes: 200 * MIB } });
+	const made = plan({ limits: { cpuQuotaUs: 250_000, cpuPeriodUs: 100_000, memoryBytes: 200 * MIB, hugeBytes: 0 } });
 	t.equal(made.hostname, "web");
 	t.strictSame(made.network, { kind: "namespace", path: "/run/netns/a" });
 	t.strictSame([made.vcpus, made.memoryMib], [3, guest.memory_mib + 200]);

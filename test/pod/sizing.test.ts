@@ -1,15 +1,16 @@
 /** How a VM's size follows its containers' limits. */
 import t from "tap";
 
+import { failing } from "../base/failing.ts";
 import { checkLimit, grown, limitsOf, mostOf } from "../../shim/pod/sizing.ts";
 
 const MIB = 1024 * 1024;
-const memory = (mib: number) => ({ cpuQuotaUs: 0, cpuPeriodUs: 0, memoryBytes: mib * MIB });
+const memory = (mib: number) => ({ cpuQuotaUs: 0, cpuPeriodUs: 0, memoryBytes: mib * MIB, hugeBytes: 0 });
 const base = { vcpus: 1, memoryMib: 256 };
 
 t.test("limitsOf: what an update leaves out stays as it was", async (t) => {
 	const before = limitsOf({ memory: { limit: 64 * MIB }, cpu: { quota: 50_000, period: 100_000 } });
-	t.strictSame(before, { cpuQuotaUs: 50_000, cpuPeriodUs: 100_000, memoryBytes: 64 * MIB });
+	t.strictSame(before, { cpuQuotaUs: 50_000, cpuPeriodUs: 100_000, memoryBytes: 64 * MIB, hugeBytes: 0 });
 	t.strictSame(limitsOf({ memory: { limit: 96 * MIB } }, before), { ...before, memoryBytes: 96 * MIB });
 	t.strictSame(limitsOf({ cpu: { quota: -1 } }, before), { ...before, cpuQuotaUs: 0 }, "-1 is no limit");
 });
@@ -26,7 +27,7 @@ t.test("grown: up in steps, as far as it may, never down", async (t) => {
 	t.strictSame(grown(base, base, most, [memory(100), memory(100)]), { vcpus: 1, memoryMib: 512 });
 	t.strictSame(grown(base, base, most, [memory(4000)]), { vcpus: 1, memoryMib: 512 });
 	t.strictSame(grown({ vcpus: 3, memoryMib: 512 }, base, most, []), { vcpus: 3, memoryMib: 512 });
-	const cpu = { cpuQuotaUs: 150_000, cpuPeriodUs: 100_000, memoryBytes: 0 };
+	const cpu = { cpuQuotaUs: 150_000, cpuPeriodUs: 100_000, memoryBytes: 0, hugeBytes: 0 };
 	t.equal(grown(base, base, most, [cpu]).vcpus, 2);
 	t.equal(grown(base, base, most, [cpu, cpu, cpu]).vcpus, 3);
 });
@@ -34,4 +35,16 @@ t.test("grown: up in steps, as far as it may, never down", async (t) => {
 t.test("checkLimit: a limit over the VM's memory is refused by name", async (t) => {
 	checkLimit("c1", memory(256), base);
 	t.throws(() => checkLimit("c1", memory(257), base), { reason: "pod.too-large", message: /c1.*257 MiB.*256 MiB/ });
+});
+
+t.test("huge pages of 2 MiB are memory of the VM beside the limit; those of other sizes are refused by name", async (t) => {
+	const pages = (pageSize: string, limit: number) => ({ hugepageLimits: [{ pageSize, limit }] });
+	t.equal(limitsOf({ hugepageLimits: [...pages("1GB", 0).hugepageLimits, ...pages("2MB", 6 * MIB).hugepageLimits] }).hugeBytes, 6 * MIB);
+	t.throws(() => limitsOf(pages("1GB", 1024 * MIB)), failing({ reason: "spec.unsupported", message: /1GB/ }));
+	const most = { vcpus: 1, memoryMib: 512 };
+	t.equal(grown(base, base, most, [{ ...memory(0), hugeBytes: 64 * MIB }]).memoryMib, 384);
+	t.throws(
+		() => checkLimit("c1", { ...memory(200), hugeBytes: 100 * MIB }, base),
+		failing({ reason: "pod.too-large", message: /300 MiB/ }),
+	);
 });

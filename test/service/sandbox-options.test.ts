@@ -29,7 +29,7 @@ t.test("Kubernetes' configuration of a pod is read", async (t) => {
 		ofNode: ["network", "ipc"],
 		userNamespace: false,
 		sysctls: { "kernel.sem": "1" },
-		limits: { cpuPeriodUs: 100_000, cpuQuotaUs: -1, memoryBytes: 2 ** 40 },
+		limits: { cpuPeriodUs: 100_000, cpuQuotaUs: -1, memoryBytes: 2 ** 40, hugeBytes: 0 },
 	});
 });
 

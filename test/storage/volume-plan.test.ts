@@ -1,6 +1,6 @@
 import t from "tap";
 import { parseMountTable } from "../../shim/host/mounts.ts";
-import { mountOf, planVolume } from "../../shim/storage/volume-plan.ts";
+import { directCandidates, mountOf, planVolume } from "../../shim/storage/volume-plan.ts";
 import type { VolumeMount } from "../../shim/storage/volume-plan.ts";
 
 const POD = "/var/lib/kubelet/pods/0a1b";
@@ -15,6 +15,7 @@ const TABLE = parseMountTable(
 		`40 22 0:40 /deep/er ${POD}/volume-subpaths/fast/app/0 rw - tmpfs tmpfs rw`,
 		`41 22 8:1 ${POD}/volumes/kubernetes.io~empty-dir/slow/part ${POD}/volume-subpaths/slow/app/1 rw - ext4 /dev/sda1 rw`,
 		`42 22 0:41 /..2024/folder//deleted ${POD}/volume-subpaths/keys/app/2 rw - tmpfs tmpfs rw`,
+		`44 22 8:1 ${POD}/volumes/kubernetes.io~csi/pvc/mount/a/b ${POD}/volume-subpaths/pvc/app/4 rw - ext4 /dev/sda1 rw`,
 		`43 22 8:1 /srv/some\\040data/sub ${POD}/volume-subpaths/host/app/3 rw - ext4 /dev/sda1 rw`,
 		"",
 	].join("\n"),
@@ -35,7 +36,7 @@ t.test("an emptyDir is a folder of the guest, in memory when its own tmpfs is mo
 	const volumes = `${POD}/volumes/kubernetes.io~empty-dir`;
 	t.same(plan(`${volumes}/fast`), { kind: "memory", path: `${volumes}/fast`, sub: "" });
 	t.same(plan(`${volumes}/slow`), { kind: "scratch", path: `${volumes}/slow`, sub: "" });
-	t.match(plan(`${volumes}/huge`), { kind: "refused", why: /huge pages/ });
+	t.same(plan(`${volumes}/huge`), { kind: "huge", path: `${volumes}/huge`, sub: "" });
 });
 
 t.test("a part that kubelet mounted belongs to the volume that it comes from", async (t) => {
@@ -50,6 +51,17 @@ t.test("a part that kubelet mounted belongs to the volume that it comes from", a
 		owner: "container",
 	});
 	t.same(part("host/app/3"), { kind: "copy", path: `${POD}/volume-subpaths/host/app/3`, key: "/srv/some data/sub", owner: "pod" });
+});
+
+t.test("a direct-assigned volume is known by its own path, also for what lies in it", async (t) => {
+	const csi = `${POD}/volumes/kubernetes.io~csi/pvc`;
+	t.same(directCandidates(`${csi}/mount`, TABLE), [`${csi}/mount`, csi]);
+	t.same(directCandidates(`${POD}/volume-subpaths/pvc/app/4`, TABLE), [`${csi}/mount/a/b`, `${csi}/mount/a`, `${csi}/mount`, csi]);
+	t.same(directCandidates("/srv/data", TABLE), ["/srv/data"]);
+	t.same(plan(`${csi}/mount`, { direct: `${csi}/mount` }), { kind: "direct", path: `${csi}/mount`, sub: "" });
+	t.same(plan(`${POD}/volume-subpaths/pvc/app/4`, { direct: `${csi}/mount` }), { kind: "direct", path: `${csi}/mount`, sub: "a/b" });
+	t.match(plan(`${csi}/mount`), { kind: "refused", why: /kubernetes\.io\/csi/, remedy: /volumeMode: Block/ });
+	t.same(plan(`${csi}/mount`, { direct: `${csi}/mount`, type: "missing" }), { kind: "missing", path: `${csi}/mount` });
 });
 
 t.test("other paths of the host are copied for the pod", async (t) => {

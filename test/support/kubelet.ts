@@ -9,6 +9,7 @@ import {
 	renameSync,
 	rmSync,
 	symlinkSync,
+	truncateSync,
 	unlinkSync,
 	writeFileSync,
 } from "node:fs";
@@ -55,6 +56,8 @@ export class PodVolumeFolders {
 	readonly #containerd: PrivateContainerd;
 	readonly #dir: string;
 	#mounts: string[] = [];
+	#folders: string[] = [];
+	#devices: string[] = [];
 	#parts = 0;
 
 	/** @param dir the pod's folder, whose path ends in `pods/UID` */
@@ -96,6 +99,58 @@ export class PodVolumeFolders {
 		return path;
 	}
 
+	/** An emptyDir of huge pages. */
+	async huge(name: string, sizeBytes: number): Promise<string> {
+		const path = this.emptyDir(name);
+		await this.#mount(path, "-t", "hugetlbfs", "-o", `pagesize=2M,size=${sizeBytes},mode=0777`, "nodev");
+		return path;
+	}
+
+	/** A disk image. @param type its file system; none: zeroes */
+	async image(name: string, sizeMib: number, type?: "ext4"): Promise<string> {
+		const path = join(this.#dir, `${name}.img`);
+		writeFileSync(path, "");
+		truncateSync(path, sizeMib * 1024 * 1024);
+		if (type !== undefined) await runOk([`mkfs.${type}`, "-q", path]);
+		return path;
+	}
+
+	/** A block device of the node. */
+	async blockDevice(name: string, sizeMib: number): Promise<string> {
+		const { stdout } = await runOk(["losetup", "--find", "--show", await this.image(name, sizeMib)]);
+		const device = stdout.trim();
+		this.#devices.push(device);
+		return device;
+	}
+
+	/** Mounts a block device on the node. */
+	async mountDevice(name: string, device: string): Promise<string> {
+		const path = join(this.#dir, name);
+		mkdirSync(path);
+		await this.#mount(path, device);
+		return path;
+	}
+
+	/**
+	 * A volume of a CSI driver that has a file system on an image. For pods in VMs the driver does not mount it but says what is on it; else it does.
+	 * @param mountInfo what the driver says of it, besides the device and a file system of type ext4; a text alone: all of the file
+	 */
+	async csi(name: string, image: string, forVm: boolean, mountInfo: object | string = {}): Promise<string> {
+		const path = join(this.#dir, "volumes/kubernetes.io~csi", name, "mount");
+		mkdirSync(path, { recursive: true });
+		if (!forVm) {
+			await this.#mount(path, "-o", "loop", image);
+			return path;
+		}
+		const folder = join("/run/kata-containers/shared/direct-volumes", Buffer.from(path).toString("base64url"));
+		const text =
+			typeof mountInfo === "string" ? mountInfo : JSON.stringify({ "volume-type": "block", device: image, fstype: "ext4", ...mountInfo });
+		await runOk(this.#containerd.inside("mkdir", "-p", folder));
+		await runOk(this.#containerd.inside("sh", "-c", 'printf %s "$1" > "$2/mountInfo.json"', "sh", text, folder));
+		this.#folders.push(folder);
+		return path;
+	}
+
 	/** Makes a folder as the namespaces see it: inside a mount of theirs. */
 	async makeFolder(path: string): Promise<void> {
 		await runOk(this.#containerd.inside("mkdir", "-p", "-m", "777", path));
@@ -106,9 +161,11 @@ export class PodVolumeFolders {
 		this.#mounts.push(path);
 	}
 
-	/** Unmounts what was mounted, used or not. */
+	/** Unmounts what was mounted, used or not, and frees the devices. */
 	async release(): Promise<void> {
 		for (const path of this.#mounts.reverse()) await run(this.#containerd.inside("umount", "-l", path));
-		this.#mounts = [];
+		for (const folder of this.#folders) await run(this.#containerd.inside("rm", "-r", folder));
+		for (const device of this.#devices) await run(["losetup", "--detach", device]);
+		[this.#mounts, this.#folders, this.#devices] = [[], [], []];
 	}
 }

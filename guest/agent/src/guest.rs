@@ -27,6 +27,7 @@ const FEATURES: &[&str] = &[
     "snp.forward.v1",
     "snp.volumes.v1",
     "snp.pci.v1",
+    "snp.hugepages.v1",
 ];
 const MEMORY_BLOCK_SIZE: &str = "/sys/devices/system/memory/block_size_bytes";
 /// Processors that the host plugged in have come up within this time.

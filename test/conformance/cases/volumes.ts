@@ -4,29 +4,14 @@ import { createHash } from "node:crypto";
 import { chmodSync, linkSync, mkdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
-import { publishKeys, PodVolumeFolders } from "../../support/kubelet.ts";
+import { publishKeys } from "../../support/kubelet.ts";
 import { isDaemon } from "../../support/leftovers.ts";
 import { eventually } from "../../support/retry.ts";
-import { SLEEP, type CaseContext, type ConformanceCase, type TestPod } from "../context.ts";
+import { SLEEP, withVolumes, type ConformanceCase } from "../context.ts";
 
 const WAIT_MS = 30_000;
 const MIB = 1024 * 1024;
 const GROUP = 2000;
-
-/** Runs a case with a pod and its volumes, whose mounts go after it. */
-function withVolumes(
-	check: (pod: TestPod, volumes: PodVolumeFolders, context: CaseContext) => Promise<void>,
-): (context: CaseContext) => Promise<void> {
-	return async (context) => {
-		const pod = await context.pod();
-		const volumes = new PodVolumeFolders(context.bed.containerd, pod.dir);
-		try {
-			await check(pod, volumes, context);
-		} finally {
-			await volumes.release();
-		}
-	};
-}
 
 /** Reads two keys of one version again and again; says what never may be. A first failure may be a version that was replaced meanwhile. */
 const READERS = `

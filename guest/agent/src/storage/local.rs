@@ -1,6 +1,6 @@
 //! Storages without a device: memory file systems and folders of the guest.
 
-use super::{mount_at, Entry};
+use super::{huge, mount_at, Entry};
 use crate::error::{Context, Error, Result};
 use crate::mountopts::Parsed;
 use crate::proto::grpc::Storage;
@@ -13,8 +13,11 @@ use std::path::{Path, PathBuf};
 const DEPTH_MAX: usize = 128;
 const SETGID: u32 = 0o2000;
 
+/// Says that the pages of a hugetlbfs are reserved elsewhere.
+const RESERVED: &str = "X-snp.reserved";
+
 /// Driver `ephemeral`: a tmpfs, or a hugetlbfs with the pages that its size needs.
-pub fn ephemeral(storage: &Storage) -> Result<Entry> {
+pub async fn ephemeral(storage: &Storage) -> Result<Entry> {
     let point = PathBuf::from(&storage.mount_point);
     fs::create_dir_all(&point).with_context(|| format!("make {}", point.display()))?;
     let (ours, theirs): (Vec<_>, Vec<_>) = storage
@@ -22,9 +25,12 @@ pub fn ephemeral(storage: &Storage) -> Result<Entry> {
         .iter()
         .cloned()
         .partition(|option| option.starts_with("fsgid="));
-    if storage.fstype == "hugetlbfs" {
-        reserve_pages(&theirs)?;
-    }
+    let elsewhere = theirs.iter().any(|option| option == RESERVED);
+    let pages = if storage.fstype == "hugetlbfs" && !elsewhere {
+        huge::reserve_by_options(&theirs).await?
+    } else {
+        None
+    };
     let fstype = if storage.fstype.is_empty() {
         "tmpfs"
     } else {
@@ -35,11 +41,16 @@ pub fn ephemeral(storage: &Storage) -> Result<Entry> {
     } else {
         storage.source.as_str()
     };
-    mount_at(source, &point, fstype, &Parsed::from_options(&theirs)?)?;
+    let parsed = Parsed::from_options(&theirs);
+    let mounted = parsed.and_then(|parsed| mount_at(source, &point, fstype, &parsed));
+    if let (Err(_), Some(pages)) = (&mounted, &pages) {
+        huge::give_back(pages)?;
+    }
+    mounted?;
     let entry = Entry {
-        users: 0,
         mounts: vec![point.clone()],
-        folders: Vec::new(),
+        pages,
+        ..Entry::default()
     };
     if let Some(group) = ours.first() {
         own(&point, parse_group(group)?)?;
@@ -67,9 +78,8 @@ pub fn folder(storage: &Storage) -> Result<Entry> {
     }
     set_group(storage, &point)?;
     Ok(Entry {
-        users: 0,
-        mounts: Vec::new(),
         folders: vec![point],
+        ..Entry::default()
     })
 }
 
@@ -129,55 +139,4 @@ fn own(point: &Path, group: u32) -> Result<()> {
 fn parse_group(option: &str) -> Result<u32> {
     let number = option.strip_prefix("fsgid=").and_then(|number| number.parse().ok());
     number.ok_or_else(|| Error::invalid(format!("{option:?} is no group")))
-}
-
-/// Reserves as many huge pages as the options `pagesize=` and `size=` (bytes, or with K, M, G) call for, on top of the present ones.
-fn reserve_pages(options: &[String]) -> Result<()> {
-    let value = |key: &str| options.iter().find_map(|option| parse_size(option.strip_prefix(key)?));
-    let (Some(page), Some(size)) = (value("pagesize="), value("size=")) else {
-        return Ok(());
-    };
-    let file = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages", page >> 10);
-    let text = fs::read_to_string(&file).with_context(|| format!("find pages of {page} bytes ({file})"))?;
-    let present: u64 = text.trim().parse().unwrap_or(0);
-    let wanted = present + size.div_ceil(page.max(1));
-    fs::write(&file, wanted.to_string()).context("reserve huge pages")?;
-    let got: u64 = fs::read_to_string(&file)
-        .context("reserve huge pages")?
-        .trim()
-        .parse()
-        .unwrap_or(0);
-    if got < wanted {
-        return Err(Error::internal(format!(
-            "only {} of {} huge pages could be had",
-            got - present,
-            wanted - present
-        )));
-    }
-    Ok(())
-}
-
-fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let shift = match text[digits.len()..].to_ascii_uppercase().trim_end_matches(['B', 'I']) {
-        "" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(parse_size("2097152"), Some(2 << 20));
-        assert_eq!(parse_size("2M"), Some(2 << 20));
-        assert_eq!(parse_size("1Gi"), Some(1 << 30));
-        assert_eq!(parse_size("much"), None);
-    }
 }

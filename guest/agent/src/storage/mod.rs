@@ -2,13 +2,15 @@
 //! may name the same one.
 
 mod block;
+mod huge;
 mod layers;
 mod local;
 
 use crate::error::{Code, Context, Error, Result};
 use crate::mountopts::Parsed;
 use crate::options::Options;
-use crate::proto::grpc::{Device, Spec, Storage};
+use crate::proto::grpc::{Device, Linux, Spec, Storage};
+use nix::errno::Errno;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ use std::path::{Path, PathBuf};
 use tokio::sync::Mutex;
 
 /// Storage drivers, as GetGuestDetails tells them.
-pub const DRIVERS: [&str; 7] = [
+pub const DRIVERS: [&str; 8] = [
     "blk",
     "mmioblk",
     "ephemeral",
@@ -25,6 +27,7 @@ pub const DRIVERS: [&str; 7] = [
     "overlayfs",
     "virtio-fs",
     "erofs.multi-layer",
+    "snp.hugepages",
 ];
 /// Device kinds, as GetGuestDetails tells them.
 pub const DEVICES: [&str; 2] = ["blk", "mmioblk"];
@@ -39,6 +42,8 @@ struct Entry {
     mounts: Vec<PathBuf>,
     /// Folders to remove after that, with what is in them on the guest's own memory file systems.
     folders: Vec<PathBuf>,
+    /// Huge pages to give back in the end.
+    pages: Option<huge::Reserved>,
 }
 
 /// All mount points in use.
@@ -115,7 +120,11 @@ impl Storages {
                 local::make_overlay_folders(storage)?;
                 mount_storage(storage, &storage.source)
             }
-            "ephemeral" => local::ephemeral(storage),
+            "ephemeral" => local::ephemeral(storage).await,
+            "snp.hugepages" => Ok(Entry {
+                pages: Some(huge::reserve_for(storage).await?),
+                ..Entry::default()
+            }),
             "local" => local::folder(storage),
             other => Err(Error::new(
                 Code::Unimplemented,
@@ -159,8 +168,10 @@ impl Storages {
         }
     }
 
-    /// Raw block devices: puts the guest's device numbers into the spec's devices of the same path.
+    /// Raw block devices: puts the guest's device numbers in place of the host's, into the spec's devices of the same path and into the rules
+    /// for them.
     pub async fn add_devices(&self, devices: &[Device], spec: &mut Spec) -> Result<()> {
+        let mut numbers = Vec::new();
         for device in devices {
             if !DEVICES.contains(&device.r#type.as_str()) {
                 let text = format!(
@@ -176,13 +187,30 @@ impl Storages {
                 &device.id
             };
             let path = block::find(source).await?;
-            let (major, minor) = block::numbers(&path)?;
-            let listed = spec.linux.iter_mut().flat_map(|linux| &mut linux.devices);
-            for entry in listed.filter(|entry| entry.path == device.container_path) {
-                (entry.major, entry.minor) = (major, minor);
-            }
+            numbers.push((device.container_path.as_str(), block::numbers(&path)?));
+        }
+        if let Some(linux) = &mut spec.linux {
+            renumber(linux, &numbers);
         }
         Ok(())
+    }
+}
+
+/// Gives devices, by their paths, other numbers. Rules are changed in one go: a number of the host's may be another disk's in the guest.
+fn renumber(linux: &mut Linux, numbers: &[(&str, (i64, i64))]) {
+    let mut changes = BTreeMap::new();
+    for device in &mut linux.devices {
+        let Some((_, new)) = numbers.iter().find(|(path, _)| *path == device.path) else {
+            continue;
+        };
+        changes.insert((device.major, device.minor), *new);
+        (device.major, device.minor) = *new;
+    }
+    for rule in linux.resources.iter_mut().flat_map(|resources| &mut resources.devices) {
+        let new = changes.get(&(rule.major, rule.minor)).filter(|_| rule.r#type == "b");
+        if let Some(new) = new {
+            (rule.major, rule.minor) = *new;
+        }
     }
 }
 
@@ -214,7 +242,7 @@ fn undo(entry: &Entry) -> Result<()> {
         let _ = fs::remove_dir_all(path);
         path.parent().map(remove_empty);
     }
-    first
+    first.and(entry.pages.as_ref().map_or(Ok(()), huge::give_back))
 }
 
 fn sync(path: &Path) {
@@ -244,9 +272,8 @@ fn mount_storage(storage: &Storage, source: &str) -> Result<Entry> {
     mount_at(source, &point, &storage.fstype, &parsed)?;
     local::set_group(storage, &point)?;
     Ok(Entry {
-        users: 0,
         mounts: vec![point],
-        folders: Vec::new(),
+        ..Entry::default()
     })
 }
 
@@ -262,6 +289,10 @@ fn mount_at(source: &str, point: &Path, fstype: &str, parsed: &Parsed) -> Result
         flags |= MsFlags::MS_RDONLY;
     }
     mount(Some(source), point, kind, flags, Some(parsed.data.as_str()))
+        .map_err(|errno| match errno {
+            Errno::ENODEV => Error::precondition(format!("this guest's kernel has no file system {fstype:?}")),
+            other => other.into(),
+        })
         .with_context(|| format!("mount {source} ({fstype}) with options {:?}", parsed.data))
 }
 
@@ -274,4 +305,49 @@ fn refuse_driver_options(storage: &Storage) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::grpc::{LinuxDevice, LinuxDeviceCgroup, LinuxResources};
+
+    #[test]
+    fn a_disk_has_the_guests_numbers_and_so_have_its_rules() {
+        let device = |path: &str, major, minor| LinuxDevice {
+            path: path.into(),
+            r#type: "b".into(),
+            major,
+            minor,
+            ..LinuxDevice::default()
+        };
+        let rule = |kind: &str, major, minor| LinuxDeviceCgroup {
+            r#type: kind.into(),
+            major,
+            minor,
+            ..LinuxDeviceCgroup::default()
+        };
+        let mut linux = Linux {
+            devices: vec![
+                device("/dev/a", 7, 0),
+                device("/dev/b", 254, 16),
+                device("/dev/c", 7, 9),
+            ],
+            resources: Some(LinuxResources {
+                devices: vec![rule("b", 7, 0), rule("b", 254, 16), rule("c", 7, 0), rule("b", 7, 9)],
+                ..LinuxResources::default()
+            }),
+            ..Linux::default()
+        };
+        renumber(&mut linux, &[("/dev/a", (254, 16)), ("/dev/b", (254, 32))]);
+        let devices: Vec<_> = linux
+            .devices
+            .iter()
+            .map(|device| (device.major, device.minor))
+            .collect();
+        assert_eq!(devices, [(254, 16), (254, 32), (7, 9)]);
+        let rules = linux.resources.unwrap_or_default().devices;
+        let rules: Vec<_> = rules.iter().map(|rule| (rule.major, rule.minor)).collect();
+        assert_eq!(rules, [(254, 16), (254, 32), (7, 0), (7, 9)]);
+    }
 }
