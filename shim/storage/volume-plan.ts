@@ -191,7 +191,7 @@ export function planVolume(mount: VolumeMount, table: readonly TableEntry[]): Vo
 		if (configuration || mount.readonly) return { kind: "copy", path: source, key: source, owner: "container" };
 		return refused(
 			`belongs to a ${origin.plugin.replace("~", "/")} volume that the container may write: what it writes could not reach the volume`,
-			"mount it read-only, use a volume with volumeMode: Block or a direct-assigned one, or share it: docs/volumes.md says how",
+			"mount it read-only, or use a volume with volumeMode: Block or a direct-assigned one: docs/volumes.md says how",
 		);
 	}
 	if (mount.atomic) return { kind: "live", path: source };
