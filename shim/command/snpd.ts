@@ -52,7 +52,7 @@ async function main(): Promise<void> {
 	const server = await serveKeepers(
 		listen,
 		{
-			attached: (keeper) => node.attach(keeper.hello.podKey, mover(keeper), keeper.hello.bundle),
+			attached: (keeper) => node.attach(keeper.hello.podKey, mover(keeper), keeper.hello.bundle, keeper.hello.resumed),
 			gone: (keeper) => node.detach(keeper.hello.podKey),
 			request: (keeper, request) => answer(services, keeper, request, log),
 			control: (request) => answerControl(node, request),

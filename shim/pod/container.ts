@@ -93,7 +93,8 @@ export class Container {
 		if (execId === "") this.#host.publish({ kind: "start", containerId: this.id, pid });
 		else this.#host.publish({ kind: "exec-started", containerId: this.id, execId, pid });
 		if (process.state.kind === "starting") process.transition({ kind: "running" });
-		this.#host.save();
+		// It runs whether that can be written or not: whoever started it must hear of its end.
+		this.#saveQuietly(process);
 		this.#supervise(process);
 	}
 

@@ -82,6 +82,8 @@ const podRecord = v.object({
 		publishBinary: v.string(),
 		configFile: v.nullable(v.string()),
 	}),
+	/** What the pod was started with. Absent from journals of older versions. */
+	config: v.optional(v.unknown(), null),
 	keeperPid: v.number(),
 	/** What containerd's Sandbox API knows of the pod; null for one that was made by its first container. */
 	sandbox: v.optional(v.nullable(sandboxRecord), null),

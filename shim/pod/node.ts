@@ -1,7 +1,7 @@
 /** All pods of a node: found by their keepers, brought back from their journals, removed when nobody holds them any more. */
 
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 
 import { deferred, withDeadline } from "../base/deadline.ts";
 import type { Deferred } from "../base/deadline.ts";
@@ -9,6 +9,8 @@ import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { keeperSocket, podFolder, podKey } from "../base/names.ts";
 import { loadConfig } from "../config/load.ts";
+import { salvageConfig } from "../config/salvage.ts";
+import { defaultConfig } from "../config/schema.ts";
 import type { Config } from "../config/schema.ts";
 import { makeFolder } from "../host/filesystem.ts";
 import { ProcessHandle } from "../host/processes.ts";
@@ -53,6 +55,8 @@ export class PodNode {
 	readonly #images = new Map<string, RootfsImages>();
 	/** Connected keepers, with a pod or without. */
 	readonly #movers = new Map<string, Mover>();
+	/** Pods that an earlier snpd had and that could not be taken up: their keepers may not have been here yet. */
+	readonly #lost = new Set<string>();
 	/** Keepers that live and have not connected yet, while somebody waits for them. */
 	readonly #arrivals = new Map<string, Deferred<Mover>>();
 	readonly #timelines = new Map<
@@ -74,7 +78,10 @@ export class PodNode {
 			found.map(async (entry) => {
 				if ("damage" in entry) this.#options.log.warn("a pod's journal is damaged", { folder: entry.folder, damage: entry.damage });
 				const restored = "record" in entry && entry.record.state !== "booting" && (await this.#restore(entry.record));
-				if (!restored) await clearAway(entry.folder, "record" in entry ? entry.record : null, this.#options.log);
+				if (restored) return;
+				await clearAway(entry.folder, "record" in entry ? entry.record : null, this.#options.log);
+				// While one boots its Create is unanswered, and comes again.
+				if (!("record" in entry) || entry.record.state !== "booting") this.#lost.add(basename(entry.folder));
 			}),
 		);
 		await this.#knowDefaultImages();
@@ -93,7 +100,7 @@ export class PodNode {
 
 	async #restore(record: PodRecord): Promise<boolean> {
 		try {
-			const pod = await this.#makePod(record.identity);
+			const pod = this.#podOf(record.identity, await this.#configOf(record));
 			await restorePod(pod, record);
 			this.#pods.set(pod.identity.key, pod);
 			this.#watchKeeper(pod);
@@ -104,16 +111,28 @@ export class PodNode {
 		}
 	}
 
+	/** A pod keeps the configuration that it was started with, whatever became of the file: also when that is wrong by now. */
+	async #configOf(record: PodRecord): Promise<Config> {
+		if (record.config !== null) return salvageConfig(record.config);
+		const file = record.identity.configFile ?? this.#options.defaultConfigFile;
+		return await loadConfig(file, { required: false }).catch((error: unknown) => {
+			this.#options.log.error("a pod goes on with the defaults", error, { pod: record.identity.podId });
+			return defaultConfig();
+		});
+	}
+
 	/**
-	 * A keeper is connected. One without a pod, whose bundle containerd has removed, has no one left to serve and is ended.
+	 * A keeper is connected. One without a pod has no one left to serve, and is ended, when containerd has removed its bundle, or when an earlier snpd
+	 * had its pod and this one could not take it up: containerd then hears of the end.
 	 * @param bundle the folder in which the keeper was started
+	 * @param resumed an earlier snpd knew this keeper
 	 */
-	attach(key: string, mover: Mover, bundle: string): void {
+	attach(key: string, mover: Mover, bundle: string, resumed: boolean): void {
 		this.#movers.set(key, mover);
 		this.#arrivals.get(key)?.resolve(mover);
 		const pod = this.#pods.get(key);
 		if (pod !== undefined) pod.attach(mover);
-		else if (!this.#starting.has(key) && !existsSync(bundle)) mover.end();
+		else if (!this.#starting.has(key) && ((this.#lost.delete(key) && resumed) || !existsSync(bundle))) mover.end();
 	}
 
 	/** A keeper's link is gone: it comes back, or its process has ended and its pod ends with it. */
@@ -170,9 +189,12 @@ export class PodNode {
 	}
 
 	async #makePod(identity: PodIdentity): Promise<Pod> {
-		const { stateDir, defaultConfigFile, publish, log } = this.#options;
-		const file = identity.configFile ?? defaultConfigFile;
-		const config = await loadConfig(file, { required: identity.configFile !== null });
+		const file = identity.configFile ?? this.#options.defaultConfigFile;
+		return this.#podOf(identity, await loadConfig(file, { required: identity.configFile !== null }));
+	}
+
+	#podOf(identity: PodIdentity, config: Config): Pod {
+		const { stateDir, publish, log } = this.#options;
 		return new Pod(identity, podFolder(stateDir, identity.key), config, {
 			publish,
 			log,

@@ -11,6 +11,7 @@ export function podRecord(pod: Pod): PodRecord {
 	return {
 		version: 1,
 		identity: { ...pod.identity },
+		config: pod.config,
 		keeperPid: pod.keeper.pid,
 		sandbox: pod.api.record ?? null,
 		state: state.kind === "running" ? "running" : state.kind === "lost" ? "lost" : "booting",

@@ -60,8 +60,10 @@ export function numberStreams(process: GuestProcess, next: () => number): Stream
 export function openStdio(process: GuestProcess, context: StdioContext): ProcessStdio {
 	for (const address of [process.stdio.stdin, process.stdio.stdout, process.stdio.stderr]) checkAddress(process, address);
 	if (!context.streams) return relayByCalls(process, context.agent, context.log);
+	const { mover, vsock } = context;
+	// One that is there already was opened for this very process, by an snpd that did not live to see it start.
 	const open = (id: number, direction: "in" | "out", fifo: string): MovedStream | undefined =>
-		id === 0 ? undefined : context.mover.openStream({ id, direction, fifo, vsock: context.vsock, port: STREAM_PORT, token: String(id) });
+		id === 0 ? undefined : (mover.stream(id) ?? mover.openStream({ id, direction, fifo, vsock, port: STREAM_PORT, token: String(id) }));
 	const { streams, stdio } = process;
 	return new MovedStdio(process, context.log, open(streams.stdin, "in", stdio.stdin), [
 		open(streams.stdout, "out", stdio.stdout),

@@ -1,4 +1,6 @@
 /** Sudden deaths: snpd, the VMM, the keeper; and what a long life leaves in snpd. */
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { EventStream } from "../support/events.ts";
 import { runCases, type Bed, type Case } from "../support/fixture.ts";
 import { SNP_RUNTIME } from "../support/ctr.ts";
@@ -124,6 +126,62 @@ const cases: Case[] = [
 			await killDaemon(bed);
 			await bed.ctr.remove(id);
 			t.equal(await bed.ctr.status(id), undefined);
+		},
+	},
+	{
+		name: "a configuration that is wrong by now ends nothing that runs",
+		check: async (t, bed) => {
+			const id = bed.ctr.newId("kept");
+			await bed.ctr.detach(id, ["sleep", "1000"]);
+			await bed.containerd.configure({ append: '[log]\nlevle = "info"' });
+			try {
+				await killDaemon(bed);
+				t.equal((await bed.ctr.exec(id, ["echo", "alive"])).stdout, "alive\n");
+			} finally {
+				await bed.containerd.configure({});
+			}
+			await bed.ctr.remove(id);
+		},
+	},
+	{
+		name: "a pod that a new snpd can't take up is seen ended, and can be removed",
+		check: async (t, bed) => {
+			const { containerd, ctr } = bed;
+			const id = ctr.newId("damaged");
+			await ctr.detach(id, ["sleep", "1000"]);
+			writeFileSync(join(containerd.rootDir, "state/io.containerd.runtime.v2.task", containerd.namespace, id, "config.json"), "{");
+			await killDaemon(bed);
+			await eventually("the end of the task", WAIT_MS, async () => ((await ctr.status(id)) === "RUNNING" ? undefined : true));
+			await eventually("its removal", WAIT_MS, async () => {
+				await ctr.call(["task", "rm", "--force", id]);
+				return (await ctr.call(["container", "rm", id])).code === 0 ? true : undefined;
+			});
+			t.equal(await ctr.status(id), undefined);
+		},
+	},
+	{
+		name: "kill -9 of snpd while an exec starts: the next one goes on with it",
+		check: async (t, bed) => {
+			const { containerd, ctr } = bed;
+			const id = ctr.newId("starting");
+			await ctr.detach(id, ["sleep", "1000"]);
+			const guest = processLike(bed, /qemu-system-x86_64/).pid;
+			const journal = containerd.seen(join(containerd.stateDir, "p", containerd.podKey(id), "journal.json"));
+			process.kill(guest, "SIGSTOP");
+			try {
+				const exec = ctr.exec(id, ["sh", "-c", "echo out; echo err >&2; exit 5"]);
+				exec.catch(() => undefined);
+				await eventually("the start of the exec", WAIT_MS, () =>
+					/"state":"starting"/.test(readFileSync(journal, "utf8")) ? true : undefined,
+				);
+				await killDaemon(bed);
+				process.kill(guest, "SIGCONT");
+				const { stdout, stderr, code } = await exec;
+				t.strictSame([stdout, stderr, code], ["out\n", "err\n", 5]);
+			} finally {
+				process.kill(guest, "SIGCONT");
+			}
+			await ctr.remove(id);
 		},
 	},
 	{

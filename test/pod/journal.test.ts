@@ -10,6 +10,7 @@ const RECORD: PodRecord = {
 	version: 1,
 	identity: { key: "k", namespace: "n", podId: "p", address: "/a", ttrpcAddress: "/a.ttrpc", publishBinary: "/b", configFile: null },
 	sandbox: { bundle: "/b", createdAtMs: 5, started: true, exit: { status: 137, atMs: 7 }, sysctls: { "kernel.msgmax": "1" } },
+	config: { guest: { vcpus: 1 } },
 	keeperPid: 7,
 	state: "running",
 	network: { path: "/run/netns/cni-1", id: "4:4026532177", queues: 1, told: [] },

@@ -48,7 +48,7 @@ t.test("a keeper that lives but has not connected yet is waited for, and ended",
 	const discarded = pods.discard(ADDRESS, "k8s.io", "uncalled");
 	await probed;
 	const late = keeper();
-	pods.attach(key, late, stateDir);
+	pods.attach(key, late, stateDir, false);
 	t.equal(await discarded, undefined);
 	t.equal(late.ends, 1);
 });
@@ -56,7 +56,7 @@ t.test("a keeper that lives but has not connected yet is waited for, and ended",
 t.test("a connected keeper without a pod is ended at once", async (t) => {
 	const { node: pods, stateDir } = node(t);
 	const early = keeper();
-	pods.attach(podKey(ADDRESS, "k8s.io", "uncalled"), early, stateDir);
+	pods.attach(podKey(ADDRESS, "k8s.io", "uncalled"), early, stateDir, false);
 	await pods.discard(ADDRESS, "k8s.io", "other");
 	t.equal(early.ends, 0);
 	await pods.discard(ADDRESS, "k8s.io", "uncalled");
@@ -69,4 +69,19 @@ t.test("nobody waits for a keeper that has left its socket's file", async (t) =>
 	mkdirSync(dirname(socket));
 	writeFileSync(socket, "");
 	t.equal(await pods.discard(ADDRESS, "k8s.io", "uncalled"), undefined);
+});
+
+t.test("the keeper of a pod that could not be taken up is ended, and a new one of its name is not", async (t) => {
+	const { node: pods, stateDir } = node(t);
+	const key = podKey(ADDRESS, "k8s.io", "damaged");
+	mkdirSync(join(stateDir, "p", key), { recursive: true });
+	writeFileSync(join(stateDir, "p", key, "journal.json"), "no journal");
+	writeFileSync(join(stateDir, "config.toml"), `[storage]\ncache_dir = ${JSON.stringify(join(stateDir, "images"))}\n`);
+	await pods.recover();
+	const old = keeper();
+	pods.attach(key, old, stateDir, true);
+	t.equal(old.ends, 1);
+	const fresh = keeper();
+	pods.attach(key, fresh, stateDir, false);
+	t.equal(fresh.ends, 0);
 });

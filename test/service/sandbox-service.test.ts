@@ -47,7 +47,7 @@ function service(t: Test): {
 		throw new Error("a pod without containers has no streams");
 	};
 	const mover: Mover = { pid: process.pid, openStream: unused, stream: unused, lingerOthers: unused, end: () => void ends++ };
-	node.attach(key, mover, stateDir);
+	node.attach(key, mover, stateDir, false);
 	const identity: PodIdentity = {
 		key,
 		namespace: "k8s.io",
