@@ -4,6 +4,7 @@ import type { ContainerStats } from "../agent/client.ts";
 import { guestProcess } from "../agent/guest-spec.ts";
 import type { OciProcess, OciResources, OciSpec } from "../agent/oci-spec.ts";
 import { explain, ShimError } from "../base/errors.ts";
+import type { ErrorReason } from "../base/errors.ts";
 import { raceLasting } from "../base/lasting.ts";
 import type { Scope } from "../base/scope.ts";
 import type { ContainerDisk } from "./container-disk.ts";
@@ -109,7 +110,9 @@ export class Container {
 	async #startInit(replay: boolean): Promise<void> {
 		this.#host.save();
 		const { agent } = this.#host.machine();
-		await this.#host.timeline.step("container-start", () => onceOnly(replay, agent.startContainer(this.id)));
+		await this.#host.timeline.step("container-start", () =>
+			onceOnly(replay, ["guest.exists", "guest.state"], agent.startContainer(this.id)),
+		);
 	}
 
 	async #startExec(process: GuestProcess, replay: boolean): Promise<void> {
@@ -121,7 +124,7 @@ export class Container {
 		const sized = process.size === undefined ? spec : { ...spec, consoleSize: { width: process.size.columns, height: process.size.rows } };
 		const request = { container_id: this.id, exec_id: process.execId, process: guestProcess(sized), ...streamPorts(process, machine) };
 		await this.#host.timeline.step("exec-start", () =>
-			this.#stdio.openWhile(process, () => onceOnly(replay, machine.agent.execProcess(request))),
+			this.#stdio.openWhile(process, () => onceOnly(replay, ["guest.exists"], machine.agent.execProcess(request))),
 		);
 		this.execSpecs.delete(process.execId);
 	}
@@ -313,12 +316,12 @@ export class Container {
 	}
 }
 
-/** On a replay, "it is so already" is success. */
-async function onceOnly(replay: boolean, call: Promise<void>): Promise<void> {
+/** On a replay, "it is so already", which the agent says for one of these reasons, is success. */
+async function onceOnly(replay: boolean, already: readonly ErrorReason[], call: Promise<void>): Promise<void> {
 	try {
 		await call;
 	} catch (error) {
-		const done = error instanceof ShimError && (error.reason === "guest.exists" || error.reason === "guest.state");
+		const done = error instanceof ShimError && already.includes(error.reason);
 		if (!(replay && done)) throw error;
 	}
 }
