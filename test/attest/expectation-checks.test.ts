@@ -1,7 +1,10 @@
+import { readFileSync } from "node:fs";
 import t from "tap";
 import { readCertificates } from "../../shim/attest/evidence-input.ts";
-import { checkExpectationsForm, parseExpectations } from "../../shim/attest/expectations.ts";
+import { checkExpectationsForm, expectationsSchema, parseExpectations } from "../../shim/attest/expectations.ts";
 import type { ExpectationsInput } from "../../shim/attest/expectations.ts";
+import { GUEST_POLICY_NAMES } from "../../shim/attest/guest-policy.ts";
+import { PLATFORM_NAMES } from "../../shim/attest/platform-info.ts";
 import { parseReport } from "../../shim/attest/report.ts";
 import { verifyReport } from "../../shim/attest/verify.ts";
 import type { Verdict } from "../../shim/attest/verify.ts";
@@ -149,6 +152,16 @@ t.test("what follows a failure is not run, and what was not asked is said", asyn
 		checks.map(({ name }) => name),
 		"the list is the same whatever failed",
 	);
+});
+
+t.test("the manual names every check and every field of the policy", async (t) => {
+	const manual = readFileSync(new URL("../../docs/attestation.md", import.meta.url), "utf8");
+	for (const { name } of verify({}).checks) {
+		const group = `\`${name.split(".")[0]}.*\``;
+		t.ok(manual.includes(`\`${name}\``) || manual.includes(group), name);
+	}
+	for (const field of Object.keys(expectationsSchema.entries)) t.match(manual, `\`${field}\``);
+	for (const bit of [...GUEST_POLICY_NAMES, ...PLATFORM_NAMES]) t.match(manual, `\`${bit}\``);
 });
 
 t.test("a malformed policy names the field", async (t) => {
