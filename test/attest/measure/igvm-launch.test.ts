@@ -1,4 +1,5 @@
 import { createPrivateKey } from "node:crypto";
+import { readFileSync } from "node:fs";
 import t from "tap";
 import { amdKeyDigest } from "../../../shim/attest/amd-ecdsa.ts";
 import { crc32 } from "../../../shim/attest/measure/crc32.ts";
@@ -27,7 +28,7 @@ import {
 } from "../../support/firmware.ts";
 import type { IgvmHeader, Section } from "../../support/firmware.ts";
 import { randomBytes, randomSource } from "../../support/random.ts";
-import { directives, randomVmsa } from "./igvm-cases.ts";
+import { directives, IGVM_FILES, randomVmsa } from "./igvm-cases.ts";
 
 const random = randomSource(77);
 const vmsa = randomVmsa(random);
@@ -38,6 +39,14 @@ const onKvm = (headers: readonly IgvmHeader[], input: typeof files | undefined, 
 	measureIgvmOnKvm(read(...headers), input, [count])
 		.get(count)
 		?.toString("hex") ?? "";
+
+t.test("the file's own digest is what the crate igvm 0.5.0 has computed (measurement::generate_snp_measurement)", async (t) => {
+	const digests = JSON.parse(readFileSync(new URL("igvm-digests.json", import.meta.url), "utf8")) as string[];
+	t.equal(digests.length, IGVM_FILES.length);
+	for (const [index, { name, file }] of IGVM_FILES.entries())
+		t.equal(measureIgvmFile(parseIgvm(file, name)).toString("hex"), digests[index], name);
+	t.equal(crc32(Buffer.from("12345"), Buffer.from("6789")), 0xcbf43926, "the check value of CRC-32");
+});
 
 t.test(
 	"under Cloud Hypervisor: the same pages as QEMU gives for an OVMF have the digest that sev-snp-measure confirms for it",
