@@ -229,6 +229,11 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		}
 	}
 
+	/** Aborts what is being made: the pod is being stopped, or removed. */
+	giveUp(what: string): void {
+		this.#making?.abort.abort(new ShimError("wait.canceled", `pod ${this.podId} is being ${what}`));
+	}
+
 	/** A container's specification. @throws ShimError `spec.invalid` */
 	async readSpec(bundle: string): Promise<OciSpec> {
 		return this.api.complete(await readSpec(bundle));
@@ -385,7 +390,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	/** Removes the pod with all that it has, whatever its state, and ends its keeper. */
 	async destroy(): Promise<void> {
-		this.#making?.abort.abort(new ShimError("wait.canceled", `pod ${this.identity.podId} is being removed`));
+		this.giveUp("removed");
 		await this.#mailbox.run(async () => {
 			await this.release();
 			this.api.end();

@@ -54,9 +54,10 @@ export interface SandboxApiPod {
 	exclusive<T>(work: () => Promise<T>): Promise<T>;
 	/** Runs work that the pod's removal aborts. */
 	making<T>(id: string, work: (signal: AbortSignal) => Promise<T>): Promise<T>;
+	/** Aborts what is being made; `what` happens to the pod: stopped, removed. */
+	giveUp(what: string): void;
 	/** Writes the journal. @throws ShimError `journal.write` */
 	save(): void;
-	saveQuietly(): void;
 	/** Ends the VM and gives everything back. */
 	release(): Promise<void>;
 }
@@ -151,6 +152,7 @@ export class SandboxApi {
 	 */
 	stop(graceMs: number): Promise<void> {
 		const pod = this.#pod;
+		pod.giveUp("stopped");
 		return pod.exclusive(async () => {
 			if (this.#record === undefined || pod.sandbox.state.kind === "gone") return;
 			if (pod.sandbox.state.kind === "running") await this.#endContainers(graceMs);

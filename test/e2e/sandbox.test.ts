@@ -1,7 +1,7 @@
 /** Pods through containerd's Sandbox API (`sandboxer = "shim"`), on a node that has no pause image. The conformance cases run under it too. */
 import { readFileSync } from "node:fs";
 import t, { type Test } from "tap";
-import { CaseContext } from "../conformance/context.ts";
+import { CaseContext, SLEEP } from "../conformance/context.ts";
 import { CriBed } from "../support/cri/bed.ts";
 import { SNP_SANDBOX_HANDLER } from "../support/cri/containerd-config.ts";
 import { isDaemon, Leftovers } from "../support/leftovers.ts";
@@ -88,6 +88,22 @@ async function answers(t: Test, context: CaseContext): Promise<void> {
 	await eventually("the end of the pod at containerd", WAIT_MS, async () =>
 		(await bed.client.podStatus(pod.id)).state === NOT_READY ? true : undefined,
 	);
+}
+
+async function stopsEarly(t: Test, context: CaseContext): Promise<void> {
+	const pod = await context.pod();
+	const container = await pod.create(SLEEP, { security: {} });
+	const shim = await SandboxShim.open(context.bed.containerd, pod.id);
+	try {
+		const starting = container.start();
+		starting.catch(() => undefined);
+		await shim.stop();
+		t.equal(machine(context.bed), undefined);
+		await t.rejects(starting, /is being stopped|has no VM|is not running/);
+		t.equal((await shim.status()).state, NOT_READY);
+	} finally {
+		shim.close();
+	}
 }
 
 async function daemonDies(t: Test, context: CaseContext): Promise<void> {
@@ -177,6 +193,7 @@ async function keeperDies(t: Test, context: CaseContext): Promise<void> {
 const cases: Readonly<Record<string, Check>> = {
 	"a pod lives without a pause image, without a container, and after its last one": lives,
 	"the shim answers every call of the API, refuses what is wrong, and a stop may come twice": answers,
+	"a stop while a container starts ends both": stopsEarly,
 	"kill -9 of snpd during the creation, while the pod runs, before its stop and after it": daemonDies,
 	"kill -9 of the VMM: the pod is told as ended, and goes": machineDies,
 	"kill -9 of the keeper: the VM ends, the pod is told as ended, and goes": keeperDies,
