@@ -3,6 +3,8 @@ import { parseArgs } from "node:util";
 import { containerdVersions, isContainerdVersion, type ContainerdVersion } from "../test/support/paths.ts";
 
 export type BenchOptions = {
+	/** Cold starts by containerd's tasks, or pods through CRI. */
+	readonly subject: "cold-start" | "pods";
 	/** Measured cold starts of each runtime. */
 	readonly runs: number;
 	readonly containerd: ContainerdVersion;
@@ -12,8 +14,9 @@ export type BenchOptions = {
 	readonly svgFile: string | undefined;
 };
 
-export const USAGE = `usage: npm run bench -- [--runs N] [--containerd 1.6|2] [--json FILE] [--svg FILE]
-  --runs N           measured cold starts of each runtime, 1 to 1000 (default: 5)
+export const USAGE = `usage: npm run bench -- [pods] [--runs N] [--containerd 1.6|2] [--json FILE] [--svg FILE]
+  pods               pods through CRI (start, removal, network) instead of cold starts of containers
+  --runs N           measured starts of each runtime, 1 to 1000 (default: 5)
   --containerd LINE  1.6 or 2 (default: 2)
   --json FILE        writes all numbers as JSON; the picture goes beside it unless --svg says where
   --svg FILE         writes the picture`;
@@ -51,8 +54,9 @@ function read(argv: readonly string[]) {
 		const string = { type: "string" } as const;
 		return parseArgs({
 			args: [...argv],
+			allowPositionals: true,
 			options: { runs: string, containerd: string, json: string, svg: string, help: { type: "boolean" } },
-		}).values;
+		});
 	} catch (error) {
 		throw new UsageError(error instanceof Error ? error.message : String(error));
 	}
@@ -64,9 +68,12 @@ function read(argv: readonly string[]) {
  * @throws UsageError that names the wrong argument and what is allowed.
  */
 export function parseArguments(argv: readonly string[]): BenchOptions | "help" {
-	const values = read(argv);
+	const { values, positionals } = read(argv);
+	if (positionals.length > 1 || (positionals[0] ?? "pods") !== "pods")
+		throw new UsageError(`${JSON.stringify(positionals.join(" "))} is not what this can measure: give pods, or nothing`);
+	const subject = positionals.length === 1 ? "pods" : "cold-start";
 	if (values.help === true) return "help";
 	const jsonFile = parseFile("--json", values.json);
 	const svgFile = parseFile("--svg", values.svg) ?? jsonFile?.replace(/(\.json)?$/, ".svg");
-	return { runs: parseRuns(values.runs), containerd: parseContainerd(values.containerd), jsonFile, svgFile };
+	return { subject, runs: parseRuns(values.runs), containerd: parseContainerd(values.containerd), jsonFile, svgFile };
 }

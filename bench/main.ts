@@ -1,16 +1,16 @@
 /** `npm run bench`: cold starts through a private containerd, the shim beside runc in the same run. */
-import { readFileSync } from "node:fs";
 import { mkdtemp, writeFile } from "node:fs/promises";
-import { cpus, loadavg, release, tmpdir } from "node:os";
+import { loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { PrivateContainerd } from "../test/support/containerd.ts";
 import { Ctr, RUNC_RUNTIME, SNP_RUNTIME } from "../test/support/ctr.ts";
 import { buildBusyboxImage } from "../test/support/image.ts";
 import { Leftovers } from "../test/support/leftovers.ts";
 import { distBinDir, requireBuilt } from "../test/support/paths.ts";
-import { run } from "../test/support/process.ts";
 import { parseArguments, USAGE, UsageError, type BenchOptions } from "./arguments.ts";
+import { hostFacts, versionOf } from "./host.ts";
 import { measureColdStart, measureStartCommand, type ColdStart } from "./measure.ts";
+import { benchPods } from "./pod-bench.ts";
 import { ratios, runtimeResult, type BenchResults, type RuntimeResult } from "./results.ts";
 import { renderSvg } from "./svg.ts";
 import { renderTables } from "./table.ts";
@@ -52,15 +52,6 @@ async function measure(containerd: PrivateContainerd, options: BenchOptions): Pr
 	);
 }
 
-async function versionOf(containerd: PrivateContainerd): Promise<string> {
-	const { stdout } = await run([join(containerd.ctrPath, "../containerd"), "--version"]);
-	return stdout.trim().split(" ").at(2) ?? containerd.version;
-}
-
-function cpuName(): string {
-	return readFileSync("/proc/cpuinfo", "utf8").match(/^model name\s*:\s*(.*)$/m)?.[1] ?? "unknown CPU";
-}
-
 async function bench(options: BenchOptions): Promise<BenchResults> {
 	requireBuilt();
 	const load1 = loadavg()[0] ?? 0;
@@ -75,7 +66,7 @@ async function bench(options: BenchOptions): Promise<BenchResults> {
 		if (ours === undefined || other === undefined) throw new Error("a runtime has no results");
 		return {
 			date: new Date().toISOString(),
-			host: { kernel: release(), cpu: cpuName(), cpus: cpus().length, load1 },
+			host: hostFacts(load1),
 			containerd: await versionOf(containerd),
 			runs: options.runs,
 			runtimes,
@@ -97,6 +88,7 @@ async function main(): Promise<void> {
 		process.stdout.write(`${USAGE}\n`);
 		return;
 	}
+	if (options.subject === "pods") return await benchPods(options, progress);
 	const results = await bench(options);
 	process.stdout.write(renderTables(results, SNP_RUNTIME, RUNC_RUNTIME));
 	if (options.jsonFile !== undefined) await writeFile(options.jsonFile, `${JSON.stringify(results, undefined, 2)}\n`);

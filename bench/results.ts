@@ -1,4 +1,5 @@
 /** The bench's results as plain data, and how they come from the measurements. */
+import type { HostFacts } from "./host.ts";
 import type { ColdStart } from "./measure.ts";
 import { summarize, type Summary } from "./statistics.ts";
 
@@ -27,7 +28,7 @@ export type Measure = (typeof MEASURES)[number];
 
 export type BenchResults = {
 	readonly date: string;
-	readonly host: { readonly kernel: string; readonly cpu: string; readonly cpus: number; readonly load1: number };
+	readonly host: HostFacts;
 	readonly containerd: string;
 	readonly runs: number;
 	/** By the runtime's name. */

@@ -15,15 +15,18 @@ export function measureLabel(measure: Measure): string {
 	return LABELS[measure];
 }
 
-function number(value: number): string {
+/** A value with as many digits as it deserves. */
+export function number(value: number): string {
 	return value.toFixed(value < 100 ? 1 : 0);
 }
 
-function cells(summary: Summary): string[] {
+/** The cells of a summary: min, median, p95. */
+export function cells(summary: Summary): string[] {
 	return [number(summary.min), number(summary.median), number(summary.p95)];
 }
 
-function align(rows: readonly (readonly string[])[]): string {
+/** Rows as text, the first column to the left, the others to the right. */
+export function align(rows: readonly (readonly string[])[]): string {
 	const widths: number[] = [];
 	for (const row of rows)
 		row.forEach((cell, column) => {

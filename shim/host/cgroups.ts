@@ -55,6 +55,45 @@ function systemdPath(slice: string, prefix: string, name: string): string {
 	return [...slices, unit].join("/");
 }
 
+/** What a group's processes use; 0 for what no hierarchy counts. */
+export interface CgroupUsage {
+	/** CPU time in nanoseconds. */
+	readonly cpuNanos: number;
+	readonly userNanos: number;
+	readonly systemNanos: number;
+	/** Memory in bytes, the kernel's caches of files included. */
+	readonly memoryBytes: number;
+	/** The largest number for no limit. */
+	readonly memoryLimitBytes: number;
+	/** What of it is what, by version 2's names of memory.stat. */
+	readonly memory: Readonly<Record<string, number>>;
+	readonly processes: number;
+}
+
+/** Names of version 1's memory.stat and what version 2 calls the same (the kernel's cgroup-v1/memory and cgroup-v2 documents). */
+const MEMORY_NAMES: Readonly<Record<string, string>> = {
+	total_rss: "anon",
+	total_cache: "file",
+	total_shmem: "shmem",
+	total_mapped_file: "file_mapped",
+	total_dirty: "file_dirty",
+	total_writeback: "file_writeback",
+	total_inactive_anon: "inactive_anon",
+	total_active_anon: "active_anon",
+	total_inactive_file: "inactive_file",
+	total_active_file: "active_file",
+	total_unevictable: "unevictable",
+	total_pgfault: "pgfault",
+	total_pgmajfault: "pgmajfault",
+};
+/** Version 1 counts CPU time by kind in ticks of USER_HZ, 100 a second (cgroup-v1/cpuacct). */
+const NANOS_PER_TICK = 10_000_000;
+
+/** Lines of the form "name number". */
+function pairs(text: string): Map<string, number> {
+	return new Map([...text.matchAll(/^(\S+) (\d+)$/gmu)].map(([, name = "", value]) => [name, Number(value)]));
+}
+
 /** One group. Made by `join`, removed by `remove`; both may be repeated. */
 export class HostCgroup {
 	/** Below each hierarchy's root, with a leading slash. */
@@ -94,14 +133,32 @@ export class HostCgroup {
 		if (first !== undefined) throw first;
 	}
 
-	/** What the group's processes use: CPU time in nanoseconds, memory in bytes, their number; 0 for what no hierarchy counts. */
-	usage(): { readonly cpuNanos: number; readonly memoryBytes: number; readonly processes: number } {
-		const usec = /^usage_usec (\d+)$/mu.exec(this.#read("cpu.stat"))?.[1];
+	/** What the group's processes use. */
+	usage(): CgroupUsage {
+		const limit = this.#read("memory.max") || this.#read("memory.limit_in_bytes");
 		return {
-			cpuNanos: usec === undefined ? Number(this.#read("cpuacct.usage")) : Number(usec) * NANOS_PER_MICRO,
+			...this.#cpu(),
 			memoryBytes: Number(this.#read("memory.current") || this.#read("memory.usage_in_bytes")),
+			memoryLimitBytes: limit === "max" ? Number.MAX_SAFE_INTEGER : Math.min(Number(limit), Number.MAX_SAFE_INTEGER),
+			memory: this.#memory(),
 			processes: Number(this.#read("pids.current")),
 		};
+	}
+
+	#cpu(): Pick<CgroupUsage, "cpuNanos" | "userNanos" | "systemNanos"> {
+		const stat = pairs(this.#read("cpu.stat"));
+		const micros = (name: string): number => (stat.get(name) ?? 0) * NANOS_PER_MICRO;
+		if (stat.has("usage_usec"))
+			return { cpuNanos: micros("usage_usec"), userNanos: micros("user_usec"), systemNanos: micros("system_usec") };
+		const ticks = pairs(this.#read("cpuacct.stat"));
+		const nanos = (name: string): number => (ticks.get(name) ?? 0) * NANOS_PER_TICK;
+		return { cpuNanos: Number(this.#read("cpuacct.usage")), userNanos: nanos("user"), systemNanos: nanos("system") };
+	}
+
+	#memory(): Record<string, number> {
+		const stat = pairs(this.#read("memory.stat"));
+		if (!stat.has("total_cache")) return Object.fromEntries(stat);
+		return Object.fromEntries(Object.entries(MEMORY_NAMES).map(([first, second]) => [second, stat.get(first) ?? 0]));
 	}
 
 	/** The first hierarchy's file of that name; empty when none has it. */

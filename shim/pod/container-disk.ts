@@ -83,12 +83,14 @@ export async function releaseDisk(pod: MakingPod, container: Container): Promise
 	if (!others.some((other) => other.disk?.id === disk.id)) await pullDisk(pod, disk.id);
 }
 
-/** Pulls a disk out of a running VM; one that is not there is no error. */
+/** Pulls a disk out of a running VM; one that is not there is no error, and neither is a VM that ends meanwhile. */
 export async function pullDisk(pod: MakingPod, id: string): Promise<void> {
 	try {
 		await pod.machine().vmm.client.removeDevice(id, { timeoutMs: pod.config.timeouts.vmm_call_ms });
 	} catch (error) {
-		if (!(error instanceof ShimError && isUnknownDevice(error.cause))) throw error;
+		if (!(error instanceof ShimError)) throw error;
+		const gone = error.reason === "vmm.exited" || error.reason === "pod.lost";
+		if (!gone && !isUnknownDevice(error.cause)) throw error;
 	}
 }
 

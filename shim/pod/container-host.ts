@@ -32,6 +32,8 @@ export interface ContainerHost {
 	/** Settles when the keeper is connected. */
 	keeperHere(): Promise<undefined>;
 	nextNumber(): number;
+	/** Ends the VM, when no container but the one with this id is left. */
+	endAlone(id: string): void;
 	/** Writes the journal. @throws ShimError `journal.write` */
 	save(): void;
 	publish(event: PodEvent): void;

@@ -155,6 +155,7 @@ export class PodNetwork {
 			this.#unfollow();
 			this.#closeJoined();
 			if (this.#claimed) await clearSpace(this.space);
+			this.#claimed = false;
 		});
 	}
 

@@ -4,7 +4,7 @@ import { refuseHostNamespaces } from "../agent/guest-spec.ts";
 import { readSpec } from "../agent/oci-spec.ts";
 import type { OciResources, OciSpec } from "../agent/oci-spec.ts";
 import { asShimError, ShimError } from "../base/errors.ts";
-import { withDeadline } from "../base/deadline.ts";
+import { deferred, withDeadline } from "../base/deadline.ts";
 import type { Log } from "../base/log.ts";
 import { Mailbox } from "../base/mailbox.ts";
 import type { Scope } from "../base/scope.ts";
@@ -54,6 +54,8 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	readonly log: Log;
 	readonly journal: Journal;
 	readonly containers = new Map<string, Container>();
+	/** Deleted ones that the guest is still giving back: a later snpd goes on with it. */
+	readonly leaving = new Set<Container>();
 	timeline = new Timeline();
 	readonly tombstones = new Tombstones();
 	readonly sandbox: Sandbox;
@@ -134,6 +136,12 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	keeperHere(): Promise<undefined> {
 		return this.keeper.here;
+	}
+
+	endAlone(id: string): void {
+		const others = [...this.containers.keys()].filter((other) => other !== id);
+		const busy = this.#making !== undefined || this.volumes.disks.writers().length > 0;
+		if (others.length === 0 && !busy) this.sandbox.end();
 	}
 
 	nextNumber(): number {
@@ -330,28 +338,49 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		// Deleted while it is made: its maker has given up.
 		if (this.#making?.id === containerId)
 			this.#making.abort.abort(new ShimError("wait.canceled", `container ${containerId} is being deleted`));
-		return this.#mailbox.run(async () => {
-			if (!this.containers.has(containerId)) throw new ShimError("container.not-found", `container ${containerId} is deleted already`);
-			const result = await this.#removeContainer(container);
+		const answer = deferred<DeleteResult>();
+		const removed = (result: DeleteResult): void => {
 			this.publish({ kind: "delete", containerId, execId, pid: result.pid, status: result.exitStatus, atMs: result.exitedAtMs });
-			return result;
-		});
+			answer.resolve(result);
+		};
+		this.#mailbox
+			.run(async () => {
+				if (!this.containers.has(containerId)) throw new ShimError("container.not-found", `container ${containerId} is deleted already`);
+				await this.#removeContainer(container, removed);
+			})
+			.catch((error: unknown) => answer.reject(error));
+		return answer.promise;
 	}
 
-	/** Gives back all that a container has, running or not; with the last one the VM goes too. */
-	async #removeContainer(container: Container): Promise<DeleteResult> {
+	/**
+	 * Gives back all that a container has, running or not; with the last one the VM goes too.
+	 * @param removed called as soon as its users need not wait any more: one of several is gone for them before the guest has cleared it away
+	 */
+	async #removeContainer(container: Container, removed: (result: DeleteResult) => void = () => undefined): Promise<DeleteResult> {
 		const result = container.result(container.init);
 		const { id } = container;
-		if (this.containers.size === 1 && !this.standsAlone) {
-			await this.release();
-		} else {
-			if (this.state.kind === "running" && !container.runsNothing) await this.#removeFromGuest(this.state.machine, id);
-			await undo(container.scope, this.log);
-		}
+		const last = this.containers.size === 1 && !this.standsAlone;
+		if (last) await this.release();
+		// What it wrote to disks of volumes must be there when its users hear that it is gone: their next step may be the VM's end.
+		const written = !last && this.volumes.disks.writers().includes(id);
+		if (written) await this.#clear(container);
 		this.containers.delete(id);
+		if (!last && !written) this.leaving.add(container);
 		this.#bury(id, "", result);
+		removed(result);
+		if (!last && !written) await this.#clear(container);
 		this.#noticeEmpty(id);
 		return result;
+	}
+
+	/** Clears away what the guest and the VM have of a container. */
+	async #clear(container: Container): Promise<void> {
+		await this.timeline.step("container-remove", async () => {
+			if (this.state.kind === "running" && !container.runsNothing) await this.#removeFromGuest(this.state.machine, container.id);
+			await undo(container.scope, this.log);
+		});
+		this.leaving.delete(container);
+		if (this.state.kind === "running" || this.state.kind === "lost") this.saveQuietly();
 	}
 
 	#noticeEmpty(lastId: string): void {
@@ -369,7 +398,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		try {
 			await machine.agent.removeContainer(containerId);
 		} catch (error) {
-			if (!(error instanceof ShimError && error.code === "not-found"))
+			if (!this.sandbox.ending && !(error instanceof ShimError && error.code === "not-found"))
 				this.log.error("the guest keeps a container", error, { container: containerId });
 		}
 	}

@@ -24,7 +24,10 @@ export function podRecord(pod: Pod): PodRecord {
 		volumes: pod.sandbox.volumes.record(),
 		disks: pod.sandbox.volumes.disks.record().map((disk) => ({ ...disk, users: [...disk.users] })),
 		nextNumber: pod.nextStream,
-		containers: [...pod.containers.values()].map(containerRecord),
+		containers: [
+			...[...pod.containers.values()].map(containerRecord),
+			...[...pod.leaving].map((container) => ({ ...containerRecord(container), complete: false })),
+		],
 		tombstones: pod.tombstones.list.map((stone) => ({ ...stone })),
 		beganAtMs: pod.timeline.beganAtMs,
 		spans: pod.timeline.spans.map((span) => {

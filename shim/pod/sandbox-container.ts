@@ -61,6 +61,8 @@ export class SandboxContainer extends Container {
 		const ends = signalNumber === SIGKILL || signalNumber === SIGTERM || signalNumber === SIGINT;
 		if (process.state.kind === "stopped" || !ends) return;
 		const status = signalNumber === SIGKILL || process.state.kind === "created" ? SIGNAL_EXIT_BASE + signalNumber : 0;
+		// Nothing else runs in the VM, and nothing will: it ends while containerd hears of it.
+		if (signalNumber === SIGKILL) this.#pod.endAlone(this.id);
 		await this.stopped(process, { status, atMs: Date.now() });
 	}
 

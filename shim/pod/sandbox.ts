@@ -63,6 +63,8 @@ export class Sandbox {
 	network: PodNetwork | null = null;
 	/** What containers mount from the host. */
 	volumes: PodVolumes;
+	/** True once the VM is being ended on purpose. */
+	ending = false;
 	readonly #owner: SandboxOwner;
 	#state: PodState = { kind: "new" };
 	/** Owns the sandbox while it is made. */
@@ -206,8 +208,19 @@ export class Sandbox {
 
 	/** Ends the VM and gives everything back; after the transition to `gone`. What can't be given back is logged: the pod is gone for its users either way. */
 	async release(): Promise<void> {
-		await undo(this.scope, this.#owner.log);
+		const { network, scope } = this;
+		const { timeline, log } = this.#owner;
+		// Taps go while the VM ends: each takes the kernel some time. The scope waits for both.
+		if (network !== null) void timeline.step("network-end", () => network.close()).catch(() => undefined);
+		await timeline.step("pod-end", () => undo(scope, log));
 		this.#owner.journal.remove();
+	}
+
+	/** Ends a VM that nobody needs any more; what the pod has besides is given back by `release`. */
+	end(): void {
+		if (this.#state.kind !== "running") return;
+		this.ending = true;
+		this.#state.machine.vmm.kill().catch((error: unknown) => this.#owner.log.error("the VM of a pod that was killed does not end", error));
 	}
 
 	#ownScope(): Scope {
@@ -237,7 +250,8 @@ export class Sandbox {
 		void machine.died.then((death) => {
 			this.volumes.close();
 			if (this.#state.kind !== "running") return;
-			this.#owner.log.error("the pod is lost", death);
+			if (this.ending) this.#owner.log.info("the VM has ended");
+			else this.#owner.log.error("the pod is lost", death);
 			this.transition({ kind: "lost", death });
 			this.#owner.vmEnded();
 			this.#owner.saveQuietly();

@@ -9,8 +9,10 @@ export function vmStats(cgroup: HostCgroup | undefined): ContainerStats {
 	if (usage === undefined) return {};
 	return {
 		cgroup_stats: {
-			cpu_stats: { cpu_usage: { total_usage: usage.cpuNanos } },
-			memory_stats: { usage: { usage: usage.memoryBytes } },
+			cpu_stats: {
+				cpu_usage: { total_usage: usage.cpuNanos, usage_in_usermode: usage.userNanos, usage_in_kernelmode: usage.systemNanos },
+			},
+			memory_stats: { usage: { usage: usage.memoryBytes, limit: usage.memoryLimitBytes }, stats: { ...usage.memory } },
 			pids_stats: { current: usage.processes },
 		},
 	};

@@ -42,7 +42,27 @@ const MEMORY_FIELDS = [
 	"slab_unreclaimable",
 	"pgfault",
 	"pgmajfault",
+	"workingset_refault",
+	"workingset_activate",
+	"workingset_nodereclaim",
+	"pgrefill",
+	"pgscan",
+	"pgsteal",
+	"pgactivate",
+	"pgdeactivate",
+	"pglazyfree",
+	"pglazyfreed",
+	"thp_fault_alloc",
+	"thp_collapse_alloc",
 ] as const;
+
+/** Names of memory.events, which our agent tells among the names of memory.stat, with this in front. */
+const EVENTS_PREFIX = "memory.events.";
+const MEMORY_EVENTS = ["low", "high", "max", "oom", "oom_kill", "oom_group_kill"] as const;
+
+/** From an operation of the agent's block statistics to the field that counts it. */
+const IO_BYTES: Readonly<Record<string, "rbytes" | "wbytes">> = { read: "rbytes", write: "wbytes" };
+const IO_OPERATIONS: Readonly<Record<string, "rios" | "wios">> = { read: "rios", write: "wios" };
 
 function memoryMetrics(memory: grpc.MemoryStats.$Properties): io.containerd.cgroups.v2.MemoryStat.$Properties {
 	const stats = memory.stats ?? {};
@@ -54,7 +74,39 @@ function memoryMetrics(memory: grpc.MemoryStats.$Properties): io.containerd.cgro
 		max_usage: memory.usage?.max_usage ?? 0,
 		swap_usage: memory.swap_usage?.usage ?? 0,
 		swap_limit: memory.swap_usage?.limit ?? 0,
+		swap_max_usage: memory.swap_usage?.max_usage ?? 0,
 	};
+}
+
+/** An agent that tells no events tells at least how often the limit was met. */
+function memoryEvents(memory: grpc.MemoryStats.$Properties): io.containerd.cgroups.v2.MemoryEvents.$Properties {
+	const stats = memory.stats ?? {};
+	const events = MEMORY_EVENTS.map((name) => [name, stats[`${EVENTS_PREFIX}${name}`] ?? 0] as const);
+	return { ...Object.fromEntries(events), max: stats[`${EVENTS_PREFIX}max`] ?? memory.usage?.failcnt ?? 0 };
+}
+
+/** One entry for each device, as io.stat has it. */
+function ioMetrics(block: grpc.BlkioStats.$Properties): io.containerd.cgroups.v2.IOEntry.$Properties[] {
+	const devices = new Map<string, io.containerd.cgroups.v2.IOEntry.$Properties>();
+	const count = (entries: readonly grpc.BlkioStatsEntry.$Properties[], fields: typeof IO_BYTES | typeof IO_OPERATIONS): void => {
+		for (const { major, minor, op, value } of entries) {
+			const field = fields[(op ?? "").toLowerCase()];
+			const name = `${String(major ?? 0)}:${String(minor ?? 0)}`;
+			if (field !== undefined) devices.set(name, { major: major ?? 0, minor: minor ?? 0, ...devices.get(name), [field]: value ?? 0 });
+		}
+	};
+	count(block.io_service_bytes_recursive ?? [], IO_BYTES);
+	count(block.io_serviced_recursive ?? [], IO_OPERATIONS);
+	return [...devices.values()];
+}
+
+function hugePages(sizes: Readonly<Record<string, grpc.HugetlbStats.$Properties>>): io.containerd.cgroups.v2.HugeTlbStat.$Properties[] {
+	return Object.entries(sizes).map(([pagesize, { usage, max_usage, failcnt }]) => ({
+		pagesize,
+		current: usage ?? 0,
+		max: max_usage ?? 0,
+		failcnt: failcnt ?? 0,
+	}));
 }
 
 /** Encodes the agent's statistics of one container. */
@@ -72,6 +124,8 @@ export function encodeMetrics(stats: grpc.StatsContainerResponse.$Properties): U
 			nr_throttled: throttling?.throttled_periods ?? 0,
 			throttled_usec: micros(throttling?.throttled_time),
 		},
-		...(cgroup?.memory_stats ? { memory: memoryMetrics(cgroup.memory_stats) } : {}),
+		...(cgroup?.memory_stats ? { memory: memoryMetrics(cgroup.memory_stats), memory_events: memoryEvents(cgroup.memory_stats) } : {}),
+		...(cgroup?.blkio_stats ? { io: { usage: ioMetrics(cgroup.blkio_stats) } } : {}),
+		hugetlb: hugePages(cgroup?.hugetlb_stats ?? {}),
 	}).finish();
 }

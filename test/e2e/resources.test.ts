@@ -57,6 +57,38 @@ const cases: Case[] = [
 		},
 	},
 	{
+		name: "statistics: the limit and what it did to a child, what was read from the disk, and what a working set is without",
+		vmOnly: true,
+		check: async (t, { ctr }) => {
+			const id = ctr.newId("statistics");
+			await ctr.detach(id, ["sleep", "1000"], {
+				flags: ["--memory-limit", String(MEMORY_BYTES), "--cpu-quota", "50000", "--cpu-period", "100000"],
+			});
+			const { code } = await ctr.exec(id, ["sh", "-c", "tail /dev/zero"]);
+			t.equal(code, 137, "killed for its memory");
+			await ctr.exec(id, ["sh", "-c", "cat /bin/busybox > /tmp/file; sync; while [ $((i = i + 1)) -lt 30000 ]; do :; done"]);
+			const metrics = JSON.parse((await ctr.callOk(["task", "metrics", "--format", "json", id])).stdout) as Record<
+				string,
+				Record<string, unknown>
+			>;
+			const value = (group: string, name: string): number => Number(metrics[group]?.[name] ?? 0);
+			t.equal(value("memory", "usage_limit"), MEMORY_BYTES);
+			t.ok(value("memory", "max_usage") > value("memory", "usage"), "it had more");
+			t.ok(value("memory", "inactive_file") + value("memory", "active_file") > 0);
+			t.ok(value("memory_events", "oom_kill") >= 1);
+			t.ok(value("memory_events", "max") >= 1);
+			t.ok(value("cpu", "nr_throttled") > 0 && value("cpu", "throttled_usec") > 0);
+			t.ok(value("cpu", "user_usec") > 0 && value("cpu", "system_usec") > 0);
+			t.ok(value("pids", "current") >= 1);
+			const devices = (metrics["io"]?.["usage"] ?? []) as readonly { readonly rbytes?: number; readonly rios?: number }[];
+			t.ok(
+				devices.some(({ rbytes = 0, rios = 0 }) => rbytes > 0 && rios > 0),
+				"its image was read from a disk",
+			);
+			await ctr.remove(id);
+		},
+	},
+	{
 		name: "devices: the guest's disks are for privileged containers, and a capability does not make one",
 		vmOnly: true,
 		check: async (t, { ctr }) => {

@@ -55,3 +55,48 @@ t.test("HostCgroup: a process joins with all hierarchies; the group goes when it
 	await group.remove();
 	t.strictSame(folders.filter(existsSync), []);
 });
+
+t.test("HostCgroup.usage: both versions tell the same by the same names", async (t) => {
+	const folder = t.testdir({
+		two: {
+			pod: {
+				"cpu.stat": "usage_usec 7\nuser_usec 4\nsystem_usec 3\n",
+				"memory.current": "4096\n",
+				"memory.max": "max\n",
+				"memory.stat": "anon 100\ninactive_file 50\n",
+				"pids.current": "3\n",
+			},
+		},
+		one: {
+			pod: {
+				"cpuacct.usage": "7000\n",
+				"cpuacct.stat": "user 2\nsystem 1\n",
+				"memory.usage_in_bytes": "4096\n",
+				"memory.limit_in_bytes": "8192\n",
+				"memory.stat": "cache 1\ntotal_cache 60\ntotal_rss 100\ntotal_inactive_file 50\n",
+				"pids.current": "3\n",
+			},
+		},
+	});
+	const of = (name: string, version: 1 | 2) =>
+		new HostCgroup("/pod", [{ mountPoint: join(folder, name), version, controllers: [] }]).usage();
+	t.match(of("two", 2), {
+		cpuNanos: 7000,
+		userNanos: 4000,
+		systemNanos: 3000,
+		memoryBytes: 4096,
+		memoryLimitBytes: Number.MAX_SAFE_INTEGER,
+		memory: { anon: 100, inactive_file: 50 },
+		processes: 3,
+	});
+	t.match(of("one", 1), {
+		cpuNanos: 7000,
+		userNanos: 20_000_000,
+		systemNanos: 10_000_000,
+		memoryBytes: 4096,
+		memoryLimitBytes: 8192,
+		memory: { anon: 100, file: 60, inactive_file: 50 },
+		processes: 3,
+	});
+	t.match(new HostCgroup("/none", []).usage(), { cpuNanos: 0, memoryBytes: 0, memory: {}, processes: 0 });
+});

@@ -58,8 +58,21 @@ t.test("metrics are cgroup v2's: nanoseconds become microseconds, memory.stat it
 		grpc.StatsContainerResponse.encode({
 			cgroup_stats: {
 				cpu_stats: { cpu_usage: { total_usage: 5_000_000, usage_in_usermode: 3_000_000, usage_in_kernelmode: 2_000_000 } },
-				memory_stats: { usage: { usage: 4096, limit: 1 << 20, max_usage: 8192 }, stats: { anon: 100, file: 200, unknown_name: 1 } },
+				memory_stats: {
+					usage: { usage: 4096, limit: 1 << 20, max_usage: 8192, failcnt: 9 },
+					stats: { anon: 100, inactive_file: 50, pgscan: 3, unknown_name: 1, "memory.events.oom_kill": 4 },
+					swap_usage: { usage: 1, max_usage: 6, limit: 7 },
+				},
 				pids_stats: { current: 2, limit: 10 },
+				blkio_stats: {
+					io_service_bytes_recursive: [
+						{ major: 254, minor: 0, op: "Read", value: 4096 },
+						{ major: 254, minor: 16, op: "Write", value: 512 },
+						{ major: 254, minor: 0, op: "Discard", value: 1 },
+					],
+					io_serviced_recursive: [{ major: 254, minor: 0, op: "Read", value: 2 }],
+				},
+				hugetlb_stats: { "2MB": { usage: 2097152, failcnt: 1 } },
 			},
 		}).finish(),
 	);
@@ -70,7 +83,23 @@ t.test("metrics are cgroup v2's: nanoseconds become microseconds, memory.stat it
 	t.equal(number(metrics.memory?.usage), 4096);
 	t.equal(number(metrics.memory?.usage_limit), 1 << 20);
 	t.equal(number(metrics.memory?.anon), 100);
+	t.equal(number(metrics.memory?.inactive_file), 50, "what a working set is without");
+	t.equal(number(metrics.memory?.pgscan), 3);
+	t.equal(number(metrics.memory?.swap_max_usage), 6);
 	t.equal(number(metrics.pids?.current), 2);
+	t.equal(number(metrics.memory_events?.oom_kill), 4);
+	t.equal(number(metrics.memory_events?.max), 9, "from an agent that tells no such event: how often the limit was met");
+	t.same(
+		metrics.io?.usage?.map(({ major, minor, rbytes, wbytes, rios }) => [major, minor, rbytes, wbytes, rios].map(number)),
+		[
+			[254, 0, 4096, 0, 2],
+			[254, 16, 0, 512, 0],
+		],
+	);
+	t.same(
+		metrics.hugetlb?.map(({ pagesize, current, failcnt }) => [pagesize, number(current), number(failcnt)]),
+		[["2MB", 2097152, 1]],
+	);
 	t.end();
 });
 

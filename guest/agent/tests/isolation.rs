@@ -43,6 +43,26 @@ fn linux(request: &mut CreateContainerRequest) -> &mut Linux {
 }
 
 #[test]
+fn resource_limits_hold_and_unknown_ones_are_refused() {
+    let agent = Agent::start();
+    agent.sandbox();
+    let limit = |name: &str, soft: u64, hard: u64| PosixRlimit {
+        r#type: name.into(),
+        hard,
+        soft,
+    };
+    let mut request = agent.container("c1", &["sh", "-c", "ulimit -Sn; ulimit -Hn; ulimit -Sc"]);
+    request.oci.as_mut().unwrap().process.as_mut().unwrap().rlimits =
+        vec![limit("RLIMIT_NOFILE", 15, 17), limit("RLIMIT_CORE", 0, u64::MAX)];
+    let (status, out) = run(&agent, &request);
+    assert_eq!((status, out.as_str()), (0, "15\n17\n0\n"));
+    request.container_id = "c2".into();
+    request.oci.as_mut().unwrap().process.as_mut().unwrap().rlimits = vec![limit("RLIMIT_NONSENSE", 1, 1)];
+    let (_, text) = agent.refused("CreateContainer", &request);
+    assert!(text.contains("RLIMIT_NONSENSE"), "{text}");
+}
+
+#[test]
 fn a_system_call_filter_is_in_force() {
     let agent = Agent::start();
     agent.sandbox();

@@ -100,6 +100,16 @@ export const RESOURCES: readonly ConformanceCase[] = [
 		},
 	},
 	{
+		id: "cpuset",
+		name: "a container runs on the processors that it is given, its commands too",
+		check: async (context) => {
+			const pod = await context.pod({ linux: { resources: { cpu_quota: 2 * PERIOD_US, cpu_period: PERIOD_US } } });
+			const container = await pod.sleeper({ linux: { resources: { cpuset_cpus: "0" } } });
+			assert.equal(await container.output("nproc; awk '/^Cpus_allowed_list/ {print $2}' /proc/self/status"), "1\n0");
+			assert.equal(await pod.output("nproc", { linux: { resources: { cpuset_cpus: "0" } } }), "1");
+		},
+	},
+	{
 		id: "oom-score",
 		name: "the out-of-memory score of a container is set",
 		check: async (context) => {

@@ -65,7 +65,10 @@ fn memory(path: &Path, stat: &str, events: &str) -> MemoryStats {
             ..MemoryData::default()
         }),
         use_hierarchy: true,
-        stats: pairs(stat).map(|(name, value)| (name.to_string(), value)).collect(),
+        stats: pairs(stat)
+            .map(|(name, value)| (name.to_string(), value))
+            .chain(pairs(events).map(|(name, value)| (format!("memory.events.{name}"), value)))
+            .collect(),
     }
 }
 
