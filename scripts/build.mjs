@@ -22,6 +22,20 @@ const programs = [
 	{ name: "ch-qemu", entry: "ch-qemu/main.ts" },
 ];
 
+/** Parts that programs import late, so that their starts don't pay for them: name in dist/lib, entry file. */
+const parts = [{ name: "containerd-api.js", entry: "shim/wire/containerd-api.ts" }];
+
+/** Late imports of parts lead to dist/lib, beside which the programs' folder lies. @type {import("esbuild").Plugin} */
+const lateParts = {
+	name: "late parts",
+	setup(build) {
+		build.onResolve({ filter: /\.ts$/ }, ({ path, kind }) => {
+			const part = parts.find(({ entry }) => basename(entry) === basename(path));
+			return kind === "dynamic-import" && part !== undefined ? { path: `../lib/${part.name}`, external: true } : undefined;
+		});
+	},
+};
+
 /** The longest that one step may take: cargo with an empty cache on a slow machine. */
 const STEP_LIMIT_MS = 30 * 60 * 1000;
 
@@ -76,6 +90,27 @@ function link(target, source, remedy) {
  * @param {{name: string, entry: string}} program
  */
 async function bundleProgram({ name, entry }) {
+	const body = await bundled(name, entry);
+	replace(join(dist, "bin", name), (staged) => {
+		writeFileSync(staged, `#!/usr/bin/env -S ${process.execPath}\n${body}`);
+		chmodSync(staged, 0o755);
+	});
+}
+
+/**
+ * Bundles a module that programs load when they need it.
+ * @param {{name: string, entry: string}} part
+ */
+async function bundlePart({ name, entry }) {
+	const body = await bundled(name, entry);
+	replace(join(dist, "lib", name), (staged) => writeFileSync(staged, body));
+}
+
+/**
+ * One file of a module and all that it imports. The first lines of a program are the caller's.
+ * @param {string} name @param {string} entry
+ */
+async function bundled(name, entry) {
 	const entryPath = join(repository, entry);
 	if (!existsSync(entryPath)) {
 		throw new Error(`${entry} is missing: it is the entry file of ${name}`);
@@ -92,14 +127,11 @@ async function bundleProgram({ name, entry }) {
 		define: { BUILD_VERSION: JSON.stringify(version) },
 		// Modules in CommonJS ask for Node's own modules by require, which ES modules don't have.
 		banner: { js: 'import { createRequire as snpCreateRequire } from "node:module";\nconst require = snpCreateRequire(import.meta.url);' },
+		plugins: [lateParts],
 		logLevel: "warning",
 	});
 	const text = result.outputFiles[0]?.text ?? "";
-	const body = text.startsWith("#!") ? text.slice(text.indexOf("\n") + 1) : text;
-	replace(join(dist, "bin", name), (staged) => {
-		writeFileSync(staged, `#!/usr/bin/env -S ${process.execPath}\n${body}`);
-		chmodSync(staged, 0o755);
-	});
+	return text.startsWith("#!") ? text.slice(text.indexOf("\n") + 1) : text;
 }
 
 /** @type {readonly {name: string, work: () => void | Promise<void>}[]} */
@@ -115,11 +147,19 @@ const steps = [
 	// Programs have no extension in their names: this says that they are ES modules.
 	{ name: "module type", work: () => replace(join(dist, "package.json"), (staged) => writeFileSync(staged, '{"type":"module"}\n')) },
 	...programs.map((program) => ({ name: program.name, work: () => bundleProgram(program) })),
+	...parts.map((part) => ({ name: part.name, work: () => bundlePart(part) })),
 	{
 		name: "containerd-shim-snp-v2",
 		work: () => {
 			const folder = run("scripts/build-keeper.sh");
 			replace(join(dist, "bin/containerd-shim-snp-v2"), (staged) => copyFileSync(join(folder, "containerd-shim-snp-v2"), staged));
+		},
+	},
+	{
+		name: "snp-layers",
+		work: () => {
+			const folder = run("scripts/build-layers.sh");
+			replace(join(dist, "bin/snp-layers"), (staged) => copyFileSync(join(folder, "snp-layers"), staged));
 		},
 	},
 	{

@@ -27,13 +27,13 @@ packages=(
   linux-source-6.12 flex bison bc libelf-dev libssl-dev lz4 xz-utils
   libseccomp-dev
   qemu-system-x86
-  erofs-utils e2fsprogs busybox-static runc iproute2 procps containernetworking-plugins
+  erofs-utils cryptsetup-bin zstd e2fsprogs busybox-static runc iproute2 procps containernetworking-plugins
   debian-archive-keyring
 )
 # Dependencies of the Rust programs use the 2024 edition.
 least_cargo_minor=85
 
-step_count=10
+step_count=11
 step_number=0
 
 # step NAME CHECK WORK: skips WORK when CHECK succeeds; both are functions of this file.
@@ -98,6 +98,9 @@ build_addon() { scripts/build-native.sh >&2; }
 have_keeper() { [ -d "$(scripts/build-keeper.sh --path)" ]; }
 build_keeper() { scripts/build-keeper.sh >/dev/null; }
 
+have_layers() { [ -d "$(scripts/build-layers.sh --path)" ]; }
+build_layers() { scripts/build-layers.sh >/dev/null; }
+
 have_vsock_back_end() { [ -d "$(bash ch-qemu/build-vsock.sh --path)" ]; }
 build_vsock_back_end() { bash ch-qemu/build-vsock.sh >/dev/null; }
 
@@ -121,6 +124,7 @@ step "npm packages" have_npm_packages install_npm_packages
 step "protobuf codecs" have_codecs generate_codecs
 step "native addon" have_addon build_addon
 step "keeper" have_keeper build_keeper
+step "layer converter" have_layers build_layers
 step "vsock for VMs under QEMU" have_vsock_back_end build_vsock_back_end
 step "guest kernel" have_kernel build_kernel
 step "guest initramfs" have_initramfs build_initramfs
