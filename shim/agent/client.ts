@@ -12,6 +12,7 @@ import {
 	LIMITS_CAPABILITY,
 	PCI_CAPABILITY,
 	STREAMS_CAPABILITY,
+	VERITY_CAPABILITY,
 	VOLUMES_CAPABILITY,
 } from "../base/names.ts";
 import { GrpcCode } from "../wire/codes.ts";
@@ -47,6 +48,8 @@ export interface AgentDetails {
 	readonly pci: boolean;
 	/** It reserves huge pages for one container. */
 	readonly hugepages: boolean;
+	/** It opens layers of a partitioned disk through dm-verity. */
+	readonly verity: boolean;
 	readonly seccomp: boolean;
 }
 
@@ -143,6 +146,7 @@ export class AgentClient {
 			volumes: details?.extra_features?.includes(VOLUMES_CAPABILITY) ?? false,
 			pci: details?.extra_features?.includes(PCI_CAPABILITY) ?? false,
 			hugepages: details?.extra_features?.includes(HUGE_PAGES_CAPABILITY) ?? false,
+			verity: details?.extra_features?.includes(VERITY_CAPABILITY) ?? false,
 			seccomp: details?.supports_seccomp ?? false,
 		};
 	}

@@ -26,6 +26,49 @@ export function rootfsStorage(containerId: string, source: string): StorageReque
 	};
 }
 
+/** A layer of a partitioned disk, as dm-verity needs to know it. */
+export interface VerityLayer {
+	/** What comes before the hash tree. */
+	readonly dataBytes: number;
+	/** 64 hexadecimal digits. */
+	readonly rootHash: string;
+	/** Hexadecimal digits; 32 bytes of zeros unless given. */
+	readonly salt?: string | undefined;
+}
+
+/** dm-verity's salt of our own layers. */
+const ZERO_SALT = "0".repeat(64);
+
+/**
+ * A container's root file system of layers, each of which the guest checks against its root hash as it reads (docs/contracts.md, "Layers").
+ * @param source the disk, see `deviceSource`
+ * @param layers one for each partition, topmost first
+ */
+export function layerStorages(containerId: string, source: string, layers: readonly VerityLayer[]): StorageRequest[] {
+	return layers.map(({ dataBytes, rootHash, salt }, index) => ({
+		driver: "blk",
+		source,
+		fstype: "erofs",
+		mount_point: guestRootfs(containerId),
+		options: [
+			"ro",
+			"X-kata.overlay-lower",
+			"X-kata.multi-layer=true",
+			"X-kata.gpt-partitioned=true",
+			`X-kata.partition-number=${index + 1}`,
+			"X-kata.dmverity-enabled=true",
+			`X-kata.dmverity.roothash=${rootHash}`,
+			`X-kata.dmverity.hashoffset=${dataBytes}`,
+			"X-kata.dmverity.no-superblock=true",
+			`X-kata.dmverity.salt=${salt ?? ZERO_SALT}`,
+			"X-kata.dmverity.blocksize=4096",
+			"X-kata.dmverity.hashsize=4096",
+			"X-kata.dmverity.algorithm=sha256",
+			"X-kata.dmverity.hashtype=1",
+		],
+	}));
+}
+
 /**
  * What the agent is told of a device's place: Kata's agent takes two hexadecimal digits, the slot on bus 0 of the first PCI segment; our own the
  * whole address as well.

@@ -60,6 +60,7 @@ export const CATALOGUE = {
 	"guest.protocol": entry("internal", "the guest's answer breaks the protocol: use an image whose agent matches this version"),
 	"storage.mount": entry("failed-precondition", "check the snapshotter's state on this node"),
 	"storage.image": entry("internal", "check free space and that mkfs.erofs 1.5 or later is installed"),
+	"storage.layer": entry("failed-precondition", "pull the image again; its layer can't be what it claims to be"),
 	"storage.full": entry("resource-exhausted", "free space on the file system that is named"),
 	"volume.missing": entry("failed-precondition", "bring the path back on the node, or let the pod be created again"),
 	"volume.too-large": entry("resource-exhausted", "mount less of it, or raise the key that is named: copies take the VM's memory"),

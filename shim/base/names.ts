@@ -27,6 +27,9 @@ export const HUGE_PAGES_CAPABILITY = "snp.hugepages.v1";
 /** What it says when it finds disks by whole PCI addresses. */
 export const PCI_CAPABILITY = "snp.pci.v1";
 
+/** What it says when it opens layers of a partitioned disk through dm-verity. */
+export const VERITY_CAPABILITY = "snp.verity.v1";
+
 /** What it says when it takes connections to ports of the guest's loopback. */
 export const FORWARD_CAPABILITY = "snp.forward.v1";
 

@@ -80,6 +80,14 @@ export const ConfigSchema = v.strictObject({
 			{ min: 1, max: 1_000_000 },
 			"Most files, folders and links that a folder may have which is copied into a VM as a volume.",
 		),
+		layers: flag(
+			false,
+			"Whether a container gets its image's layers one by one, each under dm-verity with a root hash that follows from the image alone (needs a guest agent that can do it; see docs/images.md). Otherwise, and where an image's layers can't be known, they are flattened into one image without such a hash.",
+		),
+		prepare_pulled: flag(
+			false,
+			"Whether the layers of every image that containerd pulls are converted at once, and not with the first pod of the image (with storage.layers; from the first pod of a containerd on).",
+		),
 		mkfs_erofs: program("mkfs.erofs", "The mkfs.erofs program (erofs-utils 1.5 or later)."),
 	}),
 	timeouts: table("How long the shim waits before it calls a step failed.", {

@@ -1,6 +1,7 @@
 /** What a container is made of, and what it needs of its pod. */
 
 import type { OciSpec } from "../agent/oci-spec.ts";
+import type { VerityLayer } from "../agent/storages.ts";
 import type { Log } from "../base/log.ts";
 import type { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
@@ -46,5 +47,7 @@ export interface ContainerParts {
 	readonly spec: OciSpec;
 	readonly stdio: Stdio;
 	readonly disk: ContainerDisk | null;
+	/** The layers on the disk, topmost first; null when it holds one file system. */
+	readonly layers: readonly VerityLayer[] | null;
 	readonly scope: Scope;
 }

@@ -7,6 +7,7 @@ import { explain, ShimError } from "../base/errors.ts";
 import type { ErrorReason } from "../base/errors.ts";
 import { raceLasting } from "../base/lasting.ts";
 import type { Scope } from "../base/scope.ts";
+import type { VerityLayer } from "../agent/storages.ts";
 import type { ContainerDisk } from "./container-disk.ts";
 import type { ContainerHost, ContainerParts } from "./container-host.ts";
 import { ContainerStdio, streamPorts } from "./container-stdio.ts";
@@ -32,6 +33,8 @@ export class Container {
 	readonly spec: OciSpec;
 	/** Its address changes as it comes and goes. */
 	disk: ContainerDisk | null;
+	/** The layers on the disk, while the container is made; null when the disk holds one file system. */
+	layers: readonly VerityLayer[] | null;
 	readonly scope: Scope;
 	readonly init: GuestProcess;
 	readonly execs = new Map<string, GuestProcess>();
@@ -50,6 +53,7 @@ export class Container {
 		this.bundle = parts.bundle;
 		this.spec = parts.spec;
 		this.disk = parts.disk;
+		this.layers = parts.layers;
 		this.scope = parts.scope;
 		this.#host = host;
 		this.#stdio = new ContainerStdio(host);

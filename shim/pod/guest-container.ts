@@ -3,8 +3,8 @@
 import { guestResources, resourcesLeftOut } from "../agent/guest-resources.ts";
 import { guestSpec, sharesPidNamespace } from "../agent/guest-spec.ts";
 import type { OciResources, OciSpec } from "../agent/oci-spec.ts";
-import { hugePagesStorage, rootfsStorage } from "../agent/storages.ts";
-import type { StorageRequest } from "../agent/storages.ts";
+import { hugePagesStorage, layerStorages, rootfsStorage } from "../agent/storages.ts";
+import type { StorageRequest, VerityLayer } from "../agent/storages.ts";
 import type { ContainerHost } from "./container-host.ts";
 import { streamPorts } from "./container-stdio.ts";
 import type { ContainerStdio } from "./container-stdio.ts";
@@ -21,6 +21,8 @@ interface GuestContainer {
 	readonly id: string;
 	readonly spec: OciSpec;
 	readonly init: GuestProcess;
+	/** The layers on its disk; null when that holds one file system. */
+	readonly layers: readonly VerityLayer[] | null;
 }
 
 /**
@@ -28,7 +30,7 @@ interface GuestContainer {
  * @param source its disk, as the agent finds it
  */
 export async function createInGuest(
-	{ id, spec, init }: GuestContainer,
+	{ id, spec, init, layers }: GuestContainer,
 	host: ContainerHost,
 	stdio: ContainerStdio,
 	source: string,
@@ -54,7 +56,11 @@ export async function createInGuest(
 	const request = {
 		container_id: id,
 		exec_id: id,
-		storages: [rootfsStorage(id, source), ...hugePages(id, spec, machine), ...volumes.storages],
+		storages: [
+			...(layers === null ? [rootfsStorage(id, source)] : layerStorages(id, source, layers)),
+			...hugePages(id, spec, machine),
+			...volumes.storages,
+		],
 		devices: [...volumes.devices],
 		OCI: converted,
 		sandbox_pidns: sharesPidNamespace(spec),

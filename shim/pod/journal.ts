@@ -107,6 +107,7 @@ const podRecord = v.object({
 			volumes: v.optional(v.boolean(), false),
 			pci: v.optional(v.boolean(), false),
 			hugepages: v.optional(v.boolean(), false),
+			verity: v.optional(v.boolean(), false),
 			seccomp: v.boolean(),
 		}),
 	),

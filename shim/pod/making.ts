@@ -3,15 +3,16 @@
 import { resolve } from "node:path";
 
 import type { OciSpec } from "../agent/oci-spec.ts";
+import type { VerityLayer } from "../agent/storages.ts";
 import type { Scope } from "../base/scope.ts";
-import type { RootfsImages } from "../storage/images.ts";
+import type { RootfsImage, RootfsImages } from "../storage/images.ts";
 import { chooseDisk, diskSource, plugDisk, releaseDisk } from "./container-disk.ts";
 import type { ContainerDisk } from "./container-disk.ts";
 import type { ContainerHost } from "./container-host.ts";
 import { Container } from "./container.ts";
 import { isSandboxContainer } from "./plan.ts";
 import type { PodState } from "./pod-state.ts";
-import type { CreateRequest } from "./ports.ts";
+import type { CreateRequest, PodIdentity } from "./ports.ts";
 import { SandboxContainer } from "./sandbox-container.ts";
 
 /** What making a container needs of its pod. */
@@ -20,6 +21,8 @@ export interface MakingPod extends ContainerHost {
 	readonly state: PodState;
 	/** PCI segments of the VM. */
 	readonly pciSegments: number;
+	/** Which containerd the pod belongs to. */
+	readonly identity: PodIdentity;
 	/** Whose images these are. */
 	readonly owner: string;
 	readonly images: RootfsImages;
@@ -44,20 +47,15 @@ export function beginContainer(pod: MakingPod, request: CreateRequest, spec: Oci
 		pod.containers.set(id, made);
 		return { container: Promise.resolve(made), disk: undefined };
 	}
+	let layers: readonly VerityLayer[] | null = null;
 	const disk = pod.timeline.step("rootfs-image", async () => {
-		const image = await pod.images.prepare({
-			mounts: request.rootfs,
-			rootfsDir: resolve(bundle, spec.root.path),
-			owner: pod.owner,
-			name: id,
-			scope,
-			signal,
-		});
+		const image = await prepareImage(pod, request, spec, scope, takesLayers(pod), signal);
+		layers = image.layers ?? null;
 		return await chooseDisk(pod, image.path);
 	});
 	const container = disk.then((found) => {
 		signal.throwIfAborted();
-		const made = new Container({ id, bundle, spec, stdio, disk: found, scope }, pod);
+		const made = new Container({ id, bundle, spec, stdio, disk: found, layers, scope }, pod);
 		pod.containers.set(id, made);
 		scope.defer(`disk of container ${id}`, () => releaseDisk(pod, made));
 		return made;
@@ -67,9 +65,10 @@ export function beginContainer(pod: MakingPod, request: CreateRequest, spec: Oci
 }
 
 /** Has the guest make a container whose disk is in the VM. */
-export async function finishContainer(pod: MakingPod, container: Container, signal: AbortSignal): Promise<void> {
+export async function finishContainer(pod: MakingPod, container: Container, request: CreateRequest, signal: AbortSignal): Promise<void> {
 	pod.save();
 	container.scope.defer(`disks of the volumes of container ${container.id}`, () => releaseVolumes(pod, container.id));
+	if (container.layers !== null && !pod.machine().details.verity) await flatten(pod, container, request, signal);
 	container.scope.defer(`stdio of container ${container.id}`, () => container.releaseStdio());
 	await container.prepare(diskSource(pod, container), signal);
 	pod.save();
@@ -88,7 +87,44 @@ export async function makeContainer(
 	// The disk is in the journal before the VM has it.
 	pod.save();
 	await pod.timeline.step("add-disk", () => plugDisk(pod, container));
-	await finishContainer(pod, container, signal);
+	await finishContainer(pod, container, request, signal);
+}
+
+/** The agent of a VM that was booting when the disk was made turns out not to know layers: the container gets one file system instead. */
+async function flatten(pod: MakingPod, container: Container, request: CreateRequest, signal: AbortSignal): Promise<void> {
+	pod.images.knowGuest(pod.config.guest.image, false);
+	await releaseDisk(pod, container);
+	const image = await pod.timeline.step("rootfs-image", () => prepareImage(pod, request, container.spec, container.scope, false, signal));
+	container.disk = await chooseDisk(pod, image.path);
+	container.layers = null;
+	pod.save();
+	await pod.timeline.step("add-disk", () => plugDisk(pod, container));
+}
+
+/** Whether the guest's agent takes layers, as far as that is known: before its first answer it is taken for our own. */
+function takesLayers(pod: MakingPod): boolean {
+	if (!pod.config.storage.layers) return false;
+	return pod.state.kind === "running" ? pod.machine().details.verity : pod.images.guestTakesLayers(pod.config.guest.image);
+}
+
+function prepareImage(
+	pod: MakingPod,
+	request: CreateRequest,
+	spec: OciSpec,
+	scope: Scope,
+	layers: boolean,
+	signal: AbortSignal,
+): Promise<RootfsImage> {
+	const { address, namespace } = pod.identity;
+	return pod.images.prepare({
+		mounts: request.rootfs,
+		rootfsDir: resolve(request.bundle, spec.root.path),
+		owner: pod.owner,
+		name: request.id,
+		container: layers ? { address, namespace, id: request.id } : undefined,
+		scope,
+		signal,
+	});
 }
 
 /** Gives back what a container has that an earlier snpd made. */

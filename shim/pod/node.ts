@@ -195,6 +195,7 @@ export class PodNode {
 
 	#podOf(identity: PodIdentity, config: Config): Pod {
 		const { stateDir, publish, log } = this.#options;
+		if (config.storage.layers && config.storage.prepare_pulled) this.#imagesOf(config).watch(identity.address);
 		return new Pod(identity, podFolder(stateDir, identity.key), config, {
 			publish,
 			log,

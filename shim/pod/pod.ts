@@ -261,7 +261,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 			const address = await sandbox.boot(plan, disk, abort.signal);
 			const first = await container;
 			if (first.disk !== null) first.disk = { ...first.disk, address };
-			await finishContainer(this, first, abort.signal);
+			await finishContainer(this, first, request, abort.signal);
 			sandbox.keep();
 		} catch (error) {
 			abort.abort(error);

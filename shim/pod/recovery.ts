@@ -152,7 +152,9 @@ async function restoreContainer(pod: Pod, record: ContainerRecord): Promise<void
 	const scope = pod.adoptScope(`container ${record.id}`);
 	scope.defer(`disks of the volumes of container ${record.id}`, () => releaseVolumes(pod, record.id));
 	const parts = { id: record.id, bundle: record.bundle, spec, stdio: init.stdio, scope };
-	const container = isSandboxContainer(spec) ? new SandboxContainer(parts, pod) : new Container({ ...parts, disk: record.disk }, pod);
+	const container = isSandboxContainer(spec)
+		? new SandboxContainer(parts, pod)
+		: new Container({ ...parts, disk: record.disk, layers: null }, pod);
 	scope.defer(`disk of container ${record.id}`, () => releaseContainer(pod, container));
 	scope.defer(`stdio of container ${record.id}`, () => container.releaseStdio());
 	container.complete = true;

@@ -18,8 +18,8 @@ const SIGTERM = 15;
 export class SandboxContainer extends Container {
 	readonly #pod: ContainerHost;
 
-	constructor(parts: Omit<ContainerParts, "disk">, host: ContainerHost) {
-		super({ ...parts, disk: null }, host);
+	constructor(parts: Omit<ContainerParts, "disk" | "layers">, host: ContainerHost) {
+		super({ ...parts, disk: null, layers: null }, host);
 		this.#pod = host;
 	}
 

@@ -9,13 +9,31 @@ import { makeFolder } from "../host/filesystem.ts";
 import { startTimeOf } from "../host/processes.ts";
 
 const SUFFIX = ".erofs";
+/** Where layer files are below the cache folder, and how their names end. */
+export const LAYER_FOLDER = "layers";
+export const LAYER_SUFFIX = ".layer";
 /** containerd's ids: at most 76 characters of these. A pod's key is of the same kind. */
 const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
+
+/** Unit of `stat`'s blocks (stat(2)). */
+const BLOCK_BYTES = 512;
+
+/** A file that the bound of the cache counts. */
+export interface CachedFile {
+	readonly path: string;
+	/** What it takes on the disk: holes don't count. */
+	readonly bytes: number;
+	readonly usedMs: number;
+	/** A pod has it. */
+	readonly inUse: boolean;
+}
 
 /** Folders and names below the cache folder. */
 export class ImageCache {
 	/** Images under their keys. */
 	readonly #images: string;
+	/** Layer files, which share the bound: disks are made of them. */
+	readonly #layers: string;
 	readonly #folder: string;
 	readonly #building: string;
 	readonly #pods: string;
@@ -29,6 +47,7 @@ export class ImageCache {
 	constructor(folder: string, instance: string) {
 		this.#folder = folder;
 		this.#images = join(folder, "rootfs");
+		this.#layers = join(folder, LAYER_FOLDER);
 		this.#building = join(this.#images, "building");
 		this.#pods = join(this.#images, "pods", createHash("sha256").update(instance).digest("hex").slice(0, 16));
 	}
@@ -143,22 +162,33 @@ export class ImageCache {
 	/**
 	 * Removes shared images that no pod uses, the longest unused first, until the shared ones take at most `maxBytes`.
 	 * @param keep one that somebody is about to take
+	 * @returns what was removed
 	 */
-	async evict(maxBytes: number, keep?: string): Promise<void> {
-		const images: { readonly path: string; readonly bytes: number; readonly usedMs: number; readonly links: number }[] = [];
-		for (const name of await list(this.#images)) {
-			if (!name.endsWith(SUFFIX)) continue;
-			const path = join(this.#images, name);
-			const stats = await stat(path).catch(() => undefined);
-			if (stats !== undefined) images.push({ path, bytes: stats.size, usedMs: stats.mtimeMs, links: stats.nlink });
-		}
+	async evict(maxBytes: number, keep?: string): Promise<CachedFile[]> {
+		const images = await this.files();
+		const removed: CachedFile[] = [];
 		let total = images.reduce((sum, image) => sum + image.bytes, 0);
 		for (const image of images.sort((a, b) => a.usedMs - b.usedMs)) {
-			if (total <= maxBytes) return;
-			if (image.links > 1 || image.path === keep) continue;
+			if (total <= maxBytes) break;
+			if (image.inUse || image.path === keep) continue;
 			await rm(image.path, { force: true });
+			removed.push(image);
 			total -= image.bytes;
 		}
+		return removed;
+	}
+
+	/** All shared images, and all layer files. */
+	async files(): Promise<CachedFile[]> {
+		const files: CachedFile[] = [];
+		const names = (await list(this.#images)).filter((name) => name.endsWith(SUFFIX)).map((name) => join(this.#images, name));
+		const layers = (await list(this.#layers)).filter((name) => name.endsWith(LAYER_SUFFIX)).map((name) => join(this.#layers, name));
+		for (const path of [...names, ...layers]) {
+			const stats = await stat(path).catch(() => undefined);
+			const bytes = stats === undefined ? 0 : stats.blocks * BLOCK_BYTES;
+			if (stats !== undefined) files.push({ path, bytes, usedMs: stats.mtimeMs, inUse: stats.nlink > 1 });
+		}
+		return files;
 	}
 
 	/** Removes the images of pods that are not alive, and what dead builders left. Locks stay: they are empty. */

@@ -5,13 +5,18 @@
 
 import { realpath, rename, rm, stat } from "node:fs/promises";
 
-import { withDeadline, withDeadlineAndEnd } from "../base/deadline.ts";
+import { withDeadlineAndEnd } from "../base/deadline.ts";
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { Scope } from "../base/scope.ts";
+import { startTimeOf } from "../host/processes.ts";
+import { Builds } from "./builds.ts";
 import { convert } from "./convert.ts";
 import { ImageCache } from "./image-cache.ts";
 import { imageKey, isEmptyLayer, requireLayers } from "./layer-identity.ts";
+import type { ContainerRef } from "./image-layers.ts";
+import { LayeredImages } from "./layered-images.ts";
+import type { DiskLayer } from "./layer-program.ts";
 import { planRootfs } from "./rootfs-plan.ts";
 import type { Layer, RootfsMount, RootfsPlan } from "./rootfs-plan.ts";
 
@@ -43,6 +48,8 @@ export interface PrepareRequest {
 	readonly owner: string;
 	/** The container's id. */
 	readonly name: string;
+	/** The container, when its image's layers are wanted one by one; what can't be had so is flattened. */
+	readonly container?: ContainerRef | undefined;
 	/** Gives the image back when it closes. */
 	readonly scope: Scope;
 	readonly signal?: AbortSignal | undefined;
@@ -55,6 +62,8 @@ export interface RootfsImage {
 	readonly sizeBytes: number;
 	/** True when nothing had to be converted. */
 	readonly cached: boolean;
+	/** The layers on it, one partition each, topmost first; when there are none it is one file system. */
+	readonly layers?: readonly DiskLayer[] | undefined;
 }
 
 const DEFAULT_BUILD_TIMEOUT_MS = 600_000;
@@ -63,22 +72,21 @@ const MAX_TAKES = 3;
 const CLEAN_UP_MS = 8_000;
 const SLOW_REMEDY = "check the disks of the snapshotter and of storage.cache_dir, or raise timeouts.image_build_ms";
 
-/** A conversion that runs, and how many wait for it. */
-interface Build {
-	readonly done: Promise<void>;
-	readonly abort: AbortController;
-	waiting: number;
-}
-
 /** The images of one cache folder. Several processes may use one folder at the same time. */
 export class RootfsImages {
 	readonly #options: RootfsImagesOptions;
 	readonly #cache: ImageCache;
-	readonly #builds = new Map<string, Build>();
+	readonly #layers: LayeredImages;
+	/** Guest images whose agents are known to take layers, or not to. */
+	readonly #guests = new Map<string, boolean>();
+	readonly #builds: Builds;
 
 	constructor(options: RootfsImagesOptions) {
 		this.#options = options;
 		this.#cache = new ImageCache(options.cacheDir, options.instance ?? "");
+		this.#builds = new Builds(this.#timeoutMs);
+		const { cacheDir, maxBytes, log } = options;
+		this.#layers = new LayeredImages({ cacheDir, cache: this.#cache, builds: this.#builds, maxBytes, timeoutMs: this.#timeoutMs, log });
 	}
 
 	/**
@@ -97,15 +105,17 @@ export class RootfsImages {
 	async #prepare(request: PrepareRequest, plan: RootfsPlan, signal: AbortSignal): Promise<RootfsImage> {
 		const written = plan.upper !== undefined && !(await isEmptyLayer(plan.upper));
 		const layers = written && plan.upper !== undefined ? [plan.upper, ...plan.lowers] : plan.lowers;
-		const ready = await readyImage(layers);
+		const shared = plan.immutable && !written;
+		const ready = request.container !== undefined && shared ? undefined : await readyImage(layers);
 		if (ready !== undefined) return ready;
 		try {
 			await this.#cache.ready();
 			signal.throwIfAborted();
 			const path = this.#cache.podPath(request.owner, request.name);
 			request.scope.defer(`image ${path}`, () => this.#cache.drop(path));
-			const shared = plan.immutable && !written;
-			const image = shared ? await this.#shared(plan, path, signal) : await this.#own(layers, plan, path, signal);
+			const layered = shared ? await this.#layered(request, plan, path, signal) : undefined;
+			const single = shared && layered === undefined ? await readyImage(layers) : undefined;
+			const image = layered ?? single ?? (shared ? await this.#shared(plan, path, signal) : await this.#own(layers, plan, path, signal));
 			// The scope may have closed before the image was there.
 			if (signal.aborted) await this.#cache.drop(path);
 			return image;
@@ -119,10 +129,42 @@ export class RootfsImages {
 		return this.#cache.release(owner, name);
 	}
 
+	/** Ends the watch of images and closes connections to containerd. */
+	close(): Promise<void> {
+		return this.#layers.close();
+	}
+
+	/** Prepares images that this containerd pulls from now on. */
+	watch(address: string): void {
+		this.#layers.watch(address);
+	}
+
 	/** To be called once at start: removes the images of pods that are gone and what interrupted conversions left. */
 	async sweep(liveOwners: ReadonlySet<string>): Promise<void> {
 		await this.#cache.sweep(liveOwners);
+		await this.#layers.sweep((pid, startTime) => startTimeOf(pid)?.toString() === startTime);
 		await this.#cache.evict(this.#options.maxBytes);
+	}
+
+	/** What was found about the agent in a guest image. */
+	knowGuest(guestImage: string, takesLayers: boolean): void {
+		this.#guests.set(guestImage, takesLayers);
+	}
+
+	/** Whether the agent in a guest image takes layers; true while nothing is known. */
+	guestTakesLayers(guestImage: string): boolean {
+		return this.#guests.get(guestImage) ?? true;
+	}
+
+	async #layered(
+		{ container, mounts }: PrepareRequest,
+		plan: RootfsPlan,
+		path: string,
+		signal: AbortSignal,
+	): Promise<RootfsImage | undefined> {
+		if (container === undefined) return undefined;
+		const taken = await this.#layers.take({ container, mounts, plan, path }, signal);
+		return taken === undefined ? undefined : { path, sizeBytes: (await stat(path)).size, ...taken };
 	}
 
 	async #shared(plan: RootfsPlan, path: string, signal: AbortSignal): Promise<RootfsImage> {
@@ -132,7 +174,7 @@ export class RootfsImages {
 		for (let attempt = 0; attempt < MAX_TAKES; attempt++) {
 			if (await this.#cache.take(key, path)) return { path, sizeBytes: (await stat(path)).size, cached };
 			cached = false;
-			await this.#built(key, plan, signal);
+			await this.#builds.wait(key, `the image of ${describe(plan)}`, (given) => this.#build(key, plan, given), signal);
 		}
 		throw new ShimError("storage.image", `the image ${this.#cache.imagePath(key)} disappeared ${MAX_TAKES} times`, {
 			remedy: "raise the bound of the image cache",
@@ -145,34 +187,6 @@ export class RootfsImages {
 		await convert({ layers, overlayOptions: plan.overlayOptions, output, mkfs: this.#mkfs, timeoutMs: this.#timeoutMs, signal });
 		await this.#cache.give(output, path);
 		return { path, sizeBytes: (await stat(path)).size, cached: false };
-	}
-
-	/** Waits for the image of a key, however many want it at once. The conversion is given up when nobody waits any more. */
-	async #built(key: string, plan: RootfsPlan, signal: AbortSignal): Promise<void> {
-		let build = this.#builds.get(key);
-		if (build === undefined) {
-			const abort = new AbortController();
-			const made: Build = { abort, waiting: 0, done: this.#build(key, plan, abort.signal).finally(() => this.#forget(key, made)) };
-			// Everyone may have given up by the time it fails.
-			made.done.catch(() => undefined);
-			build = made;
-			this.#builds.set(key, build);
-		}
-		build.waiting += 1;
-		try {
-			const { done } = build;
-			await withDeadline({ what: `the image of ${describe(plan)}`, timeoutMs: this.#timeoutMs, signal }, () => done);
-		} finally {
-			build.waiting -= 1;
-			if (build.waiting === 0) {
-				this.#forget(key, build);
-				build.abort.abort();
-			}
-		}
-	}
-
-	#forget(key: string, build: Build): void {
-		if (this.#builds.get(key) === build) this.#builds.delete(key);
 	}
 
 	async #build(key: string, plan: RootfsPlan, signal: AbortSignal): Promise<void> {

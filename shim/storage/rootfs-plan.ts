@@ -47,7 +47,7 @@ export interface RootfsPlan {
 }
 
 /** Prefixes of types by which containerd's mount manager is told what to do before it mounts. */
-const MANAGER_PREFIX = /^(?:format\/|mkdir\/|mkfs\/)+/;
+const MANAGER_PREFIX = /^(?:format\/|mkdir\/|mkfs\/|dmverity\/)+/;
 /** Options that are for containerd or for the act of mounting, not for the file system. */
 const NOT_FOR_FILE_SYSTEM = /^(?:X-containerd\..*|ro|rw|loop|r?bind|defaults)$/;
 const OVERLAY_READING = /^(?:userxattr|redirect_dir=.*|metacopy=.*)$/;

@@ -27,6 +27,7 @@ const RECORD: PodRecord = {
 		volumes: true,
 		pci: true,
 		hugepages: true,
+		verity: true,
 		seccomp: true,
 	},
 	nextNumber: 3,

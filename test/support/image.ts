@@ -4,6 +4,7 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { gzipSync } from "node:zlib";
 import { tar, type Member } from "./archive.ts";
 
 const BUSYBOX_PATHS = ["/bin/busybox", "/usr/bin/busybox"];
@@ -22,7 +23,12 @@ export type ImageRecipe = {
 	readonly name: string;
 	/** Go's name of the architecture, `amd64` when left out. */
 	readonly architecture?: string;
+	/** Of the lowest layer. */
 	readonly members: readonly Member[];
+	/** Further layers, from the lowest on. */
+	readonly upper?: readonly (readonly Member[])[];
+	/** Layers are stored as they are when left out. */
+	readonly compression?: "gzip";
 	/** Environment of the image, `NAME=value`. */
 	readonly env?: readonly string[];
 	readonly cwd?: string;
@@ -47,12 +53,13 @@ function json(value: unknown): Buffer {
 }
 
 /**
- * Writes an image with one layer as an OCI image layout (image-layout.md of the OCI image specification, 1.0) into `dir`.
+ * Writes an image as an OCI image layout (image-layout.md of the OCI image specification, 1.0) into `dir`.
  * @returns what `ctr` needs to import and run it.
  */
 export async function buildImage(dir: string, recipe: ImageRecipe): Promise<TestImage> {
 	const architecture = recipe.architecture ?? "amd64";
-	const layer = blob(tar(recipe.members));
+	const archives = [recipe.members, ...(recipe.upper ?? [])].map(tar);
+	const layers = archives.map((archive) => blob(recipe.compression === undefined ? archive : gzipSync(archive, { level: 1 })));
 	const config = blob(
 		json({
 			architecture,
@@ -65,7 +72,7 @@ export async function buildImage(dir: string, recipe: ImageRecipe): Promise<Test
 				WorkingDir: recipe.cwd ?? "/",
 				User: recipe.user ?? "",
 			},
-			rootfs: { type: "layers", diff_ids: [layer.digest] },
+			rootfs: { type: "layers", diff_ids: archives.map((archive) => blob(archive).digest) },
 			history: [{ created_by: "containerd-shim-snp tests" }],
 		}),
 	);
@@ -74,7 +81,11 @@ export async function buildImage(dir: string, recipe: ImageRecipe): Promise<Test
 			schemaVersion: 2,
 			mediaType: "application/vnd.oci.image.manifest.v1+json",
 			config: { mediaType: "application/vnd.oci.image.config.v1+json", digest: config.digest, size: config.size },
-			layers: [{ mediaType: "application/vnd.oci.image.layer.v1.tar", digest: layer.digest, size: layer.size }],
+			layers: layers.map(({ digest, size }) => ({
+				mediaType: `application/vnd.oci.image.layer.v1.tar${recipe.compression === undefined ? "" : `+${recipe.compression}`}`,
+				digest,
+				size,
+			})),
 		}),
 	);
 	const index = json({
@@ -90,10 +101,12 @@ export async function buildImage(dir: string, recipe: ImageRecipe): Promise<Test
 			},
 		],
 	});
+	// Two layers may be the same.
+	const blobs = [...new Map([...layers, config, manifest].map((part) => [part.digest, part])).values()];
 	const members: Member[] = [
 		{ kind: "folder", path: "blobs/" },
 		{ kind: "folder", path: "blobs/sha256/" },
-		...[layer, config, manifest].map((part): Member => ({ kind: "file", path: `blobs/${part.digest.replace(":", "/")}`, data: part.data })),
+		...blobs.map((part): Member => ({ kind: "file", path: `blobs/${part.digest.replace(":", "/")}`, data: part.data })),
 		{ kind: "file", path: "index.json", data: index },
 		{ kind: "file", path: "oci-layout", data: json({ imageLayoutVersion: "1.0.0" }) },
 	];

@@ -18,6 +18,8 @@ export type ShimConfig = {
 	readonly hotplugMemoryMib?: number;
 	/** Where built images are kept; a folder of the test's containerd when left out. */
 	readonly cacheDir?: string;
+	/** Whether images come in layers; false when left out. */
+	readonly layers?: boolean;
 	/** Text put at the end of the file as it is, for faulty files. */
 	readonly append?: string;
 };
@@ -40,6 +42,7 @@ max_vcpus = ${config.maxVcpus ?? 0}
 hotplug_memory_mib = ${config.hotplugMemoryMib ?? 0}
 [storage]
 cache_dir = ${JSON.stringify(config.cacheDir ?? cacheDir)}
+layers = ${config.layers ?? false}
 [timeouts]
 boot_ms = ${config.bootTimeoutMs ?? (vmm === undefined ? BOOT_TIMEOUT_MS : NESTED_BOOT_TIMEOUT_MS)}
 ${config.append ?? ""}

@@ -1,0 +1,213 @@
+/**
+ * Which layers a container's snapshot consists of, asked of containerd: the container's snapshot names its parent, a chain id, which commits to the
+ * digests of all uncompressed layers (OCI image specification, "Layer ChainID"). The image's configuration lists them; a list that gives
+ * another chain id is of another image, and refused.
+ */
+
+import { createHash } from "node:crypto";
+import { access } from "node:fs/promises";
+import { join } from "node:path";
+import { Readable } from "node:stream";
+import { isDeepStrictEqual } from "node:util";
+
+import * as v from "valibot";
+
+import { messageOf } from "../base/errors.ts";
+import type { Call, ContainerdApi, MountInfo } from "../wire/containerd-api.ts";
+import { DigestSchema } from "./layer-program.ts";
+import type { RootfsMount } from "./rootfs-plan.ts";
+
+/** A container of containerd's store. */
+export interface ContainerRef {
+	/** The path of containerd's gRPC socket. */
+	readonly address: string;
+	readonly namespace: string;
+	readonly id: string;
+}
+
+/** A layer of an image. */
+export interface ImageLayer {
+	/** Digest of the uncompressed tar. */
+	readonly diffId: string;
+	/** Digest of the blob. */
+	readonly digest: string;
+	/** The blob: a file, or its bytes. */
+	readonly open: (signal: AbortSignal) => Promise<string | Readable>;
+}
+
+/** An image for one platform. */
+export interface ImageContent {
+	/** The lowest first. */
+	readonly layers: readonly ImageLayer[];
+}
+
+/** Why layers can't be known; the root filesystem can still be flattened. */
+export class NoLayers extends Error {
+	override readonly name = "NoLayers";
+}
+
+const CALL_MS = 10_000;
+/** Indices, manifests and configurations. */
+const MAX_JSON_BYTES = 4 * 1024 * 1024;
+const MAX_MANIFESTS = 64;
+const BLOB_MS = 3_600_000;
+
+const DescriptorSchema = v.object({ digest: DigestSchema, mediaType: v.optional(v.string()) });
+const DocumentSchema = v.object({
+	manifests: v.optional(v.pipe(v.array(DescriptorSchema), v.maxLength(MAX_MANIFESTS))),
+	config: v.optional(DescriptorSchema),
+	layers: v.optional(v.array(DescriptorSchema)),
+});
+const ConfigSchema = v.object({ rootfs: v.object({ diff_ids: v.pipe(v.array(DigestSchema), v.minLength(1)) }) });
+
+/** The chain id of layers, the lowest first. */
+export function chainIdOf(diffIds: readonly string[]): string {
+	return diffIds.reduce((chain, diffId) => `sha256:${createHash("sha256").update(`${chain} ${diffId}`).digest("hex")}`);
+}
+
+/** Asks the containerds of a node, over one connection to each. */
+export class ImageLayers {
+	readonly #connections = new Map<string, Promise<ContainerdApi>>();
+	readonly #contentFolders = new Map<string, Promise<string | undefined>>();
+
+	/** Closes all connections. */
+	async close(): Promise<void> {
+		const connections = [...this.#connections.values()];
+		this.#connections.clear();
+		for (const connection of connections) await connection.then((api) => api.close()).catch(() => undefined);
+	}
+
+	/**
+	 * The chain id of what a container's root filesystem was made of.
+	 * @param mounts what containerd gave for it, which must be those of the container's snapshot
+	 * @throws NoLayers
+	 */
+	async chainOf(ref: ContainerRef, mounts: readonly RootfsMount[], signal: AbortSignal): Promise<{ chainId: string; image: string }> {
+		const api = await this.#connect(ref.address);
+		const call = { timeoutMs: CALL_MS, signal };
+		const container = await told(api.container(ref.namespace, ref.id, call));
+		if (container === undefined || container.snapshotKey === "") throw new NoLayers(`container ${ref.id} has no snapshot`);
+		const { snapshotter, snapshotKey, image } = container;
+		const [parent, own] = await Promise.all([
+			told(api.parentOf(ref.namespace, snapshotter, snapshotKey, call)),
+			told(api.mounts(ref.namespace, snapshotter, snapshotKey, call)),
+		]);
+		if (parent === undefined || own === undefined) throw new NoLayers(`the snapshot ${snapshotKey} is gone`);
+		if (!v.is(DigestSchema, parent)) throw new NoLayers(`the snapshot ${snapshotKey} was not made of an image's layers`);
+		if (!isDeepStrictEqual(own.map(plainMount), mounts.map(plainMount)))
+			throw new NoLayers(`the root filesystem is not the snapshot ${snapshotKey} of the container`);
+		return { chainId: parent, image };
+	}
+
+	/**
+	 * The image of a name whose layers give this chain id.
+	 * @param chainId any image of the name when undefined, of the platform that comes first
+	 * @throws NoLayers also when content is gone (`discard_unpacked_layers`)
+	 */
+	async contentOf(
+		address: string,
+		namespace: string,
+		name: string,
+		chainId: string | undefined,
+		signal: AbortSignal,
+	): Promise<ImageContent> {
+		const api = await this.#connect(address);
+		const call = { timeoutMs: CALL_MS, signal };
+		const target = name === "" ? undefined : await told(api.imageTarget(namespace, name, call));
+		if (target === undefined) throw new NoLayers(`the image ${name === "" ? "of the container" : name} is gone`);
+		const read = (digest: string): Promise<Buffer | undefined> => told(api.content(namespace, digest, MAX_JSON_BYTES, call));
+		const open = async (digest: string, given: AbortSignal): Promise<string | Readable> =>
+			(await this.#blobFile(address, api, digest, call)) ??
+			Readable.from(api.readContent(namespace, digest, { timeoutMs: BLOB_MS, signal: given }));
+		return await contentFrom(target, chainId, read, open);
+	}
+
+	/** Images as they come. Ends when the connection does. */
+	async *imageEvents(address: string, signal: AbortSignal): AsyncGenerator<{ readonly namespace: string; readonly name: string }> {
+		yield* (await this.#connect(address)).imageEvents(signal);
+	}
+
+	#connect(address: string): Promise<ContainerdApi> {
+		const known = this.#connections.get(address);
+		if (known !== undefined) return known;
+		const made = import("../wire/containerd-api.ts").then((module) => new module.ContainerdApi(address));
+		this.#connections.set(address, made);
+		return made;
+	}
+
+	/** The blob's own file, which spares the way through containerd; undefined when this node has no such file. */
+	async #blobFile(address: string, api: ContainerdApi, digest: string, call: Call): Promise<string | undefined> {
+		let folder = this.#contentFolders.get(address);
+		if (folder === undefined) {
+			folder = api.contentFolder(call).catch(() => undefined);
+			this.#contentFolders.set(address, folder);
+		}
+		const root = await folder;
+		if (root === undefined) return undefined;
+		const path = join(root, "blobs", digest.replace(":", "/"));
+		return await access(path).then(
+			() => path,
+			() => undefined,
+		);
+	}
+}
+
+/**
+ * The image of a descriptor's digest, or of one in its index.
+ * @param read gives a document; undefined when it is not there
+ * @throws NoLayers when there is none with this chain id
+ */
+export async function contentFrom(
+	target: string,
+	chainId: string | undefined,
+	read: (digest: string) => Promise<Buffer | undefined>,
+	open: (digest: string, signal: AbortSignal) => Promise<string | Readable>,
+): Promise<ImageContent> {
+	let last = `the image ${target} is not in the content store`;
+	const waiting = [target];
+	for (let count = 0; waiting.length > 0 && count < MAX_MANIFESTS; count++) {
+		const digest = waiting.shift() ?? "";
+		const document = decode(DocumentSchema, await read(digest));
+		// Manifests of other platforms were not pulled.
+		if (document === undefined) continue;
+		waiting.push(...(document.manifests ?? []).map((manifest) => manifest.digest));
+		if (document.config === undefined || document.layers === undefined) continue;
+		const diffIds = decode(ConfigSchema, await read(document.config.digest))?.rootfs.diff_ids;
+		if (diffIds === undefined || diffIds.length !== document.layers.length) {
+			last = `the image ${digest} has no configuration that fits its layers`;
+			continue;
+		}
+		if (chainId !== undefined && chainIdOf(diffIds) !== chainId) {
+			last = `the image ${digest} has other layers than the container's snapshot`;
+			continue;
+		}
+		const layers = document.layers.map((layer, index) => ({
+			diffId: diffIds[index] ?? "",
+			digest: layer.digest,
+			open: (signal: AbortSignal) => open(layer.digest, signal),
+		}));
+		return { layers };
+	}
+	throw new NoLayers(last);
+}
+
+function decode<T extends v.GenericSchema>(schema: T, bytes: Buffer | undefined): v.InferOutput<T> | undefined {
+	if (bytes === undefined) return undefined;
+	try {
+		const found = v.safeParse(schema, JSON.parse(bytes.toString("utf8")));
+		return found.success ? found.output : undefined;
+	} catch {
+		return undefined;
+	}
+}
+
+/** containerd's failure to answer is no failure of the container: what it can't tell is found otherwise. */
+async function told<T>(answer: Promise<T>): Promise<T> {
+	try {
+		return await answer;
+	} catch (error) {
+		throw new NoLayers(`containerd does not tell: ${messageOf(error)}`, { cause: error });
+	}
+}
+
+const plainMount = ({ type, source, target, options }: MountInfo): MountInfo => ({ type, source, target, options: [...options] });

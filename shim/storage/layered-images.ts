@@ -1,0 +1,151 @@
+/** Root filesystems as disks of their images' layers (docs/images.md). */
+
+import { rm } from "node:fs/promises";
+
+import { explain, ShimError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import type { Builds } from "./builds.ts";
+import { erofsFiles } from "./erofs-layers.ts";
+import type { ImageCache } from "./image-cache.ts";
+import { chainIdOf, ImageLayers, NoLayers } from "./image-layers.ts";
+import type { ContainerRef, ImageContent } from "./image-layers.ts";
+import { ImageWatch } from "./image-watch.ts";
+import { diskKey, LayerCache, readDisk } from "./layer-cache.ts";
+import { imageKey } from "./layer-identity.ts";
+import type { DiskLayer } from "./layer-program.ts";
+import type { RootfsMount, RootfsPlan } from "./rootfs-plan.ts";
+
+const MAX_TAKES = 3;
+
+/** What the disks of layers share with other images. */
+export interface LayeredImagesOptions {
+	readonly cacheDir: string;
+	readonly cache: ImageCache;
+	readonly builds: Builds;
+	readonly maxBytes: number;
+	/** Bound of one layer's conversion. */
+	readonly timeoutMs: number;
+	readonly log: Log | undefined;
+}
+
+/** Whose layers are wanted. */
+export interface WantedLayers {
+	readonly container: ContainerRef;
+	readonly mounts: readonly RootfsMount[];
+	readonly plan: RootfsPlan;
+	/** The pod's path of the disk. */
+	readonly path: string;
+}
+
+/** A disk of layers that a pod has. */
+export interface LayeredImage {
+	readonly cached: boolean;
+	/** Topmost first. */
+	readonly layers: readonly DiskLayer[];
+}
+
+/** A disk to find or to make. */
+interface WantedDisk {
+	readonly key: string;
+	readonly chainId: string;
+	readonly path: string;
+	/** EROFS images of the layers that another program made, topmost first. */
+	readonly files: readonly string[] | undefined;
+	readonly find: () => Promise<ImageContent>;
+}
+
+/** The disks of layers of one cache folder. */
+export class LayeredImages {
+	readonly #options: LayeredImagesOptions;
+	readonly #layers: LayerCache;
+	readonly #containerd = new ImageLayers();
+	readonly #watch: ImageWatch;
+
+	constructor(options: LayeredImagesOptions) {
+		this.#options = options;
+		this.#layers = new LayerCache(options.cacheDir);
+		this.#watch = new ImageWatch(this.#containerd, (...image) => this.#prepareAhead(...image), options.log);
+	}
+
+	/** Ends the watch of images and closes connections to containerd. */
+	close(): Promise<void> {
+		this.#watch.close();
+		return this.#containerd.close();
+	}
+
+	/** Prepares images that this containerd pulls from now on. */
+	watch(address: string): void {
+		this.#watch.watch(address);
+	}
+
+	/** Removes what dead converters left. */
+	sweep(isAlive: (pid: number, startTime: string) => boolean): Promise<void> {
+		return this.#layers.sweep(isAlive);
+	}
+
+	/**
+	 * Gives a pod the disk of a container's layers, and makes it first when there is none.
+	 * @returns undefined when the layers can't be had, which the log tells
+	 * @throws ShimError storage.full, storage.image, wait.deadline, wait.canceled
+	 */
+	async take({ container, mounts, plan, path }: WantedLayers, signal: AbortSignal): Promise<LayeredImage | undefined> {
+		try {
+			const { chainId, image } = await this.#containerd.chainOf(container, mounts, signal);
+			const find = (): Promise<ImageContent> => this.#containerd.contentOf(container.address, container.namespace, image, chainId, signal);
+			const files = erofsFiles(plan.lowers);
+			const key = diskKey(chainId, files === undefined ? undefined : await imageKey(plan.lowers, []));
+			return await this.#take({ key, chainId, path, files, find }, signal);
+		} catch (error) {
+			if (!(error instanceof NoLayers) && !(error instanceof ShimError && error.reason === "storage.layer")) throw error;
+			this.#options.log?.warn("layers are flattened, and the image's hash does not follow from its digest", {
+				container: container.id,
+				reason: explain(error),
+			});
+			return undefined;
+		}
+	}
+
+	async #take({ key, chainId, path, files, find }: WantedDisk, signal: AbortSignal): Promise<LayeredImage> {
+		const { builds, cache, log } = this.#options;
+		let cached = true;
+		// Another process may evict the disk between its making and its taking.
+		for (let attempt = 0; attempt < MAX_TAKES; attempt++) {
+			if (await cache.take(key, path)) {
+				try {
+					return { cached, layers: await readDisk(path, chainId) };
+				} catch (error) {
+					log?.warn("a damaged disk of layers is made again", { key, reason: explain(error) });
+					await rm(cache.imagePath(key), { force: true });
+				}
+			}
+			cached = false;
+			const content = await find();
+			await builds.wait(key, `the layers of ${chainId}`, (given) => this.#build(key, content, given, files), signal);
+		}
+		throw new ShimError("storage.image", `the disk ${cache.imagePath(key)} disappeared ${MAX_TAKES} times`, {
+			remedy: "raise the bound of the image cache",
+		});
+	}
+
+	async #build(key: string, { layers }: ImageContent, signal: AbortSignal, files?: readonly string[]): Promise<void> {
+		const { cache, log, maxBytes, timeoutMs } = this.#options;
+		const started = performance.now();
+		const output = cache.imagePath(key);
+		const diffIds = layers.map(({ diffId }) => diffId);
+		if (files !== undefined && files.length !== layers.length)
+			throw new NoLayers(`the snapshot has ${files.length} EROFS images for ${layers.length} layers`);
+		await (files === undefined
+			? this.#layers.makeDisk({ layers }, output, { timeoutMs, signal })
+			: this.#layers.makeForeignDisk(files, diffIds, output, { timeoutMs, signal }));
+		log?.info("disk of layers made", { key, layers: layers.length, durationMs: Math.round(performance.now() - started) });
+		await cache.evict(maxBytes, output);
+	}
+
+	async #prepareAhead(address: string, namespace: string, name: string, signal: AbortSignal): Promise<void> {
+		const { builds, cache } = this.#options;
+		await cache.ready();
+		const content = await this.#containerd.contentOf(address, namespace, name, undefined, signal);
+		const key = diskKey(chainIdOf(content.layers.map(({ diffId }) => diffId)));
+		await builds.wait(key, `the layers of ${name}`, (given) => this.#build(key, content, given), signal);
+	}
+}
