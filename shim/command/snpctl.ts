@@ -11,6 +11,7 @@ import { CONFIG_FILE_VARIABLE, daemonSocket, DEFAULT_CONFIG_FILE } from "../base
 import { dropInsOf, loadConfig } from "../config/load.ts";
 import { askDaemon } from "../wire/control-client.ts";
 import { renderTimeline } from "./render-timeline.ts";
+import { table } from "./table.ts";
 import { VERSION } from "./version.ts";
 
 const USAGE = `usage: snpctl [options] command
@@ -20,6 +21,7 @@ const USAGE = `usage: snpctl [options] command
   attest verify      is an SEV-SNP attestation report genuine and as expected? (snpctl attest --help)
   attest show        every field of a report
   measure            SEV-SNP launch digests, ID blocks, signed reference values (snpctl measure --help)
+  image prepare ...  the cache of images: prepare, list, inspect, verify, gc (snpctl image --help)
   version            the version of this build
 options:
   --state-dir DIR    the folder of snpd's socket (default: the configuration's state_dir)
@@ -50,6 +52,7 @@ interface Options {
 const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) => Promise<number>>>> = {
 	attest: async () => (await import("./attest.ts")).attest,
 	measure: async () => (await import("./measure.ts")).measure,
+	image: async () => (await import("./image-commands.ts")).image,
 };
 
 async function main(): Promise<void> {
@@ -133,18 +136,6 @@ async function checkConfig(options: Options): Promise<void> {
 	const dropIns = await dropInsOf(file);
 	print(existsSync(file) ? `${file}: sound` : `${file} does not exist: the defaults hold (${CONFIG_FILE_VARIABLE} names another file)`);
 	for (const dropIn of dropIns) print(`${dropIn}: sound`);
-}
-
-function table(rows: readonly (readonly string[])[]): string {
-	const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => (row[column] ?? "").length)));
-	return rows
-		.map((row) =>
-			row
-				.map((cell, column) => cell.padEnd(widths[column] ?? 0))
-				.join("  ")
-				.trimEnd(),
-		)
-		.join("\n");
 }
 
 function print(text: string): void {
