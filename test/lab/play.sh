@@ -35,5 +35,5 @@ node_path="$(node -p process.execPath)"
 "$LAB_RUN" --timeout "${LAB_TIMEOUT:-1800}" --out "$work/logs" --extra "$work/repository:repository" --extra "$work/cache:cache" \
   --extra "$work/programs:programs" --extra /usr/lib/cni:cni -- \
   "mkdir -p \$(dirname $node_path) /usr/lib/cni; [ -e $node_path ] || ln -s /lab/programs/node $node_path; ln -sf /lab/programs/busybox /bin/busybox
-   [ -e /usr/lib/cni/bridge ] || ln -s /lab/cni/* /usr/lib/cni/; modprobe -a bridge veth sch_ingress cls_u32 act_mirred
+   [ -e /usr/lib/cni/bridge ] || ln -s /lab/cni/* /usr/lib/cni/; modprobe -a bridge veth sch_ingress cls_u32 act_mirred loop fuse
    cd /lab/repository && CONTAINERD_SHIM_SNP_CACHE=/lab/cache SNP_TEST_VMM=\$(readlink -f \$(command -v cloud-hypervisor)) $node_path --import tsx $program"
