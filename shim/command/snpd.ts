@@ -3,6 +3,7 @@
  * descriptor 3 (docs/contracts.md); run by hand it binds the socket itself. It may be killed at any instant: the next one takes up.
  */
 
+import { join } from "node:path";
 import { env, exit, pid, stdout } from "node:process";
 
 import { descriptorSink } from "../base/descriptor-sink.ts";
@@ -20,6 +21,7 @@ import { failedAnswer } from "../service/status.ts";
 import { TASK_SERVICES, TaskService } from "../service/task-service.ts";
 import type { Keeper, KeeperAnswer, KeeperRequest } from "../wire/keeper.ts";
 import { serveKeepers } from "../wire/keeper-server.ts";
+import { Outbox } from "../wire/outbox.ts";
 import { EventPublishers } from "../wire/publisher.ts";
 import { SNPD_USAGE, stateDirArgument } from "./arguments.ts";
 import { IdleEnd } from "./idle-end.ts";
@@ -30,6 +32,8 @@ const LISTEN_FD = 3;
 const STDERR = 2;
 /** How long an snpd without a configuration stays when nobody is connected. */
 const IDLE_MS = 60_000;
+/** What containerd's clients wait for: these events come also when snpd is killed before containerd has taken them. */
+const LASTING_EVENTS: ReadonlySet<PodEvent["kind"]> = new Set<PodEvent["kind"]>(["exit", "delete", "oom"]);
 const sink = descriptorSink(STDERR);
 
 async function main(): Promise<void> {
@@ -40,8 +44,12 @@ async function main(): Promise<void> {
 	const { stateDir, level, astray } = await settings(log);
 	log.setLevel(level);
 	const publishers = new EventPublishers(log);
+	const outbox = new Outbox(join(stateDir, "e"), publishers, log);
+	outbox.resume();
 	const publish = (identity: PodIdentity, event: PodEvent): void => {
-		void publishers.for(identity).publish({ namespace: identity.namespace, ...encodeEvent(event) });
+		const encoded = { namespace: identity.namespace, ...encodeEvent(event) };
+		if (LASTING_EVENTS.has(event.kind)) outbox.publish(identity, encoded);
+		else void publishers.for(identity).publish(encoded);
 	};
 	const defaultConfigFile = env[CONFIG_FILE_VARIABLE] ?? DEFAULT_CONFIG_FILE;
 	const node = new PodNode({ stateDir, defaultConfigFile, publish, log });
@@ -65,6 +73,7 @@ async function main(): Promise<void> {
 		// Pods go on without snpd: only what is owed to containerd is sent first.
 		server
 			.close()
+			.then(() => outbox.close())
 			.then(() => publishers.close())
 			.catch((error: unknown) => log.error("stopping", error))
 			.finally(() => exit(0));

@@ -99,7 +99,7 @@ export class Container {
 		else this.#host.publish({ kind: "exec-started", containerId: this.id, execId, pid });
 		if (process.state.kind === "starting") process.transition({ kind: "running" });
 		// It runs whether that can be written or not: whoever started it must hear of its end.
-		this.#saveQuietly(process);
+		this.saveQuietly(process);
 		this.#supervise(process);
 	}
 
@@ -108,7 +108,7 @@ export class Container {
 		if (process.state.kind !== "starting") return;
 		if (process.execId !== "") process.transition({ kind: "created" });
 		else process.transition({ kind: "stopped", exit: { status: START_ERROR_STATUS, atMs: Date.now() } });
-		this.#saveQuietly(process);
+		this.saveQuietly(process);
 	}
 
 	async #startInit(replay: boolean): Promise<void> {
@@ -195,7 +195,7 @@ export class Container {
 	/** From now on nobody waits long for the readers of these processes' last output. */
 	#hurry(processes: readonly GuestProcess[]): void {
 		for (const process of processes) this.#stdio.hurry(process);
-		this.#saveQuietly(this.init);
+		this.saveQuietly(this.init);
 	}
 
 	/** Sets a terminal's size; before an exec's start it is remembered. */
@@ -295,8 +295,8 @@ export class Container {
 		}
 	}
 
-	/** The end of a process is a fact whether it can be written or not. */
-	#saveQuietly(process: GuestProcess): void {
+	/** What became of a process is a fact whether it can be written or not. */
+	protected saveQuietly(process: GuestProcess): void {
 		try {
 			this.#host.save();
 		} catch (error) {
@@ -308,7 +308,7 @@ export class Container {
 	protected async stopped(process: GuestProcess, exit: ExitRecord): Promise<void> {
 		if (process.state.kind === "stopped") return;
 		process.transition({ kind: "stopped", exit });
-		this.#saveQuietly(process);
+		// Before the journal: once that says "stopped", no later snpd tells of the end by itself.
 		this.#host.publish({
 			kind: "exit",
 			containerId: this.id,
@@ -317,6 +317,7 @@ export class Container {
 			status: exit.status,
 			atMs: exit.atMs,
 		});
+		this.saveQuietly(process);
 	}
 }
 

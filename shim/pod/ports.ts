@@ -115,5 +115,8 @@ export type PodEvent =
 	| { readonly kind: "paused"; readonly containerId: string }
 	| { readonly kind: "resumed"; readonly containerId: string };
 
-/** Takes events in order; must not fail and must not wait. */
+/**
+ * Takes events in order; must not fail and must not wait. An end is on disk when it returns, and sent after the caller's turn: the journal, written in
+ * the same turn, then never says more than the events that will come.
+ */
 export type PublishEvent = (identity: PodIdentity, event: PodEvent) => void;

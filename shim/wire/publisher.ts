@@ -29,6 +29,8 @@ export interface ContainerdEvent {
 	readonly typeUrl: string;
 	/** The encoded message. */
 	readonly value: Uint8Array;
+	/** When it happened; now, when left out. */
+	readonly at?: Date;
 }
 
 interface Queued {
@@ -70,11 +72,11 @@ export class EventPublisher {
 	}
 
 	/**
-	 * Queues an event. When 4096 wait, the oldest is dropped with a line in the log.
+	 * Queues an event; sending begins after the caller's turn. When 4096 wait, the oldest is dropped with a line in the log.
 	 * @returns true when containerd has it, false when it was dropped; never rejects
 	 */
 	publish(event: ContainerdEvent): Promise<boolean> {
-		const queued: Queued = { event, at: new Date(), delivered: deferred<boolean>() };
+		const queued: Queued = { event, at: event.at ?? new Date(), delivered: deferred<boolean>() };
 		if (this.#stop.signal.aborted) {
 			queued.delivered.resolve(false);
 			return queued.delivered.promise;
@@ -116,11 +118,13 @@ export class EventPublisher {
 	}
 
 	async #run(): Promise<void> {
+		await Promise.resolve();
 		let delayMs = FIRST_DELAY_MS;
 		let refusals = 0;
 		for (let head = this.#queue[0]; head !== undefined; head = this.#queue[0]) {
 			if (this.#stop.signal.aborted) {
-				while (this.#queue.length > 0) this.#drop(0, "snpd ends");
+				this.#log.warn("events are not sent any more", { topics: this.#queue.map((queued) => queued.event.topic).join(" ") });
+				for (const { delivered } of this.#queue.splice(0)) delivered.resolve(false);
 				return;
 			}
 			try {

@@ -14,7 +14,7 @@ const SETTLE_TIMEOUT_MS = 10_000;
 const FOLDER_DEPTH_MAX = 8;
 
 /** The entries of the state folder that stay while snpd serves the node: see docs/contracts.md, "Names and places". */
-const LASTING_STATE: readonly string[] = ["snpd.sock", "snpd.lock", "snpd.log", "keeper.log", "k", "p"];
+const LASTING_STATE: readonly string[] = ["snpd.sock", "snpd.lock", "snpd.log", "keeper.log", "k", "p", "e"];
 
 /** True for the one snpd of the node, which outlives the pods. */
 export function isDaemon(info: ProcessInfo): boolean {
@@ -66,7 +66,13 @@ function stateFiles(cd: PrivateContainerd): string[] {
 	return filesBelow(cd.seen(cd.stateDir))
 		.filter((path) => !LASTING_STATE.includes(path))
 		.map((path) => {
-			const kind = path.startsWith("p/") ? "journal entry or pod file" : path.startsWith("k/") ? "keeper socket" : "state file";
+			const kind = path.startsWith("e/")
+				? "event that containerd did not get"
+				: path.startsWith("p/")
+					? "journal entry or pod file"
+					: path.startsWith("k/")
+						? "keeper socket"
+						: "state file";
 			return `${kind}: ${cd.stateDir}/${path}`;
 		});
 }
