@@ -94,6 +94,26 @@ function pairs(text: string): Map<string, number> {
 	return new Map([...text.matchAll(/^(\S+) (\d+)$/gmu)].map(([, name = "", value]) => [name, Number(value)]));
 }
 
+/**
+ * The groups, in any hierarchy, that a process is in and the caller is not (cgroups(7), /proc/pid/cgroup): those that somebody has put it into.
+ * None when the process is gone.
+ */
+export function cgroupsApart(pid: number): string[] {
+	const own = new Set(groupsOf("self"));
+	return [...new Set(groupsOf(String(pid)))].filter((path) => path !== "/" && !path.startsWith("/..") && !own.has(path));
+}
+
+/** Lines are `number:controllers:path`; a group that is removed already has ` (deleted)` behind its path. */
+function groupsOf(pid: string): string[] {
+	try {
+		const lines = readFileSync(`/proc/${pid}/cgroup`, "utf8").trim().split("\n");
+		return lines.map((line) => line.split(":").slice(2).join(":")).filter((path) => path !== "" && !path.endsWith(" (deleted)"));
+	} catch (error) {
+		if (errnoOf(error) === "ENOENT" || errnoOf(error) === "ESRCH") return [];
+		throw error;
+	}
+}
+
 /** One group. Made by `join`, removed by `remove`; both may be repeated. */
 export class HostCgroup {
 	/** Below each hierarchy's root, with a leading slash. */

@@ -84,7 +84,10 @@ const podRecord = v.object({
 	}),
 	/** What the pod was started with. Absent from journals of older versions. */
 	config: v.optional(v.unknown(), null),
+	/** 0 while none was ever here. */
 	keeperPid: v.number(),
+	/** With the number it names a process for ever; null when it is not known. */
+	keeperStartTime: v.optional(v.nullable(v.pipe(v.string(), v.digits())), null),
 	/** What containerd's Sandbox API knows of the pod; null for one that was made by its first container. */
 	sandbox: v.optional(v.nullable(sandboxRecord), null),
 	state: v.picklist(["booting", "running", "lost"]),

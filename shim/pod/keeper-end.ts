@@ -2,12 +2,18 @@
 
 import { deferred } from "../base/deadline.ts";
 import { ShimError } from "../base/errors.ts";
+import { startTimeOf } from "../host/processes.ts";
 import type { Mover } from "./ports.ts";
+
+/** A process that goes by this number only as long as it started then (ticks since the host's boot); null: that is not known. */
+export interface KeeperProcess {
+	readonly pid: number;
+	readonly startTime: string | null;
+}
 
 /** Whether the pod's keeper is here. */
 export class KeeperEnd {
-	/** The keeper's process, also while it is away; 0 while it was never here. */
-	pid = 0;
+	#process: KeeperProcess | undefined;
 	readonly #podId: string;
 	#mover: Mover | undefined;
 	#here = deferred<undefined>();
@@ -22,6 +28,16 @@ export class KeeperEnd {
 		return this.#mover;
 	}
 
+	/** The keeper's process, also while it is away; undefined while it was never here. */
+	get process(): KeeperProcess | undefined {
+		return this.#process;
+	}
+
+	/** Takes what the journal holds. */
+	restore(process: KeeperProcess | undefined): void {
+		this.#process = process;
+	}
+
 	/** True while it is connected. */
 	get attached(): boolean {
 		return this.#mover !== undefined;
@@ -30,7 +46,7 @@ export class KeeperEnd {
 	/** It is connected (again). */
 	attach(mover: Mover): void {
 		this.#mover = mover;
-		this.pid = mover.pid;
+		this.#process = { pid: mover.pid, startTime: startTimeOf(mover.pid)?.toString() ?? null };
 	}
 
 	/** The streams that it moves were taken up. */

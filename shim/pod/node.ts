@@ -151,7 +151,8 @@ export class PodNode {
 			pod.log.warn("the pod's keeper has ended: removing the pod");
 			this.remove(pod).catch((error: unknown) => pod.log.error("removing the pod failed", error));
 		};
-		const keeper = pod.keeper.pid === 0 ? undefined : ProcessHandle.open(pod.keeper.pid);
+		const known = pod.keeper.process;
+		const keeper = known && ProcessHandle.open(known.pid, known.startTime === null ? undefined : BigInt(known.startTime));
 		if (keeper === undefined) drop();
 		else
 			void keeper.exited.then(() => {

@@ -8,7 +8,7 @@ import { parseJson, parseSpec, processSchema } from "../agent/oci-spec.ts";
 import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { AGENT_PORT } from "../base/names.ts";
-import { HostCgroup } from "../host/cgroups.ts";
+import { cgroupsApart, HostCgroup } from "../host/cgroups.ts";
 import { unmountUnder } from "../host/mounts.ts";
 import { findProcesses, ProcessHandle } from "../host/processes.ts";
 import { clearSpace } from "../network/space.ts";
@@ -36,11 +36,14 @@ const KILL_WAIT_MS = 10_000;
 
 /**
  * Kills the VMM that was started in a pod folder, and removes the folder with its mounts. The VMM's own helpers end with it.
- * @param record the pod's journal, if it can be read: its VMM's control group goes too, and what its VM had in a network namespace
+ * @param record the pod's journal, if it can be read: its VMM's control group goes too (else the one that the VMM is found in), and what its VM had in a
+ * network namespace
  */
 export async function clearAway(folder: string, record: PodRecord | null, log: Log): Promise<void> {
+	const groups = new Set([record?.cgroup ?? null].filter((path) => path !== null));
 	for (const found of findProcesses(folder, API_SOCKET_OPTION)) {
 		if (found.pid === process.pid) continue;
+		if (record === null) for (const group of cgroupsApart(found.pid)) groups.add(group);
 		const handle = ProcessHandle.open(found.pid, found.startTime);
 		if (handle === undefined) continue;
 		log.warn("killing the hypervisor that an earlier snpd left", { pid: found.pid, folder });
@@ -50,9 +53,9 @@ export async function clearAway(folder: string, record: PodRecord | null, log: L
 			.catch((error: unknown) => log.error("a process does not end", error, { pid: found.pid }));
 		handle.close();
 	}
-	const { cgroup, network } = record ?? { cgroup: null, network: null };
-	if (cgroup !== null)
-		await new HostCgroup(cgroup).remove().catch((error: unknown) => log.error("a control group stays", error, { folder }));
+	for (const group of groups)
+		await new HostCgroup(group).remove().catch((error: unknown) => log.error("a control group stays", error, { folder }));
+	const network = record?.network ?? null;
 	if (network !== null)
 		await clearSpace(network).catch((error: unknown) => log.error("a network namespace keeps what a VM had there", error, { folder }));
 	await unmountUnder(folder);
@@ -65,7 +68,7 @@ export async function clearAway(folder: string, record: PodRecord | null, log: L
  */
 export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 	pod.sandbox.vmm = record.vmm;
-	pod.keeper.pid = record.keeperPid;
+	pod.keeper.restore(record.keeperPid === 0 ? undefined : { pid: record.keeperPid, startTime: record.keeperStartTime });
 	pod.nextStream = record.nextNumber;
 	pod.sandbox.pciSegments = record.pciSegments;
 	pod.sandbox.size = record.size ?? undefined;
@@ -92,6 +95,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		});
 		endAll(pod);
 		pod.vmEnded();
+		pod.saveQuietly();
 		await pod.sandbox.cgroup?.remove().catch((error: unknown) => pod.log.error("a control group stays", error));
 		return;
 	}

@@ -38,8 +38,9 @@ export class SandboxContainer extends Container {
 		process.transition({ kind: "starting" });
 		this.#pod.publish({ kind: "start", containerId: this.id, pid: this.#pod.pid });
 		process.transition({ kind: "running" });
-		this.#pod.save();
+		// It runs whether that can be written or not: whoever started it must hear of its end.
 		this.resume();
+		this.saveQuietly(process);
 	}
 
 	override resume(): void {

@@ -175,11 +175,10 @@ export class Sandbox {
 	}
 
 	/**
-	 * Takes over a VM that an earlier snpd started.
+	 * Takes over a VM that an earlier snpd started. The journal goes last, in `release`: after it nobody knows of what is still to be given back.
 	 * @param release ends it
 	 */
 	adopt(machine: Machine, release: () => void | Promise<void>): void {
-		this.scope.defer("pod folder", () => this.#owner.journal.remove());
 		const { cgroup } = this;
 		if (cgroup !== undefined) this.scope.defer(`control group ${cgroup.path}`, () => cgroup.remove());
 		this.scope.defer("VM", release);

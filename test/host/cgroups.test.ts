@@ -7,7 +7,7 @@ import { join } from "node:path";
 
 import t from "tap";
 
-import { cgroupPath, HostCgroup, parseHierarchies } from "../../shim/host/cgroups.ts";
+import { cgroupPath, cgroupsApart, HostCgroup, parseHierarchies } from "../../shim/host/cgroups.ts";
 
 t.test("cgroupPath: a path, systemd's form, and what is neither", async (t) => {
 	t.equal(cgroupPath("/kubepods/burstable/pod1/abc"), "/kubepods/burstable/pod1/abc");
@@ -46,11 +46,14 @@ t.test("HostCgroup: a process joins with all hierarchies; the group goes when it
 		await ended;
 		await group.remove();
 	});
+	t.strictSame(cgroupsApart(child.pid ?? 0), [], "as its parent");
 	group.join(child.pid ?? 0);
 	group.join(child.pid ?? 0);
+	t.strictSame(cgroupsApart(child.pid ?? 0), [group.path]);
 	for (const folder of folders) t.match(readFileSync(join(folder, "cgroup.procs"), "utf8"), new RegExp(`^${child.pid}$`, "m"), folder);
 	child.kill("SIGKILL");
 	await ended;
+	t.strictSame(cgroupsApart(child.pid ?? 0), []);
 	await group.remove();
 	await group.remove();
 	t.strictSame(folders.filter(existsSync), []);

@@ -12,6 +12,7 @@ const RECORD: PodRecord = {
 	sandbox: { bundle: "/b", createdAtMs: 5, started: true, exit: { status: 137, atMs: 7 }, sysctls: { "kernel.msgmax": "1" } },
 	config: { guest: { vcpus: 1 } },
 	keeperPid: 7,
+	keeperStartTime: "6",
 	state: "running",
 	network: { path: "/run/netns/cni-1", id: "4:4026532177", queues: 1, told: [] },
 	vmm: { pid: 8, startTime: "9" },

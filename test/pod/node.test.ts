@@ -1,15 +1,23 @@
+import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import t from "tap";
 import type { Test } from "tap";
 import { Log } from "../../shim/base/log.ts";
 import { keeperSocket, podKey } from "../../shim/base/names.ts";
+import { cgroupsApart, HostCgroup, parseHierarchies } from "../../shim/host/cgroups.ts";
+import { startTimeOf } from "../../shim/host/processes.ts";
+import { Journal } from "../../shim/pod/journal.ts";
 import { PodNode } from "../../shim/pod/node.ts";
 import type { Mover } from "../../shim/pod/ports.ts";
+import { API_SOCKET_OPTION } from "../../shim/vmm/launcher.ts";
+import { eventually } from "../support/retry.ts";
 
 const ADDRESS = "/run/containerd.sock";
+const WAIT_MS = 20_000;
 
 /** A node in a folder whose path is short enough for sockets. */
 function node(t: Test): { node: PodNode; stateDir: string } {
@@ -84,4 +92,70 @@ t.test("the keeper of a pod that could not be taken up is ended, and a new one o
 	const fresh = keeper();
 	pods.attach(key, fresh, stateDir, false);
 	t.equal(fresh.ends, 0);
+});
+
+/** A journal of a sandbox whose VM has ended, and whose keeper had this number and started then. */
+function leaveSandbox(stateDir: string, name: string, keeperPid: number, keeperStartTime: string | null): string {
+	const key = podKey(ADDRESS, "k8s.io", name);
+	const journal = new Journal(join(stateDir, "p", key));
+	journal.open();
+	journal.write({
+		version: 1,
+		identity: { key, namespace: "k8s.io", podId: name, address: ADDRESS, ttrpcAddress: "", publishBinary: "/none", configFile: null },
+		config: { storage: { cache_dir: join(stateDir, "images") } },
+		keeperPid,
+		keeperStartTime,
+		sandbox: { bundle: stateDir, createdAtMs: 1, started: true, exit: null, sysctls: {} },
+		state: "running",
+		network: null,
+		vmm: null,
+		size: null,
+		pciSegments: 1,
+		cgroup: null,
+		agent: null,
+		volumes: [],
+		disks: [],
+		nextNumber: 1,
+		containers: [],
+		tombstones: [],
+		spans: [],
+	});
+	return join(stateDir, "p", key);
+}
+
+t.test("a pod whose keeper has ended is removed, also when another process has got the keeper's number", async (t) => {
+	const { node: pods, stateDir } = node(t);
+	writeFileSync(join(stateDir, "config.toml"), `[storage]\ncache_dir = ${JSON.stringify(join(stateDir, "images"))}\n`);
+	const since = startTimeOf(process.pid) ?? 0n;
+	leaveSandbox(stateDir, "lives", process.pid, String(since));
+	const reused = leaveSandbox(stateDir, "reused", process.pid, String(since - 1n));
+	await pods.recover();
+	await eventually("the removal", WAIT_MS, () => (existsSync(reused) ? undefined : true));
+	t.same(
+		pods.list().map(({ podId }) => podId),
+		["lives"],
+	);
+});
+
+t.test("a damaged journal leaves neither the VMM nor its control group", async (t) => {
+	const { node: pods, stateDir } = node(t);
+	const folder = join(stateDir, "p", podKey(ADDRESS, "k8s.io", "damaged"));
+	mkdirSync(folder, { recursive: true });
+	writeFileSync(join(folder, "journal.json"), "");
+	writeFileSync(join(stateDir, "config.toml"), `[storage]\ncache_dir = ${JSON.stringify(join(stateDir, "images"))}\n`);
+	const vmm = spawn("sh", ["-c", "read word", API_SOCKET_OPTION], { cwd: folder, stdio: ["pipe", "ignore", "ignore"] });
+	const ended = once(vmm, "exit");
+	const group = new HostCgroup(`/snp-test-${randomBytes(4).toString("hex")}`);
+	t.teardown(async () => {
+		vmm.kill("SIGKILL");
+		await ended;
+		await group.remove();
+	});
+	group.join(vmm.pid ?? 0);
+	t.same(cgroupsApart(vmm.pid ?? 0), [group.path]);
+	await pods.recover();
+	await ended;
+	t.notOk(existsSync(folder));
+	const places = parseHierarchies(readFileSync("/proc/self/mountinfo", "utf8")).map(({ mountPoint }) => join(mountPoint, group.path));
+	t.same(places.filter(existsSync), []);
 });

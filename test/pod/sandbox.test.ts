@@ -1,0 +1,28 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import { Log } from "../../shim/base/log.ts";
+import { Journal } from "../../shim/pod/journal.ts";
+import type { Machine } from "../../shim/pod/machine.ts";
+import { Sandbox } from "../../shim/pod/sandbox.ts";
+import type { SandboxOwner } from "../../shim/pod/sandbox.ts";
+import { Timeline } from "../../shim/pod/timeline.ts";
+
+t.test("an adopted sandbox keeps its journal until everything else is given back", async (t) => {
+	const folder = join(t.testdir({}), "k");
+	const journal = new Journal(folder);
+	journal.open();
+	const owner = { podId: "p", folder, journal, log: new Log(() => undefined, "error"), timeline: new Timeline() };
+	const sandbox = new Sandbox(owner as unknown as SandboxOwner);
+	const seen: string[] = [];
+	const note = (what: string) => () => void seen.push(`${what} ${existsSync(folder) ? "with" : "without"} the journal`);
+	// As `restorePod` does: containers and the network before the VM.
+	sandbox.scope.child("container c").defer("image", note("image"));
+	sandbox.scope.defer("network", note("network"));
+	const agent = { oomEvent: () => Promise.reject(new Error("no guest")) };
+	sandbox.adopt({ agent, died: new Promise(() => undefined) } as unknown as Machine, note("VM"));
+	sandbox.transition({ kind: "gone" });
+	await sandbox.release();
+	t.same(seen, ["VM with the journal", "network with the journal", "image with the journal"]);
+	t.notOk(existsSync(folder));
+});
