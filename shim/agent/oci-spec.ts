@@ -140,6 +140,8 @@ export const specSchema = v.object({
 	mounts: maybe(v.array(mount)),
 	annotations: maybe(v.record(v.string(), v.string())),
 	linux: maybe(linux),
+	/** By the moment at which they should run. */
+	hooks: maybe(v.record(v.string(), maybe(v.array(v.object({ path: v.string() }))))),
 });
 
 export type OciProcess = v.InferOutput<typeof processSchema>;
@@ -149,6 +151,11 @@ export type OciSpec = v.InferOutput<typeof specSchema>;
 export type PodSpec = Pick<OciSpec, "hostname" | "annotations" | "linux">;
 export type OciDevice = v.InferOutput<typeof device>;
 export type OciMount = v.InferOutput<typeof mount>;
+
+/** The hooks of a specification (config.md, POSIX-platform Hooks) in words. None is run: they are programs of the host that want to see the container's namespaces there. */
+export function hooksLeftOut(spec: OciSpec): string[] {
+	return Object.entries(spec.hooks ?? {}).flatMap(([moment, hooks]) => (hooks ?? []).map(({ path }) => `${moment}: ${path}`));
+}
 
 /**
  * Validates parsed JSON against a schema of this file.

@@ -1,7 +1,7 @@
 /** A pod: one VM, its containers, and the order in which they come and go. */
 
 import { refuseHostNamespaces } from "../agent/guest-spec.ts";
-import { readSpec } from "../agent/oci-spec.ts";
+import { hooksLeftOut, readSpec } from "../agent/oci-spec.ts";
 import type { OciResources, OciSpec } from "../agent/oci-spec.ts";
 import { asShimError, ShimError } from "../base/errors.ts";
 import { deferred, withDeadline } from "../base/deadline.ts";
@@ -212,6 +212,9 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 			const { id, bundle, rootfs, stdio } = request;
 			await this.making(id, async (_, abort) => {
 				const spec = await this.timeline.step("read-spec", () => this.readSpec(bundle));
+				const hooks = hooksLeftOut(spec);
+				if (hooks.length > 0)
+					this.log.warn("hooks are not run: there is no container on the host", { container: id, hooks: hooks.join(", ") });
 				if (this.state.kind === "new") await this.#createFirst(request, spec, abort);
 				else await this.#createFurther(request, spec, abort);
 			});

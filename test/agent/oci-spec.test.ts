@@ -1,7 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { readSpec } from "../../shim/agent/oci-spec.ts";
+import { hooksLeftOut, readSpec } from "../../shim/agent/oci-spec.ts";
 import { failing } from "../base/failing.ts";
 
 const SOUND = { ociVersion: "1.1.0", process: { args: ["sh"], cwd: "/" }, root: { path: "rootfs" } };
@@ -14,6 +14,20 @@ async function readText(t: { testdir: (fixture: { [name: string]: string }) => s
 t.test("readSpec reads a bundle and drops what it does not know", async (t) => {
 	const read = await readText(t, JSON.stringify({ ...SOUND, unknown: 1, process: { ...SOUND.process, env: null, extra: true } }));
 	t.same(read.process, { args: ["sh"], cwd: "/", env: null });
+});
+
+t.test("hooksLeftOut names every hook and its moment", async (t) => {
+	const hooks = {
+		prestart: [{ path: "/usr/bin/a", args: ["a", "b"] }, { path: "/b" }],
+		poststop: null,
+		createRuntime: [{ path: "/c", timeout: 1 }],
+	};
+	t.same(hooksLeftOut(await readText(t, JSON.stringify({ ...SOUND, hooks }))), [
+		"prestart: /usr/bin/a",
+		"prestart: /b",
+		"createRuntime: /c",
+	]);
+	t.same(hooksLeftOut(await readText(t, JSON.stringify(SOUND))), []);
 });
 
 t.test("readSpec names the file that is missing", async (t) => {
