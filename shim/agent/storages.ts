@@ -1,7 +1,10 @@
 /** The storages that the agent is asked for, in the Kata agent protocol's form. */
 
+import { types } from "../../proto/gen/agent.js";
 import type { grpc } from "../../proto/gen/agent.js";
 import { guestRootfs } from "./guest-spec.ts";
+
+const { Always, OnRootMismatch } = types.FSGroupChangePolicy;
 
 /** A storage of a CreateSandbox or CreateContainer request. */
 export type StorageRequest = grpc.Storage.$Properties;
@@ -144,7 +147,9 @@ export function diskStorage({ volume, source, fstype, options, group }: DiskVolu
 		fstype,
 		mount_point: volume,
 		options: [...options],
-		...(group === undefined ? {} : { fs_group: { group_id: group.id, group_change_policy: group.onRootMismatch ? 1 : 0 } }),
+		...(group === undefined
+			? {}
+			: { fs_group: { group_id: group.id, group_change_policy: group.onRootMismatch ? OnRootMismatch : Always } }),
 	};
 }
 
