@@ -87,6 +87,9 @@ export function diskDevice(place: Place, disk: DiskConfig, format: ImageFormat, 
 	};
 	const properties = pci(place, "virtio-blk-pci", {
 		drive: node,
+		// A full disk of the host is the guest's error, and does not stop the VM.
+		werror: "report",
+		rerror: "report",
 		"num-queues": disk.num_queues,
 		"queue-size": disk.queue_size,
 		...(disk.serial === undefined ? {} : { serial: disk.serial }),

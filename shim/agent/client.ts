@@ -11,6 +11,8 @@ import {
 	HUGE_PAGES_CAPABILITY,
 	LIMITS_CAPABILITY,
 	PCI_CAPABILITY,
+	SCRATCH_CAPABILITY,
+	DAMAGE_CAPABILITY,
 	STREAMS_CAPABILITY,
 	VERITY_CAPABILITY,
 	VOLUMES_CAPABILITY,
@@ -23,6 +25,7 @@ const AGENT_SERVICE = "grpc.AgentService";
 const HEALTH_SERVICE = "grpc.Health";
 /** Our own agent's, behind its capability (proto/agent/extensions.proto). */
 const FILES_SERVICE = "snp.v1.Files";
+const DAMAGE_SERVICE = "snp.v1.Damage";
 
 /** How long a call may take, and the caller's own end. */
 export interface CallOptions {
@@ -44,6 +47,10 @@ export interface AgentDetails {
 	readonly forward: boolean;
 	/** It changes files of volumes in place. */
 	readonly volumes: boolean;
+	/** It makes file systems of its own on disks. */
+	readonly scratch: boolean;
+	/** It tells what was changed of the guest's disks. */
+	readonly damage: boolean;
 	/** It finds disks by whole PCI addresses. */
 	readonly pci: boolean;
 	/** It reserves huge pages for one container. */
@@ -144,6 +151,8 @@ export class AgentClient {
 			files: details?.extra_features?.includes(FILES_CAPABILITY) ?? false,
 			forward: details?.extra_features?.includes(FORWARD_CAPABILITY) ?? false,
 			volumes: details?.extra_features?.includes(VOLUMES_CAPABILITY) ?? false,
+			damage: details?.extra_features?.includes(DAMAGE_CAPABILITY) ?? false,
+			scratch: details?.extra_features?.includes(SCRATCH_CAPABILITY) ?? false,
 			pci: details?.extra_features?.includes(PCI_CAPABILITY) ?? false,
 			hugepages: details?.extra_features?.includes(HUGE_PAGES_CAPABILITY) ?? false,
 			verity: details?.extra_features?.includes(VERITY_CAPABILITY) ?? false,
@@ -260,6 +269,12 @@ export class AgentClient {
 	async oomEvent(options?: CallOptions): Promise<string> {
 		const answer = await this.#call(AGENT_SERVICE, "GetOOMEvent", grpc.GetOOMEventRequest, {}, grpc.OOMEvent, { timeoutMs: 0, ...options });
 		return answer.container_id;
+	}
+
+	/** Waits, without bound, until something on the guest's disks is not what it was, for agents with `damage`; gives a sentence. */
+	async nextDamage(options?: CallOptions): Promise<string> {
+		const bounds = { timeoutMs: 0, ...options };
+		return (await this.#call(DAMAGE_SERVICE, "NextDamage", snp.v1.NextDamageRequest, {}, snp.v1.NextDamageResponse, bounds)).text;
 	}
 
 	/** Writes one piece of a file into the guest (Kata agent protocol, CopyFile). */

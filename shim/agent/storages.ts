@@ -72,6 +72,42 @@ export function layerStorages(containerId: string, source: string, layers: reado
 	}));
 }
 
+/** Where the pod's writable disk is mounted in the guest. */
+const GUEST_SCRATCH = "/run/kata-containers/sandbox/scratch";
+
+const IN_SCRATCH = `X-snp.in=${GUEST_SCRATCH}`;
+
+/**
+ * The pod's writable disk, of zeros: the agent makes an encrypted file system on it while the host goes on (capability `snp.scratch.v1`).
+ * @param source the disk, see `deviceSource`
+ */
+export function scratchStorage(source: string): StorageRequest {
+	return {
+		driver: "blk",
+		source,
+		fstype: "btrfs",
+		mount_point: GUEST_SCRATCH,
+		options: ["X-snp.background"],
+		driver_options: ["encryption_key=ephemeral", "create_filesystem"],
+	};
+}
+
+/** The storage as it is in a pod with a writable disk: folders of the guest lie there. */
+export function onScratch(storage: StorageRequest): StorageRequest {
+	return storage.driver === "local" ? { ...storage, options: [...(storage.options ?? []), IN_SCRATCH] } : storage;
+}
+
+/** A container's writable layer, in a folder of the pod's writable disk. */
+export function upperStorage(containerId: string): StorageRequest {
+	return {
+		driver: "blk",
+		source: GUEST_SCRATCH,
+		fstype: "btrfs",
+		mount_point: guestRootfs(containerId),
+		options: ["rw", "X-kata.overlay-upper", "X-kata.multi-layer=true", IN_SCRATCH],
+	};
+}
+
 /**
  * What the agent is told of a device's place: Kata's agent takes two hexadecimal digits, the slot on bus 0 of the first PCI segment; our own the
  * whole address as well.

@@ -62,6 +62,8 @@ export const CATALOGUE = {
 	"storage.image": entry("internal", "check free space and that mkfs.erofs 1.5 or later is installed"),
 	"storage.layer": entry("failed-precondition", "pull the image again; its layer can't be what it claims to be"),
 	"storage.full": entry("resource-exhausted", "free space on the file system that is named"),
+	"guest.damage": entry("internal", "check the node's disk and who can write to storage.cache_dir; let the pod be created again"),
+	"storage.scratch": entry("failed-precondition", "set storage.scratch_dir to a folder on a disk of the node"),
 	"volume.missing": entry("failed-precondition", "bring the path back on the node, or let the pod be created again"),
 	"volume.too-large": entry("resource-exhausted", "mount less of it, or raise the key that is named: copies take the VM's memory"),
 	"volume.invalid": entry("invalid-argument", "have the CSI driver write it anew; docs/volumes.md has the form"),

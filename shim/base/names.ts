@@ -30,6 +30,12 @@ export const PCI_CAPABILITY = "snp.pci.v1";
 /** What it says when it opens layers of a partitioned disk through dm-verity. */
 export const VERITY_CAPABILITY = "snp.verity.v1";
 
+/** What it says when it makes encrypted file systems on disks, also while the host goes on, and puts writable layers there. */
+export const SCRATCH_CAPABILITY = "snp.scratch.v1";
+
+/** What it says when it tells what the host changed of the guest's disks. */
+export const DAMAGE_CAPABILITY = "snp.damage.v1";
+
 /** What it says when it takes connections to ports of the guest's loopback. */
 export const FORWARD_CAPABILITY = "snp.forward.v1";
 

@@ -88,6 +88,20 @@ export const ConfigSchema = v.strictObject({
 			false,
 			"Whether the layers of every image that containerd pulls are converted at once, and not with the first pod of the image (with storage.layers; from the first pod of a containerd on).",
 		),
+		scratch: choice(
+			"disk",
+			["disk", "memory"],
+			"Where what containers write goes, in their own file systems and in emptyDirs: to a file of the node for each pod that the guest encrypts with a key of its own and checks at each read, or to the VM's memory (see guest.memory_mib). A guest agent that can't do the first uses memory.",
+		),
+		scratch_dir: path(
+			"/var/lib/containerd-shim-snp",
+			"Folder of these files, on a disk of the node. They are sparse, have no name while the VM runs, and give space back when something is deleted in the guest.",
+		),
+		scratch_mib: integer(
+			20_480,
+			{ min: 256, max: 1_073_741_824, unit: "MiB" },
+			"Size of such a disk, at most that of the file system that it is on. It takes no more of the node than what is written.",
+		),
 		mkfs_erofs: program("mkfs.erofs", "The mkfs.erofs program (erofs-utils 1.5 or later)."),
 	}),
 	timeouts: table("How long the shim waits before it calls a step failed.", {

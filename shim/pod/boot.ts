@@ -46,14 +46,17 @@ export interface BootContext {
 	readonly cgroup: HostCgroup | undefined;
 	/** The first container's disk, made while the VMM starts; undefined for a pod whose first container runs nothing. */
 	readonly disk: Promise<BootDisk> | undefined;
+	/** The pod's writable disk, made while the VMM starts; undefined for a pod that writes to memory. */
+	readonly scratch: Promise<BootDisk | undefined>;
 	/** The pod's network, prepared while the VMM starts; undefined: loopback alone. */
 	readonly network: Promise<PodNetwork | undefined>;
 }
 
-/** A booted machine, and the PCI address of its first disk (`0000:00:1f.0`; empty without a disk). */
+/** A booted machine, and the PCI addresses of its first disk and of its writable one (`0000:00:1f.0`; empty without the disk). */
 export interface Booted {
 	readonly machine: Machine;
 	readonly diskAddress: string;
+	readonly scratchAddress: string;
 }
 
 const KVM_DEVICE = "/dev/kvm";
@@ -166,12 +169,12 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 		context.onVmm(vmm);
 		return vmm;
 	});
-	const [vmm, disk] = await Promise.all([owned, context.disk]);
+	const [vmm, disk, scratch] = await Promise.all([owned, context.disk, context.scratch]);
 	const died = Promise.race([vmmDeath(context, vmm), guestEnd.ended.then((how) => guestDeath(context, how))]);
 	const failed = died.then((death) => Promise.reject(death));
 	failed.catch(() => undefined);
 	try {
-		return await Promise.race([failed, startGuest(context, vmm, disk, guestEnd, signal)]);
+		return await Promise.race([failed, startGuest(context, vmm, { disk, scratch }, guestEnd, signal)]);
 	} catch (error) {
 		throw await rootCause(error, died);
 	}
@@ -209,22 +212,18 @@ async function lastWords(context: BootContext): Promise<string> {
 	return told === "" ? "" : `; its console says: ${told}`;
 }
 
-async function startGuest(
-	context: BootContext,
-	vmm: Vmm,
-	disk: BootDisk | undefined,
-	guestEnd: GuestEnd,
-	signal: AbortSignal,
-): Promise<Booted> {
+async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd: GuestEnd, signal: AbortSignal): Promise<Booted> {
 	const { config, plan, scope, timeline, podId } = context;
 	const call = { signal, timeoutMs: config.timeouts.vmm_call_ms };
-	await timeline.step("vm-create", () => vmm.client.create(vmConfig(plan, disk), call));
+	await timeline.step("vm-create", () => vmm.client.create(vmConfig(plan, disks), call));
 	const network = await context.network;
 	if (network !== undefined) await timeline.step("add-net", () => network.plugCold(vmm.client, { signal }));
 	await timeline.step("vm-boot", () => vmm.client.boot(call));
 	// The places of devices are known as soon as the VM runs; the guest boots meanwhile.
-	const place = disk === undefined ? Promise.resolve("") : timeline.step("disk-slot", () => findDisk(vmm, disk.id, call));
-	place.catch(() => undefined);
+	const { disk, scratch } = disks;
+	const none = disk === undefined && scratch === undefined;
+	const places = none ? Promise.resolve(["", ""] as const) : timeline.step("disk-slot", () => findDisks(vmm, [disk, scratch], call));
+	places.catch(() => undefined);
 	const agent = await timeline.step("agent-connect", async () => {
 		const { socket } = await dialGuest(plan.vsock, AGENT_PORT, { signal, timeoutMs: config.timeouts.boot_ms });
 		const client = new AgentClient(
@@ -237,16 +236,36 @@ async function startGuest(
 	});
 	const details = await timeline.step("agent-details", () => agent.details({ signal }));
 	const died = watchMachine(podId, vmm, agent, guestEnd.ended);
-	return { machine: { vmm, agent, details, vsock: plan.vsock, removals: guestEnd.removals, died }, diskAddress: await place };
+	const [first, second] = await places;
+	const machine = { vmm, agent, details, vsock: plan.vsock, removals: guestEnd.removals, died };
+	return { machine, diskAddress: first, scratchAddress: second };
 }
 
-async function findDisk(vmm: Vmm, diskId: string, call: { signal: AbortSignal; timeoutMs: number }): Promise<string> {
-	const found = diskAddress(await vmm.client.info(call), diskId);
-	if (found === undefined) throw new ShimError("vmm.api", `the hypervisor does not list disk ${diskId} among the VM's devices`);
-	return found;
+type Pair<T> = readonly [T, T];
+
+async function findDisks(
+	vmm: Vmm,
+	[first, second]: Pair<BootDisk | undefined>,
+	call: { signal: AbortSignal; timeoutMs: number },
+): Promise<Pair<string>> {
+	const info = await vmm.client.info(call);
+	const addressOf = (disk: BootDisk | undefined): string => {
+		if (disk === undefined) return "";
+		const found = diskAddress(info, disk.id);
+		if (found === undefined) throw new ShimError("vmm.api", `the hypervisor does not list disk ${disk.id} among the VM's devices`);
+		return found;
+	};
+	return [addressOf(first), addressOf(second)];
 }
 
-function vmConfig(plan: PodPlan, disk: BootDisk | undefined): ReturnType<typeof planVm> {
+/** The disks that the VM has from its start. */
+interface Disks {
+	readonly disk: BootDisk | undefined;
+	readonly scratch: BootDisk | undefined;
+}
+
+function vmConfig(plan: PodPlan, { disk, scratch }: Disks): ReturnType<typeof planVm> {
+	const disks = [disk === undefined ? [] : [{ ...disk, readonly: true }], scratch === undefined ? [] : [{ ...scratch, readonly: false }]];
 	return planVm({
 		vcpus: plan.vcpus,
 		maxVcpus: plan.most.vcpus,
@@ -255,7 +274,7 @@ function vmConfig(plan: PodPlan, disk: BootDisk | undefined): ReturnType<typeof 
 		kernelPath: plan.kernel,
 		initramfsPath: plan.image,
 		cmdline: plan.kernelParameters,
-		disks: disk === undefined ? [] : [{ id: disk.id, path: disk.path, readonly: true }],
+		disks: disks.flat().map(({ id, path, readonly }) => ({ id, path, readonly })),
 		vsock: { cid: plan.vsockCid, socketPath: plan.vsock },
 		serialFile: plan.consoleFile,
 		pciSegments: plan.pciSegments,

@@ -24,6 +24,8 @@ export interface ContainerHost {
 	readonly cgroup: HostCgroup | undefined;
 	/** Kernel parameters that the pod asks for. */
 	readonly sysctls: Readonly<Record<string, string>>;
+	/** The pod has a writable disk that its guest has put a file system on. */
+	readonly hasScratch: boolean;
 	/** What containers of the pod mount from the host. */
 	readonly volumes: PodVolumes;
 	/** @throws ShimError `pod.lost` when the VM is gone */

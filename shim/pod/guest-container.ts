@@ -3,7 +3,7 @@
 import { guestResources, resourcesLeftOut } from "../agent/guest-resources.ts";
 import { guestSpec, sharesPidNamespace } from "../agent/guest-spec.ts";
 import type { OciResources, OciSpec } from "../agent/oci-spec.ts";
-import { hugePagesStorage, layerStorages, rootfsStorage } from "../agent/storages.ts";
+import { hugePagesStorage, layerStorages, onScratch, rootfsStorage, upperStorage } from "../agent/storages.ts";
 import type { StorageRequest, VerityLayer } from "../agent/storages.ts";
 import type { ContainerHost } from "./container-host.ts";
 import { streamPorts } from "./container-stdio.ts";
@@ -59,7 +59,7 @@ export async function createInGuest(
 		storages: [
 			...(layers === null ? [rootfsStorage(id, source)] : layerStorages(id, source, layers)),
 			...hugePages(id, spec, machine),
-			...volumes.storages,
+			...(host.hasScratch ? [upperStorage(id), ...volumes.storages.map(onScratch)] : volumes.storages),
 		],
 		devices: [...volumes.devices],
 		OCI: converted,

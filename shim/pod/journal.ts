@@ -96,6 +96,8 @@ const podRecord = v.object({
 	vmm: v.nullable(v.object({ pid: v.number(), startTime: v.string() })),
 	/** What the VM has now, and what it may grow to. */
 	size: v.optional(v.nullable(v.object({ now: machineSize, most: machineSize })), null),
+	/** The file of the pod's writable disk; it has its name until the VM has it open. */
+	scratch: v.optional(v.nullable(v.string()), null),
 	/** PCI segments of the VM. */
 	pciSegments: v.optional(v.number(), 1),
 	/** The path of the VMM's control group. */
@@ -111,6 +113,8 @@ const podRecord = v.object({
 			pci: v.optional(v.boolean(), false),
 			hugepages: v.optional(v.boolean(), false),
 			verity: v.optional(v.boolean(), false),
+			scratch: v.optional(v.boolean(), false),
+			damage: v.optional(v.boolean(), false),
 			seccomp: v.boolean(),
 		}),
 	),

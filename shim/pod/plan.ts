@@ -1,6 +1,6 @@
 /** The plan of a pod: everything that its boot needs, decided from the bundle and the configuration before anything is acquired. Pure. */
 
-import { join } from "node:path";
+import { basename, join } from "node:path";
 
 import type { OciSpec, PodSpec } from "../agent/oci-spec.ts";
 import type { Config } from "../config/schema.ts";
@@ -32,6 +32,8 @@ export interface PodPlan {
 	readonly vsockCid: number;
 	/** Where the guest's serial console goes; undefined: nowhere. */
 	readonly consoleFile: string | undefined;
+	/** The file of the pod's writable disk, and its size; undefined when what is written stays in memory. */
+	readonly scratch: { readonly path: string; readonly maxBytes: number } | undefined;
 	/** What the VMM may reach beside the files that its configuration names, by Landlock; undefined: everything. */
 	readonly landlockRules: readonly LandlockConfig[] | undefined;
 }
@@ -41,6 +43,7 @@ const MAX_HOSTNAME = 64;
 /** As much of an id as other runtimes show. */
 const DEFAULT_HOSTNAME = 12;
 const GUEST_CID = 3;
+const BYTES_PER_MIB = 1024 * 1024;
 
 /** Parameters that every guest gets: end at once on a panic, so that a dead guest is a dead VM; no emulated probing. */
 const BASE_PARAMETERS = [
@@ -90,6 +93,10 @@ export function planPod(podId: string, spec: PodSpec, config: Config, folder: st
 		vsock: join(folder, "vsock.sock"),
 		vsockCid: GUEST_CID,
 		consoleFile: console ? join(folder, "console.log") : undefined,
+		scratch:
+			config.storage.scratch === "disk"
+				? { path: join(config.storage.scratch_dir, `${basename(folder)}.img`), maxBytes: config.storage.scratch_mib * BYTES_PER_MIB }
+				: undefined,
 		// Disks that are plugged in later come from the cache of images.
 		landlockRules: config.hypervisor.landlock
 			? [

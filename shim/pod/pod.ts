@@ -122,6 +122,10 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		return this.api.record?.sysctls ?? sandbox?.spec.linux?.sysctl ?? {};
 	}
 
+	get hasScratch(): boolean {
+		return this.sandbox.hasScratch;
+	}
+
 	get volumes(): PodVolumes {
 		return this.sandbox.volumes;
 	}

@@ -19,6 +19,7 @@ export function podRecord(pod: Pod): PodRecord {
 		network: networkRecord(pod),
 		vmm: pod.sandbox.vmm,
 		size: pod.sandbox.size === undefined ? null : { now: { ...pod.sandbox.size.now }, most: { ...pod.sandbox.size.most } },
+		scratch: pod.sandbox.scratch,
 		pciSegments: pod.sandbox.pciSegments,
 		cgroup: pod.sandbox.cgroup?.path ?? null,
 		agent: state.kind === "running" ? { ...state.machine.details } : null,

@@ -12,6 +12,7 @@ import { cgroupsApart, HostCgroup } from "../host/cgroups.ts";
 import { unmountUnder } from "../host/mounts.ts";
 import { findProcesses, ProcessHandle } from "../host/processes.ts";
 import { clearSpace } from "../network/space.ts";
+import { removeScratchFile } from "../storage/scratch-file.ts";
 import { adoptVmm, API_SOCKET_OPTION } from "../vmm/launcher.ts";
 import type { Vmm } from "../vmm/launcher.ts";
 import { dialGuest } from "../vmm/vsock.ts";
@@ -56,6 +57,8 @@ export async function clearAway(folder: string, record: PodRecord | null, log: L
 	for (const group of groups)
 		await new HostCgroup(group).remove().catch((error: unknown) => log.error("a control group stays", error, { folder }));
 	const network = record?.network ?? null;
+	const scratch = record?.scratch ?? null;
+	if (scratch !== null) await removeScratchFile(scratch).catch((error: unknown) => log.error("a file stays", error, { path: scratch }));
 	if (network !== null)
 		await clearSpace(network).catch((error: unknown) => log.error("a network namespace keeps what a VM had there", error, { folder }));
 	await unmountUnder(folder);
@@ -71,6 +74,8 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 	pod.keeper.restore(record.keeperPid === 0 ? undefined : { pid: record.keeperPid, startTime: record.keeperStartTime });
 	pod.nextStream = record.nextNumber;
 	pod.sandbox.pciSegments = record.pciSegments;
+	pod.sandbox.scratch = record.scratch;
+	if (record.scratch !== null) await removeScratchFile(record.scratch);
 	pod.sandbox.size = record.size ?? undefined;
 	pod.sandbox.cgroup = record.cgroup === null ? undefined : new HostCgroup(record.cgroup);
 	pod.tombstones.restore(record.tombstones);

@@ -3,12 +3,14 @@
  * everything in it has one scope.
  */
 
-import { shmStorage } from "../agent/storages.ts";
+import { deviceSource, scratchStorage, shmStorage } from "../agent/storages.ts";
+import type { StorageRequest } from "../agent/storages.ts";
 import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
 import { cgroupPath, HostCgroup } from "../host/cgroups.ts";
+import { makeScratchFile, removeScratchFile } from "../storage/scratch-file.ts";
 import { bootMachine } from "./boot.ts";
 import type { BootDisk } from "./boot.ts";
 import type { VmSize } from "./growth.ts";
@@ -47,6 +49,13 @@ export interface SandboxOwner {
 	outOfMemory(containerId: string): void;
 }
 
+/** The VMM's name of the pod's writable disk. */
+const SCRATCH_DISK = "scratch";
+
+/** What a guest may tell of changed disks: it is not trusted with the log. */
+const MAX_DAMAGE = 64;
+const MAX_DAMAGE_CHARACTERS = 1_000;
+
 /** The sandbox of one pod. */
 export class Sandbox {
 	/** Owns the sandbox once it is made; scopes of containers are its children. */
@@ -61,6 +70,8 @@ export class Sandbox {
 	cgroup: HostCgroup | undefined;
 	/** The pod's network, from before its first effect; null: loopback alone. */
 	network: PodNetwork | null = null;
+	/** The file of the pod's writable disk; null when what is written stays in memory. */
+	scratch: string | null = null;
 	/** What containers mount from the host. */
 	volumes: PodVolumes;
 	/** True once the VM is being ended on purpose. */
@@ -105,10 +116,15 @@ export class Sandbox {
 		this.size = { now: { vcpus: plan.vcpus, memoryMib: plan.memoryMib }, most: plan.most };
 		this.pciSegments = plan.pciSegments;
 		this.cgroup = plan.cgroupsPath === "" ? undefined : new HostCgroup(cgroupPath(plan.cgroupsPath));
+		this.scratch = plan.scratch?.path ?? null;
 		this.transition({ kind: "booting" });
 		scope.defer("pod folder", () => this.#owner.journal.remove());
 		this.#owner.journal.open();
 		this.#ownVolumes(scope);
+		if (plan.scratch !== undefined) {
+			const { path } = plan.scratch;
+			scope.defer(`file ${path}`, () => removeScratchFile(path));
+		}
 		if (plan.network.kind === "namespace") {
 			const network = PodNetwork.open(plan.network.path, plan.vcpus, this.#networkOptions());
 			scope.defer(`network of ${plan.network.path}`, () => network.close());
@@ -127,7 +143,7 @@ export class Sandbox {
 	async boot(plan: PodPlan, disk: Promise<BootDisk> | undefined, signal: AbortSignal): Promise<string> {
 		const { network, cgroup } = this;
 		const { podId, folder, config, timeline, log } = this.#owner;
-		const { machine, diskAddress } = await bootMachine({
+		const { machine, diskAddress, scratchAddress } = await bootMachine({
 			podId,
 			folder,
 			plan,
@@ -138,6 +154,7 @@ export class Sandbox {
 			log,
 			cgroup,
 			disk,
+			scratch: this.#prepareScratch(plan),
 			network: network === null ? Promise.resolve(undefined) : this.#prepareNetwork(network),
 			onVmm: (vmm) => {
 				this.vmm = { pid: vmm.pid, startTime: vmm.startTime.toString() };
@@ -145,10 +162,18 @@ export class Sandbox {
 			},
 		});
 		this.transition({ kind: "running", machine });
+		// The VMM has it open: without a name it goes with the VMM, whatever becomes of this process.
+		if (plan.scratch !== undefined) await removeScratchFile(plan.scratch.path);
 		if (network !== null) await timeline.step("guest-network", () => network.tell(machine.agent, { signal }));
 		await timeline.step("sandbox", () =>
 			machine.agent.createSandbox(
-				{ hostname: plan.hostname, dns: [], storages: [shmStorage()], sandbox_pidns: false, sandbox_id: podId },
+				{
+					hostname: plan.hostname,
+					dns: [],
+					storages: [shmStorage(), ...this.#scratchStorages(scratchAddress)],
+					sandbox_pidns: false,
+					sandbox_id: podId,
+				},
 				{ signal },
 			),
 		);
@@ -169,6 +194,7 @@ export class Sandbox {
 		this.vmm = null;
 		this.cgroup = undefined;
 		this.size = undefined;
+		this.scratch = null;
 		this.network = null;
 		this.volumes = new PodVolumes(this.#owner);
 		this.#state = { kind: "new" };
@@ -232,6 +258,29 @@ export class Sandbox {
 		return { vmmCallMs: config.timeouts.vmm_call_ms, log, onChange: () => this.#owner.saveQuietly() };
 	}
 
+	/** The guest has put a file system on the pod's writable disk. */
+	get hasScratch(): boolean {
+		return this.scratch !== null && this.machine().details.scratch;
+	}
+
+	#scratchStorages(address: string): StorageRequest[] {
+		const { details } = this.machine();
+		const source = deviceSource(address, details.pci);
+		if (!this.hasScratch) return [];
+		if (source === undefined)
+			throw new ShimError("vmm.api", `the hypervisor put the pod's writable disk at ${address}, where the guest agent can't find it`);
+		return [scratchStorage(source)];
+	}
+
+	/** Makes the file of the pod's writable disk while the VMM starts. */
+	#prepareScratch({ scratch }: PodPlan): Promise<BootDisk | undefined> {
+		if (scratch === undefined) return Promise.resolve(undefined);
+		const { path, maxBytes } = scratch;
+		const made = this.#owner.timeline.step("scratch-file", () => makeScratchFile(path, maxBytes).then(() => ({ id: SCRATCH_DISK, path })));
+		made.catch(() => undefined);
+		return made;
+	}
+
 	/** Joins the namespace's interfaces to taps while the VMM starts. */
 	#prepareNetwork(network: PodNetwork): Promise<PodNetwork> {
 		const prepared = this.#owner.timeline.step("network", () => network.prepare().then(() => network));
@@ -245,6 +294,10 @@ export class Sandbox {
 	}
 
 	#watchDeath(machine: Machine): void {
+		if (machine.details.damage)
+			this.#watchDamage(machine).catch((error: unknown) =>
+				this.#owner.log.debug("no more words about changed disks", { reason: explain(error) }),
+			);
 		this.#watchOom(machine).catch((error: unknown) => this.#owner.log.debug("no more out-of-memory events", { reason: explain(error) }));
 		void machine.died.then((death) => {
 			this.volumes.close();
@@ -255,6 +308,16 @@ export class Sandbox {
 			this.#owner.vmEnded();
 			this.#owner.saveQuietly();
 		});
+	}
+
+	async #watchDamage(machine: Machine): Promise<void> {
+		for (let told = 0; told < MAX_DAMAGE && this.#state.kind === "running"; told++) {
+			const text = await machine.agent.nextDamage();
+			this.#owner.log.error(
+				"what the guest has of the node is not what it was",
+				new ShimError("guest.damage", text.slice(0, MAX_DAMAGE_CHARACTERS)),
+			);
+		}
 	}
 
 	async #watchOom(machine: Machine): Promise<void> {

@@ -1,9 +1,14 @@
 /** Limits and devices of a container: what Update changes, and what the rules keep away. A guest has cgroup version 2; the host may not. */
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
 import { ContainerdApi } from "../support/containerd-api.ts";
 import type { Ctr } from "../support/ctr.ts";
 import { runCases, type Case } from "../support/fixture.ts";
+import { scratchDir } from "../support/shim-config.ts";
 
 const MEMORY_BYTES = 52_428_800;
+/** More than the default of guest.memory_mib. */
+const WRITTEN_MIB = 280;
 const SUM_BYTES = 73_400_320;
 
 /** Values of files in the container's cgroup, the root of its cgroup namespace. The container must be privileged to mount it. */
@@ -97,6 +102,20 @@ const cases: Case[] = [
 			t.equal(capable.stdout, "0\n");
 			const privileged = await ctr.run(ctr.newId("privileged"), ["sh", "-c", READ_DISK], { flags: ["--privileged"] });
 			t.strictSame([privileged.stderr, privileged.stdout], ["", "1\n"]);
+		},
+	},
+	{
+		name: "a container writes more than its VM has memory, and the node has no file of that name",
+		vmOnly: true,
+		check: async (t, { ctr, containerd }) => {
+			const script = `dd if=/dev/zero of=/much bs=1M count=${WRITTEN_MIB} 2>/dev/null && stat -c %s /much && df -m / | tail -n 1`;
+			const id = ctr.newId("writes");
+			await ctr.detach(id, ["sleep", "1000"]);
+			const { stdout, stderr } = await ctr.exec(id, ["sh", "-c", script]);
+			t.equal(stderr, "");
+			t.match(stdout, new RegExp(`^${WRITTEN_MIB * 2 ** 20}\n`));
+			t.strictSame(readdirSync(scratchDir(join(containerd.rootDir, "images"))), []);
+			await ctr.remove(id);
 		},
 	},
 ];

@@ -29,8 +29,11 @@ const RECORD: PodRecord = {
 		pci: true,
 		hugepages: true,
 		verity: true,
+		scratch: true,
+		damage: true,
 		seccomp: true,
 	},
+	scratch: "/scratch/k.img",
 	nextNumber: 3,
 	containers: [
 		{

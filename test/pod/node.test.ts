@@ -110,6 +110,7 @@ function leaveSandbox(stateDir: string, name: string, keeperPid: number, keeperS
 		network: null,
 		vmm: null,
 		size: null,
+		scratch: null,
 		pciSegments: 1,
 		cgroup: null,
 		agent: null,

@@ -29,6 +29,9 @@ const BOOT_TIMEOUT_MS = 60_000;
 /** A VM in an emulated machine needs longer still. */
 const NESTED_BOOT_TIMEOUT_MS = 240_000;
 
+/** Where the files of writable disks are, beside the built images. */
+export const scratchDir = (cacheDir: string): string => `${cacheDir}.scratch`;
+
 /** The text of a configuration file whose state folder is `stateDir` and whose built images go to `cacheDir`. */
 export function shimConfigToml(stateDir: string, cacheDir: string, config: ShimConfig): string {
 	const vmm = process.env["SNP_TEST_VMM"];
@@ -43,6 +46,7 @@ hotplug_memory_mib = ${config.hotplugMemoryMib ?? 0}
 [storage]
 cache_dir = ${JSON.stringify(config.cacheDir ?? cacheDir)}
 layers = ${config.layers ?? false}
+scratch_dir = ${JSON.stringify(scratchDir(cacheDir))}
 [timeouts]
 boot_ms = ${config.bootTimeoutMs ?? (vmm === undefined ? BOOT_TIMEOUT_MS : NESTED_BOOT_TIMEOUT_MS)}
 ${config.append ?? ""}

@@ -3,6 +3,7 @@
 use crate::cgroup::Cgroups;
 use crate::container::Container;
 use crate::error::{Code, Context, Error, Result};
+use crate::events::Events;
 use crate::options::Options;
 use crate::process::Process;
 use crate::proto::grpc::{CreateContainerRequest, CreateSandboxRequest, RemoveContainerRequest};
@@ -13,15 +14,13 @@ use crate::storage::Storages;
 use crate::streams::Streams;
 use nix::sched::{unshare, CloneFlags};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// OOM events that nobody asked for are kept up to this number; the oldest go first.
-const OOM_EVENTS_MAX: usize = 256;
 /// Longest host name (Linux).
 const HOSTNAME_BYTES_MAX: usize = 64;
 /// What a container is to its pod (Kata's annotation).
@@ -35,40 +34,6 @@ const REMOVE_MAX: Duration = Duration::from_secs(60);
 pub struct Namespaces {
     pub ipc: OwnedFd,
     pub uts: OwnedFd,
-}
-
-/// Containers that lost a process for want of memory.
-#[derive(Default)]
-pub struct Ooms {
-    queue: RefCell<VecDeque<String>>,
-    more: Notify,
-}
-
-impl Ooms {
-    /// Enters an event.
-    pub fn push(&self, id: &str) {
-        crate::warn!("a process of container {id} was killed: out of memory");
-        let mut queue = self.queue.borrow_mut();
-        if queue.len() == OOM_EVENTS_MAX {
-            queue.pop_front();
-        }
-        queue.push_back(id.to_string());
-        self.more.notify_one();
-    }
-
-    /// The next event; each is given once.
-    pub async fn next(&self) -> String {
-        loop {
-            let event = self.queue.borrow_mut().pop_front();
-            if let Some(id) = event {
-                if !self.queue.borrow().is_empty() {
-                    self.more.notify_one();
-                }
-                return id;
-            }
-            self.more.notified().await;
-        }
-    }
 }
 
 #[derive(Default)]
@@ -89,8 +54,9 @@ pub struct Agent {
     pub reaper: Rc<Reaper>,
     pub streams: Rc<Streams>,
     pub cgroups: Cgroups,
-    pub storages: Storages,
-    pub ooms: Rc<Ooms>,
+    pub storages: Rc<Storages>,
+    /// Containers that lost a process for want of memory.
+    pub ooms: Rc<Events>,
     /// Told when the sandbox is destroyed: the agent ends.
     pub end: Notify,
     sandbox: RefCell<Sandbox>,
@@ -102,7 +68,7 @@ pub struct Agent {
 impl Agent {
     /// An agent without a sandbox.
     pub fn new(options: Options, reaper: Rc<Reaper>, cgroups: Cgroups) -> Rc<Self> {
-        let storages = Storages::new(&options);
+        let storages = Rc::new(Storages::new(&options));
         Rc::new(Self {
             options,
             reaper,
@@ -260,12 +226,22 @@ impl Agent {
         let mut plain = request.clone();
         plain.storages.clear();
         let created = Container::create(self, plain, storages.clone()).await;
+        let created = created.map_err(|error| self.with_damage(&storages, error));
         if created.is_err() {
             if let Err(error) = self.storages.release(&storages).await {
                 crate::warn!("{error}");
             }
         }
         created
+    }
+
+    /// A failure that came with a block of a layer that did not verify says so: the layer is the cause.
+    pub fn with_damage(&self, storages: &[String], error: Error) -> Error {
+        let damage = self.storages.damage(storages);
+        if damage.is_empty() {
+            return error;
+        }
+        Error::new(error.code, format!("{error}; {}", damage.join("; ")))
     }
 
     /// Removes a container, whatever it does; bounded by the request's time.

@@ -85,6 +85,11 @@ impl Container {
         }
     }
 
+    /// Mount points of the storages that it uses.
+    pub fn storages(&self) -> Vec<String> {
+        self.storages.borrow().clone()
+    }
+
     async fn create_init(
         agent: &Rc<Agent>,
         request: &CreateContainerRequest,
@@ -141,7 +146,11 @@ impl Container {
     fn watch(self: Rc<Self>, agent: &Rc<Agent>) {
         let (container, ooms) = (self.clone(), agent.ooms.clone());
         let oom = spawn_local(async move {
-            container.cgroup.watch_oom(|| ooms.push(&container.id)).await;
+            let killed = || {
+                crate::warn!("a process of container {} was killed: out of memory", container.id);
+                ooms.push(&container.id);
+            };
+            container.cgroup.watch_oom(killed).await;
         });
         let container = self.clone();
         let end = spawn_local(async move {

@@ -28,6 +28,9 @@ const FEATURES: &[&str] = &[
     "snp.volumes.v1",
     "snp.pci.v1",
     "snp.hugepages.v1",
+    "snp.verity.v1",
+    "snp.scratch.v1",
+    "snp.damage.v1",
 ];
 const MEMORY_BLOCK_SIZE: &str = "/sys/devices/system/memory/block_size_bytes";
 /// Processors that the host plugged in have come up within this time.

@@ -7,6 +7,7 @@ use crate::inotify::Inotify;
 use crate::io::{Fd, Listener};
 use crate::options::Options;
 use crate::reaper::{block_signals, Reaper};
+use crate::uevent::Uevents;
 use crate::{forward, log, ttrpc};
 use std::rc::Rc;
 use std::time::Duration;
@@ -53,6 +54,15 @@ async fn serve(options: Options) -> Result<()> {
     let stop = agent.clone();
     spawn_local(agent.reaper.clone().run(signals, move || stop.end.notify_one()));
 
+    if options.init {
+        // Messages before the first container are about other devices.
+        let (uevents, agent) = (Uevents::open()?, agent.clone());
+        spawn_local(async move {
+            if let Err(error) = agent.storages.verity.report(uevents).await {
+                crate::warn!("changed layers are not reported any more: {error}");
+            }
+        });
+    }
     let listener = Listener::bind(&options.agent)?;
     spawn_local(agent.streams.clone().serve_tokens(Listener::bind(&options.streams)?));
     if let Some(address) = &options.passfd {

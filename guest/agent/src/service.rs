@@ -5,7 +5,7 @@ use crate::copyfile::{copy_file, read_file};
 use crate::error::{Code, Error, Result};
 use crate::guest;
 use crate::network;
-use crate::proto::extensions::{ListRequest, ReadFileRequest, ReadFileResponse};
+use crate::proto::extensions::{ListRequest, NextDamageResponse, ReadFileRequest, ReadFileResponse};
 use crate::proto::grpc::{
     health_check_response, AddArpNeighborsRequest, CloseStdinRequest, ExecProcessRequest, GetDiagnosticDataRequest,
     GetDiagnosticDataResponse, HealthCheckResponse, Interfaces, Metrics, OomEvent, PauseContainerRequest,
@@ -51,6 +51,7 @@ impl Handler for Agent {
                 "grpc.AgentService" => self.agent_service(&request).await,
                 "grpc.Health" => health(&request),
                 "snp.v1.Files" => self.files(&request),
+                "snp.v1.Damage" => self.damage(&request).await,
                 other => Err(Error::new(
                     Code::Unimplemented,
                     format!("there is no service {other:?}"),
@@ -67,7 +68,10 @@ impl Handler for Agent {
     }
 
     fn only_waits(&self, method: &str) -> bool {
-        matches!(method, "WaitProcess" | "GetOOMEvent" | "ReadStdout" | "ReadStderr")
+        matches!(
+            method,
+            "WaitProcess" | "GetOOMEvent" | "NextDamage" | "ReadStdout" | "ReadStderr"
+        )
     }
 }
 
@@ -97,6 +101,18 @@ fn health(request: &Request) -> Result<Vec<u8>> {
 }
 
 impl Agent {
+    async fn damage(&self, request: &Request) -> Result<Vec<u8>> {
+        match request.method.as_str() {
+            "NextDamage" => encode(NextDamageResponse {
+                text: self.storages.verity.damaged.next().await,
+            }),
+            other => Err(Error::new(
+                Code::Unimplemented,
+                format!("snp.v1.Damage has no method {other:?}"),
+            )),
+        }
+    }
+
     fn files(&self, request: &Request) -> Result<Vec<u8>> {
         let run_dir = &self.options.run_dir;
         match request.method.as_str() {
@@ -141,7 +157,9 @@ impl Agent {
             "CreateContainer" => self.create_container(decode(request)?).await?,
             "StartContainer" => {
                 let message: StartContainerRequest = decode(request)?;
-                self.container(&message.container_id)?.start().await?;
+                let container = self.container(&message.container_id)?;
+                let started = container.start().await;
+                started.map_err(|error| self.with_damage(&container.storages(), error))?;
             }
             "RemoveContainer" => self.remove_container(decode(request)?).await?,
             "UpdateContainer" => {
@@ -180,7 +198,9 @@ impl Agent {
         match request.method.as_str() {
             "ExecProcess" => {
                 let message: ExecProcessRequest = decode(request)?;
-                self.container(&message.container_id)?.exec(self, message).await?;
+                let container = self.container(&message.container_id)?;
+                let executed = container.exec(self, message).await;
+                executed.map_err(|error| self.with_damage(&container.storages(), error))?;
             }
             "SignalProcess" => {
                 let message: SignalProcessRequest = decode(request)?;

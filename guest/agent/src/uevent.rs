@@ -3,6 +3,7 @@
 use crate::error::{Context, Result};
 use crate::io::Fd;
 use nix::errno::Errno;
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// A message is at most a page and a header; more would be cut, which does no harm.
@@ -44,6 +45,24 @@ impl Uevents {
     }
 }
 
+impl Uevents {
+    /// The next message's variables (DEVNAME, SUBSYSTEM, ...); none of them when messages were lost.
+    pub async fn next(&self) -> Result<BTreeMap<String, String>> {
+        let mut buffer = vec![0u8; MESSAGE_BYTES_MAX];
+        match self.0.read(&mut buffer).await {
+            Ok(length) => Ok(variables(&buffer[..length])),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(BTreeMap::new()),
+            Err(error) => Err(error).context("hear uevents"),
+        }
+    }
+}
+
+fn variables(message: &[u8]) -> BTreeMap<String, String> {
+    let words = message.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    let pairs = words.filter_map(|word| word.split_once('=').map(|(key, value)| (key.into(), value.into())));
+    pairs.collect()
+}
+
 /// Whether a message ("add@/devices/..." NUL "KEY=value" NUL ...) is about a new device of the subsystem.
 fn is_new(message: &[u8], subsystem: &str) -> bool {
     let mut words = message.split(|byte| *byte == 0);
@@ -66,5 +85,12 @@ mod tests {
         ));
         assert!(!is_new(b"remove@/devices/x\0SUBSYSTEM=block\0", "block"));
         assert!(!is_new(b"add@/devices/x\0SUBSYSTEM=net\0", "block"));
+    }
+
+    #[test]
+    fn a_message_s_variables_are_read() {
+        let read = variables(b"change@/devices/virtual/block/dm-1\0DEVNAME=dm-1\0DM_VERITY_ERR_BLOCK_NR=0,7\0");
+        assert_eq!(read["DEVNAME"], "dm-1");
+        assert_eq!(read["DM_VERITY_ERR_BLOCK_NR"], "0,7");
     }
 }

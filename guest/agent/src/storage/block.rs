@@ -116,17 +116,6 @@ fn block_below(function: &Path) -> Option<String> {
     disk.file_name().into_string().ok()
 }
 
-/// A disk's partition: `vda` and 2 give `vda2`; a name that ends in a digit gets a `p` in between.
-pub fn partition(disk: &Path, number: u32) -> PathBuf {
-    let name = disk.to_string_lossy();
-    let between = if name.ends_with(|c: char| c.is_ascii_digit()) {
-        "p"
-    } else {
-        ""
-    };
-    format!("{name}{between}{number}").into()
-}
-
 /// Major and minor number of a device file.
 pub fn numbers(path: &Path) -> Result<(i64, i64)> {
     let device = fs::metadata(path)
@@ -168,11 +157,5 @@ mod tests {
         ] {
             assert!(Wanted::parse(source).is_err(), "{source}");
         }
-    }
-
-    #[test]
-    fn partitions_are_named_as_the_kernel_does() {
-        assert_eq!(partition(Path::new("/dev/vda"), 2), Path::new("/dev/vda2"));
-        assert_eq!(partition(Path::new("/dev/nvme0n1"), 2), Path::new("/dev/nvme0n1p2"));
     }
 }

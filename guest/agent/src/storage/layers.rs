@@ -1,20 +1,22 @@
 //! A root file system from layers: read-only erofs devices below, a writable folder above, joined by overlayfs.
 
-use super::{block, mount_at, undo, Entry};
-use crate::error::{Code, Context, Error, Result};
+use super::partition::Partition;
+use super::verity::{Layers, Opened, Verity};
+use super::{block, btrfs, mount_at, overlay, scratch, undo, Entry};
+use crate::error::{Context, Error, Result};
 use crate::mountopts::Parsed;
 use crate::proto::grpc::Storage;
 use nix::mount::{mount, MsFlags};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 const MULTI_LAYER: &str = "X-kata.multi-layer=true";
 const LOWER: &str = "X-kata.overlay-lower";
 const UPPER: &str = "X-kata.overlay-upper";
 const PARTITION: &str = "X-kata.partition-number=";
-const VERITY: &str = "X-kata.dmverity-enabled=true";
-/// overlayfs takes 500 lower layers; its option string holds fewer of our names.
-const LOWERS_MAX: usize = 100;
+/// As many as a disk has partitions; overlayfs takes 500.
+const LOWERS_MAX: usize = 128;
 
 fn has(storage: &Storage, option: &str) -> bool {
     storage.options.iter().any(|given| given == option)
@@ -27,7 +29,13 @@ pub fn is_layer(storage: &Storage) -> bool {
 
 /// Mounts all layers of `storages` that belong to `point` and joins them there. The first lower layer is the topmost. Without an upper one
 /// the container writes to the guest's memory.
-pub async fn mount_all(owner: &str, point: &str, storages: &[Storage], run_dir: &Path) -> Result<Entry> {
+pub async fn mount_all(
+    owner: &str,
+    point: &str,
+    storages: &[Storage],
+    run_dir: &Path,
+    verity: &Layers,
+) -> Result<Entry> {
     let layers = storages
         .iter()
         .filter(|storage| storage.mount_point == point && is_layer(storage));
@@ -46,7 +54,7 @@ pub async fn mount_all(owner: &str, point: &str, storages: &[Storage], run_dir: 
         folders: vec![base.clone()],
         ..Entry::default()
     };
-    let made = join(&mut entry, &base, point, &lowers, uppers.first().copied()).await;
+    let made = join(&mut entry, &base, point, &lowers, uppers.first().copied(), verity).await;
     if let Err(error) = made {
         let _ = undo(&entry);
         return Err(error);
@@ -54,17 +62,50 @@ pub async fn mount_all(owner: &str, point: &str, storages: &[Storage], run_dir: 
     Ok(entry)
 }
 
-async fn join(entry: &mut Entry, base: &Path, point: &str, lowers: &[&Storage], upper: Option<&Storage>) -> Result<()> {
-    let mut names = Vec::new();
+async fn join(
+    entry: &mut Entry,
+    base: &Path,
+    point: &str,
+    lowers: &[&Storage],
+    upper: Option<&Storage>,
+    verity: &Layers,
+) -> Result<()> {
+    let mut folders = Vec::new();
     for (number, storage) in lowers.iter().enumerate() {
         let folder = base.join(format!("l{number}"));
-        mount_layer(entry, storage, &folder).await?;
-        names.push(folder.to_string_lossy().into_owned());
+        mount_layer(entry, storage, &folder, verity)
+            .await
+            .with_context(|| format!("layer {} of {}", number + 1, lowers.len()))?;
+        folders.push(folder);
     }
     let writable = base.join("w");
-    match upper {
-        Some(storage) => mount_layer(entry, storage, &writable).await?,
-        None => {
+    let upper_name = format!(
+        "upper-{}",
+        base.file_name()
+            .map_or_else(Default::default, |name| name.to_string_lossy())
+    );
+    let shared = upper.and_then(scratch::inside).map(Path::new);
+    let writable = match (shared, upper) {
+        (Some(disk), _) => {
+            btrfs::make_folder(disk, &upper_name)?;
+            entry.inside = Some((disk.to_path_buf(), upper_name.clone()));
+            disk.join(&upper_name)
+        }
+        (None, Some(storage)) => {
+            match scratch::wanted(storage)? {
+                Some(encrypted) => {
+                    let point = writable.to_string_lossy().into_owned();
+                    let own = Storage {
+                        mount_point: point,
+                        ..storage.clone()
+                    };
+                    entry.take(scratch::make(own, encrypted).await?);
+                }
+                None => mount_layer(entry, storage, &writable, verity).await?,
+            }
+            writable
+        }
+        (None, None) => {
             fs::create_dir_all(&writable).context("make the writable layer")?;
             mount(
                 Some("tmpfs"),
@@ -75,43 +116,45 @@ async fn join(entry: &mut Entry, base: &Path, point: &str, lowers: &[&Storage], 
             )
             .context("mount the writable layer")?;
             entry.mounts.push(writable.clone());
+            writable
         }
-    }
+    };
     let (upper, work) = (writable.join("upper"), writable.join("work"));
     for folder in [&upper, &work] {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     }
     let point = PathBuf::from(point);
     fs::create_dir_all(&point).with_context(|| format!("make {}", point.display()))?;
-    let data = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        names.join(":"),
-        upper.display(),
-        work.display()
-    );
-    mount(
-        Some("overlay"),
-        &point,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(data.as_str()),
-    )
-    .context("join the layers")?;
+    overlay::mount(&folders, &upper, &work, &point).context("join the layers")?;
     entry.mounts.push(point);
     Ok(())
 }
 
-async fn mount_layer(entry: &mut Entry, storage: &Storage, folder: &Path) -> Result<()> {
-    if has(storage, VERITY) {
-        return Err(Error::new(
-            Code::Unimplemented,
-            "dm-verity layers are not supported by this agent",
-        ));
+async fn mount_layer(entry: &mut Entry, storage: &Storage, folder: &Path, verity: &Layers) -> Result<()> {
+    let disk = block::find(&storage.source).await?;
+    let partition = partition_number(storage);
+    if let Some(verity_options) = Verity::from_options(&storage.options)? {
+        return mount_verified(entry, storage, folder, &verity.open(&disk, partition, &verity_options)?);
     }
-    let mut device = block::find(&storage.source).await?;
-    if let Some(number) = partition_number(storage) {
-        device = block::find(&block::partition(&device, number).to_string_lossy()).await?;
-    }
+    let device = match partition {
+        Some(number) => entry.keep_partition(Partition::open(&disk, number)?),
+        None => disk,
+    };
+    mount_device(entry, storage, folder, &device)
+}
+
+/// Mounts an open layer. The mount reads the file system's beginning, which proves the root hash: a wrong one fails here.
+pub fn mount_verified(entry: &mut Entry, storage: &Storage, folder: &Path, layer: &Rc<Opened>) -> Result<()> {
+    let mounted = mount_device(entry, storage, folder, &layer.path());
+    let explained = mounted.map_err(|error| match layer.damage() {
+        Some(damage) => Error::new(error.code, format!("{damage} ({error})")),
+        None => error,
+    });
+    entry.layers.push(layer.clone());
+    explained
+}
+
+fn mount_device(entry: &mut Entry, storage: &Storage, folder: &Path, device: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let parsed = Parsed::from_options(&storage.options)?;
     mount_at(&device.to_string_lossy(), folder, &storage.fstype, &parsed)?;

@@ -63,24 +63,33 @@ pub async fn ephemeral(storage: &Storage) -> Result<Entry> {
 pub fn folder(storage: &Storage) -> Result<Entry> {
     let point = PathBuf::from(&storage.mount_point);
     fs::create_dir_all(&point).with_context(|| format!("make {}", point.display()))?;
-    for option in &storage.options {
-        if let Some(mode) = option.strip_prefix("mode=") {
-            let mode = u32::from_str_radix(mode, 8).map_err(|_| Error::invalid(format!("{option:?} is no mode")))?;
-            fs::set_permissions(&point, fs::Permissions::from_mode(mode)).context("set the mode")?;
-        } else if option.starts_with("fsgid=") {
-            own(&point, parse_group(option)?)?;
-        } else if let Some(user) = option.strip_prefix("uid=") {
-            let user = user
-                .parse()
-                .map_err(|_| Error::invalid(format!("{option:?} is no user")))?;
-            chown(&point, Some(Uid::from_raw(user)), None).context("set the volume's owner")?;
-        }
-    }
+    own_folder(&storage.options, &point)?;
     set_group(storage, &point)?;
     Ok(Entry {
         folders: vec![point],
         ..Entry::default()
     })
+}
+
+/// Gives a folder the mode, the group and the owner that options name, in their order; gives the options that are about something else.
+pub fn own_folder(options: &[String], point: &Path) -> Result<Vec<String>> {
+    let mut rest = Vec::new();
+    for option in options {
+        if let Some(mode) = option.strip_prefix("mode=") {
+            let mode = u32::from_str_radix(mode, 8).map_err(|_| Error::invalid(format!("{option:?} is no mode")))?;
+            fs::set_permissions(point, fs::Permissions::from_mode(mode)).context("set the mode")?;
+        } else if option.starts_with("fsgid=") {
+            own(point, parse_group(option)?)?;
+        } else if let Some(user) = option.strip_prefix("uid=") {
+            let user = user
+                .parse()
+                .map_err(|_| Error::invalid(format!("{option:?} is no user")))?;
+            chown(point, Some(Uid::from_raw(user)), None).context("set the volume's owner")?;
+        } else {
+            rest.push(option.clone());
+        }
+    }
+    Ok(rest)
 }
 
 /// Folders that an overlay's host wants made first.

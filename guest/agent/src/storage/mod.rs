@@ -2,21 +2,32 @@
 //! may name the same one.
 
 mod block;
+mod btrfs;
+mod entry;
+mod gpt;
 mod huge;
 mod layers;
 mod local;
+mod overlay;
+mod partition;
+mod scratch;
+mod verity;
 
 use crate::error::{Code, Context, Error, Result};
 use crate::mountopts::Parsed;
 use crate::options::Options;
 use crate::proto::grpc::{Device, Linux, Spec, Storage};
+use entry::{undo, Entry};
 use nix::errno::Errno;
-use nix::mount::{mount, umount2, MntFlags, MsFlags};
+use nix::mount::{mount, MsFlags};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use tokio::sync::Mutex;
+use std::rc::Rc;
+use tokio::sync::{Mutex, Notify};
+use tokio::task::spawn_local;
+use verity::{Layers, Verity};
 
 /// Storage drivers, as GetGuestDetails tells them.
 pub const DRIVERS: [&str; 8] = [
@@ -34,23 +45,21 @@ pub const DEVICES: [&str; 2] = ["blk", "mmioblk"];
 /// Storages of one request.
 const COUNT_MAX: usize = 1024;
 
-/// One mount point in use.
+/// A storage that is made while the host goes on.
 #[derive(Default)]
-struct Entry {
-    users: usize,
-    /// What to unmount, in the order of mounting; empty for a plain folder.
-    mounts: Vec<PathBuf>,
-    /// Folders to remove after that, with what is in them on the guest's own memory file systems.
-    folders: Vec<PathBuf>,
-    /// Huge pages to give back in the end.
-    pages: Option<huge::Reserved>,
+struct Background {
+    made: RefCell<Option<Result<()>>>,
+    told: Notify,
 }
 
 /// All mount points in use.
 pub struct Storages {
     table: RefCell<BTreeMap<String, Entry>>,
+    background: RefCell<BTreeMap<String, Rc<Background>>>,
     lock: Mutex<()>,
     run_dir: PathBuf,
+    /// The layers that prove themselves.
+    pub verity: Layers,
 }
 
 impl Storages {
@@ -58,13 +67,15 @@ impl Storages {
     pub fn new(options: &Options) -> Self {
         Self {
             table: RefCell::default(),
+            background: RefCell::default(),
             lock: Mutex::default(),
             run_dir: options.run_dir.clone(),
+            verity: Layers::default(),
         }
     }
 
     /// Mounts what is not mounted yet, for one more user; gives the mount points for `release`. A failed call leaves nothing behind.
-    pub async fn add(&self, owner: &str, storages: &[Storage]) -> Result<Vec<String>> {
+    pub async fn add(self: &Rc<Self>, owner: &str, storages: &[Storage]) -> Result<Vec<String>> {
         if storages.len() > COUNT_MAX {
             return Err(Error::invalid(format!("a request has at most {COUNT_MAX} storages")));
         }
@@ -73,9 +84,18 @@ impl Storages {
             let found = block::find(&storage.source).await;
             found.with_context(|| describe(storage))?;
         }
+        for storage in storages {
+            if let Some(point) = scratch::inside(storage) {
+                self.made(point).await?;
+            }
+        }
         let _guard = self.lock.lock().await;
         let mut done: Vec<String> = Vec::new();
         for storage in storages {
+            if scratch::in_background(storage) {
+                self.clone().begin(storage)?;
+                continue;
+            }
             let point = &storage.mount_point;
             if done.contains(point) && layers::is_layer(storage) {
                 continue;
@@ -88,8 +108,7 @@ impl Storages {
             };
             match made.with_context(|| describe(storage)) {
                 Ok(mut entry) => {
-                    // Volumes of the pod outlive a container that is started anew: the sandbox uses them, too.
-                    entry.users = matches!(storage.driver.as_str(), "ephemeral" | "local").into();
+                    entry.users = outlives_containers(storage).into();
                     self.table.borrow_mut().entry(point.clone()).or_insert(entry).users += 1;
                     done.push(point.clone());
                 }
@@ -102,18 +121,78 @@ impl Storages {
         Ok(done)
     }
 
+    /// Begins to make a disk's file system. What comes of it is told to those who use it.
+    fn begin(self: Rc<Self>, storage: &Storage) -> Result<()> {
+        let point = storage.mount_point.clone();
+        let encrypted = scratch::wanted(storage)?;
+        let encrypted = encrypted
+            .ok_or_else(|| Error::invalid("only disks with a file system to make can be made in the background"))?;
+        if self.background.borrow().contains_key(&point) {
+            return Err(Error::invalid(format!("{point:?} is made already")));
+        }
+        let background = Rc::new(Background::default());
+        self.background.borrow_mut().insert(point.clone(), background.clone());
+        let storage = storage.clone();
+        spawn_local(async move {
+            let what = describe(&storage);
+            let made = scratch::make(storage, encrypted).await.context(what);
+            let told = match made {
+                Ok(entry) => {
+                    let entry = Entry { users: 1, ..entry };
+                    self.table.borrow_mut().insert(point, entry);
+                    Ok(())
+                }
+                Err(error) => {
+                    crate::warn!("{error}");
+                    Err(error)
+                }
+            };
+            *background.made.borrow_mut() = Some(told);
+            background.told.notify_waiters();
+        });
+        Ok(())
+    }
+
+    /// Waits until what was begun at a mount point is there; fails as its making did.
+    async fn made(&self, point: &str) -> Result<()> {
+        let Some(background) = self.background.borrow().get(point).cloned() else {
+            return Err(Error::invalid(format!(
+                "there is no disk at {point:?} for a writable layer"
+            )));
+        };
+        loop {
+            let told = background.told.notified();
+            tokio::pin!(told);
+            told.as_mut().enable();
+            if let Some(made) = background.made.borrow().clone() {
+                return made;
+            }
+            told.await;
+        }
+    }
+
     async fn make(&self, owner: &str, storage: &Storage, all: &[Storage]) -> Result<Entry> {
         if !Path::new(&storage.mount_point).has_root() {
             return Err(Error::invalid("the mount point is not an absolute path"));
         }
         if layers::is_layer(storage) {
-            return layers::mount_all(owner, &storage.mount_point, all, &self.run_dir).await;
+            return layers::mount_all(owner, &storage.mount_point, all, &self.run_dir, &self.verity).await;
         }
         match storage.driver.as_str() {
             "blk" | "mmioblk" => {
-                refuse_driver_options(storage)?;
+                if let Some(encrypted) = scratch::wanted(storage)? {
+                    return scratch::make(storage.clone(), encrypted).await;
+                }
                 let device = block::find(&storage.source).await?;
-                mount_storage(storage, &device.to_string_lossy())
+                match Verity::from_options(&storage.options)? {
+                    None => mount_storage(storage, &device.to_string_lossy()),
+                    Some(verity) => {
+                        let mut entry = Entry::default();
+                        let layer = self.verity.open(&device, None, &verity)?;
+                        layers::mount_verified(&mut entry, storage, Path::new(&storage.mount_point), &layer)?;
+                        Ok(entry)
+                    }
+                }
             }
             "virtio-fs" => mount_storage(storage, &storage.source),
             "overlayfs" => {
@@ -125,7 +204,10 @@ impl Storages {
                 pages: Some(huge::reserve_for(storage).await?),
                 ..Entry::default()
             }),
-            "local" => local::folder(storage),
+            "local" => match scratch::inside(storage) {
+                Some(disk) => scratch::folder_inside(storage, Path::new(disk)),
+                None => local::folder(storage),
+            },
             other => Err(Error::new(
                 Code::Unimplemented,
                 format!(
@@ -156,6 +238,26 @@ impl Storages {
             }
         }
         first
+    }
+
+    /// What to say of the layers below these mount points of which a block did not verify; empty when all is well.
+    pub fn damage(&self, points: &[String]) -> Vec<String> {
+        let table = self.table.borrow();
+        let layers = points
+            .iter()
+            .filter_map(|point| table.get(point))
+            .flat_map(|entry| &entry.layers);
+        let mut damage: Vec<String> = layers.filter_map(|layer| layer.damage()).collect();
+        for point in table.values().filter_map(|entry| entry.scratch.as_ref()) {
+            if let Ok(count @ 1..) = btrfs::changed_blocks(point) {
+                let text = format!(
+                    "{count} blocks of the writable disk at {} were changed outside of the guest",
+                    point.display()
+                );
+                damage.push(text);
+            }
+        }
+        damage
     }
 
     /// Unmounts everything.
@@ -223,39 +325,15 @@ fn describe(storage: &Storage) -> String {
 }
 
 fn on_block_device(storage: &Storage) -> bool {
-    matches!(storage.driver.as_str(), "blk" | "mmioblk" | "erofs.multi-layer")
+    let block = matches!(storage.driver.as_str(), "blk" | "mmioblk" | "erofs.multi-layer");
+    block && scratch::inside(storage).is_none() && !scratch::in_background(storage)
 }
 
-/// Unmounts and removes what a storage made; goes on after a failure and reports the first.
-fn undo(entry: &Entry) -> Result<()> {
-    let mut first = Ok(());
-    for path in entry.mounts.iter().rev() {
-        // What the host reads from the disk after this must be there, whoever still holds the file system.
-        sync(path);
-        // Still used by a process that is dying: detached, it goes away with the last user.
-        let unmounted = umount2(path, MntFlags::UMOUNT_NOFOLLOW)
-            .or_else(|_| umount2(path, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH));
-        first = first.and(unmounted.with_context(|| format!("unmount {}", path.display())));
-        remove_empty(path);
-    }
-    for path in &entry.folders {
-        let _ = fs::remove_dir_all(path);
-        path.parent().map(remove_empty);
-    }
-    first.and(entry.pages.as_ref().map_or(Ok(()), huge::give_back))
-}
-
-fn sync(path: &Path) {
-    if let Ok(folder) = fs::File::open(path) {
-        unsafe { libc::syncfs(std::os::fd::AsRawFd::as_raw_fd(&folder)) };
-    }
-}
-
-/// Removes a mount point and the folder that was made for it, where nothing is in them.
-fn remove_empty(path: &Path) {
-    if fs::remove_dir(path).is_ok() {
-        let _ = path.parent().map(fs::remove_dir);
-    }
+/// Volumes of the pod stay when a container is started anew: the sandbox uses them, too.
+fn outlives_containers(storage: &Storage) -> bool {
+    let upper = layers::is_layer(storage);
+    matches!(storage.driver.as_str(), "ephemeral" | "local")
+        || (!upper && matches!(scratch::wanted(storage), Ok(Some(_))))
 }
 
 /// A plain mount of `source` as the storage says.
@@ -295,18 +373,6 @@ fn mount_at(source: &str, point: &Path, fstype: &str, parsed: &Parsed) -> Result
         })
         .with_context(|| format!("mount {source} ({fstype}) with options {:?}", parsed.data))
 }
-
-/// Things that need programs or services which the guest has not.
-fn refuse_driver_options(storage: &Storage) -> Result<()> {
-    for option in &storage.driver_options {
-        if option == "create_filesystem" || option.starts_with("encryption_key=") {
-            let text = format!("the driver option {option:?} is not supported: hand over a device with a file system");
-            return Err(Error::new(Code::Unimplemented, text));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
