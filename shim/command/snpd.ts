@@ -30,6 +30,8 @@ import { VERSION } from "./version.ts";
 /** First inherited descriptor (systemd, sd_listen_fds(3)). */
 const LISTEN_FD = 3;
 const STDERR = 2;
+/** How long containerd may take to close its connections to a keeper whose pod has ended. */
+const LEAVE_MS = 200;
 /** How long an snpd without a configuration stays when nobody is connected. */
 const IDLE_MS = 60_000;
 /** What containerd's clients wait for: these events come also when snpd is killed before containerd has taken them. */
@@ -107,7 +109,7 @@ function mover(keeper: Keeper) {
 		stream: keeper.stream.bind(keeper),
 		lingerOthers: keeper.lingerOthers.bind(keeper),
 		// The call that ends the pod is answered first: END makes the keeper exit, and answers that are settled by now go out before the next turn.
-		end: () => void setImmediate(() => keeper.end()),
+		end: () => void setImmediate(() => keeper.endWhenLeft(LEAVE_MS)),
 	};
 }
 

@@ -61,6 +61,8 @@ export class Keeper {
 	#unanswered = 0;
 	#unansweredBytes = 0;
 	#gone = false;
+	/** Called when containerd has no connection any more. */
+	#onLeft: (() => void) | undefined;
 	#settleClosed: () => void = () => undefined;
 
 	constructor(hello: Hello, link: KeeperLink, log: Log, onRequest: RequestHandler) {
@@ -121,6 +123,25 @@ export class Keeper {
 		this.#link.send(encodeLink(LinkKind.end, 0));
 	}
 
+	/**
+	 * Does so once containerd has closed its connections: its client may lose an answer when the end of the connection comes right behind it.
+	 * @param withinMs how long containerd may take
+	 */
+	endWhenLeft(withinMs: number): void {
+		const end = (): void => {
+			clearTimeout(timer);
+			this.#onLeft = undefined;
+			this.end();
+		};
+		const timer = setTimeout(end, withinMs);
+		this.#onLeft = end;
+		this.#noticeLeft();
+	}
+
+	#noticeLeft(): void {
+		if (this.#channels.size === 0) this.#onLeft?.();
+	}
+
 	/** Ends the link, as if the keeper had gone. It will come back by itself. */
 	drop(): void {
 		this.#link.drop();
@@ -169,6 +190,7 @@ export class Keeper {
 		const counts = this.#channels.get(channel);
 		if (counts === undefined) return;
 		this.#channels.delete(channel);
+		this.#noticeLeft();
 		this.#unanswered -= counts.requests;
 		this.#unansweredBytes -= counts.bytes;
 	}

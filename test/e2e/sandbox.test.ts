@@ -203,7 +203,7 @@ const cases: Readonly<Record<string, Check>> = {
 requireBuilt();
 const only = process.env["SNP_E2E_CASE"] ?? "";
 const versions = (process.env["SNP_E2E_CONTAINERD"] ?? "2").split(",").filter(isContainerdVersion);
-for (const version of versions.filter((name) => !isFirstGeneration(name))) {
+for (const version of versions.filter((name) => !isFirstGeneration(name)).slice(-1)) {
 	const bed = await CriBed.start({ version, pauseImage: false });
 	t.teardown(async () => await bed.stop());
 	const leftovers = await Leftovers.watch(bed.containerd);

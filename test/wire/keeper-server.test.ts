@@ -341,6 +341,23 @@ t.test("a second link of the same pod replaces the first", async (t) => {
 	t.match(await second.far.next(), { kind: LinkKind.end, channel: 0 });
 });
 
+t.test("a keeper ends when containerd has left it, or takes too long", async (t) => {
+	const { attach } = await serve(t);
+	const { far, keeper } = await attach({ channels: [1] });
+	const end = far.next();
+	keeper.endWhenLeft(60_000);
+	far.request(LinkKind.frame, 1, 1, "State");
+	t.equal((await end).kind, LinkKind.frame, "an answer still comes");
+	far.socket.write(encodeLink(LinkKind.closed, 1));
+	t.equal((await far.next()).kind, LinkKind.end);
+	const second = await attach({ podKey: "b".repeat(32), channels: [] });
+	second.keeper.endWhenLeft(60_000);
+	t.equal((await second.far.next()).kind, LinkKind.end, "nobody is there");
+	const third = await attach({ podKey: "c".repeat(32), channels: [1] });
+	third.keeper.endWhenLeft(1);
+	t.equal((await third.far.next()).kind, LinkKind.end, "time is over");
+});
+
 t.test("a keeper whose pod can't be taken on is cut off", async (t) => {
 	const { connect, lines } = await serve(t, {
 		attached: () => Promise.reject(new ShimError("journal.invalid", "the journal of pod-a is cut short")),
