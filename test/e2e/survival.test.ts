@@ -1,5 +1,5 @@
 /** Sudden deaths: snpd, the VMM, the keeper; and what a long life leaves in snpd. */
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { EventStream } from "../support/events.ts";
 import { runCases, type Bed, type Case } from "../support/fixture.ts";
@@ -182,6 +182,37 @@ const cases: Case[] = [
 				process.kill(guest, "SIGCONT");
 			}
 			await ctr.remove(id);
+		},
+	},
+	{
+		name: "kill -9 of snpd before containerd has taken an event: the next one sends it",
+		check: async (t, bed) => {
+			const { containerd, ctr } = bed;
+			const id = ctr.newId("owed");
+			const socket = `${containerd.address}.ttrpc`;
+			const owed = containerd.seen(join(containerd.stateDir, "e"));
+			const events = await EventStream.open(ctr, bed.image.name);
+			try {
+				await ctr.detach(id, ["sleep", "1000"]);
+				// Its connection goes with it, and the next one finds none.
+				renameSync(socket, `${socket}.away`);
+				await killDaemon(bed);
+				await ctr.kill(id, "KILL");
+				await eventually("an event that waits", WAIT_MS, () => (existsSync(owed) && readdirSync(owed).length > 0 ? true : undefined));
+				t.strictSame(
+					events.ofContainer(id).filter(({ topic }) => topic === "/tasks/exit"),
+					[],
+				);
+				await killDaemon(bed);
+				renameSync(`${socket}.away`, socket);
+				// Whoever asks brings the next snpd.
+				await eventually("the task's end", WAIT_MS, async () => ((await ctr.status(id)) === "STOPPED" ? true : undefined));
+				t.equal((await events.waitForTopic(id, "/tasks/exit", WAIT_MS)).fields["exit_status"], 137);
+				await ctr.remove(id);
+			} finally {
+				if (existsSync(`${socket}.away`)) renameSync(`${socket}.away`, socket);
+				events.stop();
+			}
 		},
 	},
 	{
