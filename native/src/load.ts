@@ -10,7 +10,7 @@ import { getSystemErrorMap } from "node:util";
 export interface Addon {
 	readonly makeFifo: (path: string, mode: number) => number;
 	readonly closeFd: (fd: number) => number;
-	readonly listenUnix: (path: string, backlog: number, mode: number) => number;
+	readonly listenUnix: (path: string, backlog: number, mode: number, blocking: number) => number;
 	readonly connectUnix: (path: string) => number;
 	readonly sendFds: (fd: number, bytes: Uint8Array, fds: readonly number[]) => number;
 	readonly mount: (source: string, target: string, type: string, flags: number, data: string) => Promise<number>;

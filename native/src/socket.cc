@@ -25,13 +25,14 @@ bool AddressOf(const std::string& path, sockaddr_un* address) {
   return true;
 }
 
-// listenUnix(path, backlog, mode) -> descriptor (non-blocking, close-on-exec) or -errno. A file that this call made is removed when it
-// fails.
+// listenUnix(path, backlog, mode, blocking) -> descriptor (non-blocking unless blocking is not 0, close-on-exec) or -errno. A file that
+// this call made is removed when it fails.
 Napi::Value ListenUnix(const Napi::CallbackInfo& info) {
   const std::string path = StringAt(info, 0);
   sockaddr_un address;
   if (!AddressOf(path, &address)) return Answer(info, -ENAMETOOLONG);
-  Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const int waits = IntAt(info, 3) != 0 ? 0 : SOCK_NONBLOCK;
+  Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | waits, 0));
   if (!fd.Valid()) return AnswerErrno(info);
   // The mode of the descriptor becomes the file's at bind, less the umask: there is no moment in which others may connect.
   const auto mode = static_cast<mode_t>(IntAt(info, 2));

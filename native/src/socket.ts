@@ -6,14 +6,15 @@ import { addon, checked, MAX_INT, plain, whole } from "./load.ts";
 export const MAX_SENT_FDS = 253;
 
 /**
- * Binds and listens. The descriptor is non-blocking and closes on exec (a child gets it through `stdio`).
+ * Binds and listens. The descriptor closes on exec (a child gets it through `stdio`).
  * @param mode permission bits of the socket's file, less the umask
+ * @param blocking whether accepting from it waits: a descriptor's mode is the child's, too
  * @returns the descriptor: the caller closes it
  * @throws SystemError: EADDRINUSE when the file exists, ENAMETOOLONG above 107 bytes, ENOENT...
  */
-export function listenUnix(path: string, backlog: number, mode: number): number {
+export function listenUnix(path: string, backlog: number, mode: number, blocking = false): number {
 	return checked(
-		addon().listenUnix(plain(path, "path"), whole(backlog, "backlog", 1, 65_535), whole(mode, "mode", 0, 0o777)),
+		addon().listenUnix(plain(path, "path"), whole(backlog, "backlog", 1, 65_535), whole(mode, "mode", 0, 0o777), blocking ? 1 : 0),
 		"listen",
 		path,
 	);

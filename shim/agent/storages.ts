@@ -231,3 +231,8 @@ export function hugePagesStorage(containerId: string, pageBytes: number, sizeByt
 		options: [`size=${sizeBytes}`],
 	};
 }
+
+/** A folder of the node that the VM shares. */
+export function shareStorage(volume: string, tag: string): StorageRequest {
+	return { driver: "virtio-fs", source: tag, fstype: "virtiofs", mount_point: volume, options: [] };
+}

@@ -67,6 +67,10 @@ export const CATALOGUE = {
 	"volume.missing": entry("failed-precondition", "bring the path back on the node, or let the pod be created again"),
 	"volume.too-large": entry("resource-exhausted", "mount less of it, or raise the key that is named: copies take the VM's memory"),
 	"volume.invalid": entry("invalid-argument", "have the CSI driver write it anew; docs/volumes.md has the form"),
+	"volume.share": entry(
+		"failed-precondition",
+		"see what virtiofsd says; storage.virtiofsd names the program, storage.share_folders turns sharing off",
+	),
 	"volume.busy": entry(
 		"failed-precondition",
 		"a disk serves one VM or the node itself at a time: end the other pod that has it, or unmount it on the node",

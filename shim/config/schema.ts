@@ -102,6 +102,11 @@ export const ConfigSchema = v.strictObject({
 			{ min: 256, max: 1_073_741_824, unit: "MiB" },
 			"Size of such a disk, at most that of the file system that it is on. It takes no more of the node than what is written.",
 		),
+		share_folders: flag(
+			false,
+			"Whether folders of the node (hostPath, local volumes, and persistent volumes that the node has mounted) are shared with the VM by virtio-fs, live and writable, instead of copied or refused (see docs/volumes.md). The node's virtiofsd then answers whatever the VM asks of these folders, and the VM's memory is shared with it: not for pods that shall be safe from their node.",
+		),
+		virtiofsd: program("/usr/libexec/virtiofsd", "The virtiofsd program; used only with share_folders."),
 		mkfs_erofs: program("mkfs.erofs", "The mkfs.erofs program (erofs-utils 1.5 or later)."),
 	}),
 	timeouts: table("How long the shim waits before it calls a step failed.", {

@@ -16,11 +16,12 @@ const OWNER_ONLY = 0o600;
 
 /**
  * Listens at `path`, for this user only.
+ * @param blocking for a child that waits in accept(2)
  * @returns the descriptor, to be handed to a child and closed with `closeFd`
  * @throws SystemError: EADDRINUSE when the file exists, ENAMETOOLONG...
  */
-export function listenUnix(path: string): number {
-	return listen(path, BACKLOG, OWNER_ONLY);
+export function listenUnix(path: string, blocking = false): number {
+	return listen(path, BACKLOG, OWNER_ONLY, blocking);
 }
 
 /**

@@ -270,6 +270,7 @@ function vmConfig(plan: PodPlan, { disk, scratch }: Disks): ReturnType<typeof pl
 		vcpus: plan.vcpus,
 		maxVcpus: plan.most.vcpus,
 		memoryMiB: plan.memoryMib,
+		sharedMemory: plan.sharedMemory,
 		hotplugMemoryMiB: plan.most.memoryMib - plan.memoryMib,
 		kernelPath: plan.kernel,
 		initramfsPath: plan.image,

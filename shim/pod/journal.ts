@@ -120,6 +120,20 @@ const podRecord = v.object({
 	),
 	/** Copies in the guest that the pod's containers share; `whole` once one is there altogether. */
 	volumes: v.optional(v.array(v.object({ kind: v.picklist(["live", "copy"]), path: v.string(), key: v.string(), whole: v.boolean() })), []),
+	/** Folders of the node that the VM shares, or may; the process is their virtiofsd. */
+	shares: v.optional(
+		v.array(
+			v.object({
+				id: v.string(),
+				path: v.string(),
+				readonly: v.boolean(),
+				process: v.nullable(v.object({ pid: v.number(), startTime: v.string() })),
+				plugged: v.boolean(),
+				users: v.array(v.string()),
+			}),
+		),
+		[],
+	),
 	/** Disks of the node that are, or may be, in the VM for volumes; `source` is empty while one may not be. */
 	disks: v.optional(
 		v.array(v.object({ id: v.string(), key: v.string(), readonly: v.boolean(), source: v.string(), users: v.array(v.string()) })),

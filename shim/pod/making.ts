@@ -133,7 +133,7 @@ export async function releaseContainer(pod: MakingPod, container: Container): Pr
 	await pod.images.release(pod.owner, container.id);
 }
 
-/** Pulls the disks of volumes that no other container of the pod uses. */
+/** Takes the disks and the shared folders out of the VM that no other container of the pod uses. */
 export async function releaseVolumes(pod: MakingPod, containerId: string): Promise<void> {
-	await pod.volumes.disks.release(containerId, pod.state.kind === "running" ? pod.state.machine : undefined);
+	await pod.volumes.release(containerId, pod.state.kind === "running" ? pod.state.machine : undefined);
 }

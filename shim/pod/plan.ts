@@ -20,6 +20,8 @@ export interface PodPlan {
 	readonly memoryMib: number;
 	/** What the VM may grow to while it runs. */
 	readonly most: MachineSize;
+	/** Other processes of the host may map its memory: for shared folders. */
+	readonly sharedMemory: boolean;
 	/** PCI segments that it has for disks. */
 	readonly pciSegments: number;
 	readonly hostname: string;
@@ -86,6 +88,7 @@ export function planPod(podId: string, spec: PodSpec, config: Config, folder: st
 		kernelParameters: parameters.join(" "),
 		...size,
 		most: mostOf(size, { vcpus: config.guest.max_vcpus, memoryMib: config.guest.hotplug_memory_mib }),
+		sharedMemory: config.storage.share_folders,
 		pciSegments: config.guest.pci_segments,
 		hostname: hostnameOf(podId, spec),
 		cgroupsPath: spec.linux?.cgroupsPath ?? "",

@@ -144,7 +144,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	endAlone(id: string): void {
 		const others = [...this.containers.keys()].filter((other) => other !== id);
-		const busy = this.#making !== undefined || this.volumes.disks.writers().length > 0;
+		const busy = this.#making !== undefined || this.volumes.writers().length > 0;
 		if (others.length === 0 && !busy) this.sandbox.end();
 	}
 
@@ -368,8 +368,8 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		const { id } = container;
 		const last = this.containers.size === 1 && !this.standsAlone;
 		if (last) await this.release();
-		// What it wrote to disks of volumes must be there when its users hear that it is gone: their next step may be the VM's end.
-		const written = !last && this.volumes.disks.writers().includes(id);
+		// What it wrote to volumes of the node must be there when its users hear that it is gone: their next step may be the VM's end.
+		const written = !last && this.volumes.writers().includes(id);
 		if (written) await this.#clear(container);
 		this.containers.delete(id);
 		if (!last && !written) this.leaving.add(container);
@@ -394,11 +394,11 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		if (this.containers.size === 0 && lastId !== this.identity.podId && !this.standsAlone) this.#services.abandoned(this);
 	}
 
-	/** What containers wrote to disks of volumes must be on them when the VM goes: the guest unmounts them first. */
+	/** What containers wrote to disks of volumes and shared folders must be there when the VM goes: the guest unmounts them first. */
 	async #writeOut(): Promise<void> {
 		if (this.state.kind !== "running") return;
 		const { machine } = this.state;
-		await Promise.all(this.volumes.disks.writers().map((id) => this.#removeFromGuest(machine, id)));
+		await Promise.all(this.volumes.writers().map((id) => this.#removeFromGuest(machine, id)));
 	}
 
 	async #removeFromGuest(machine: Machine, containerId: string): Promise<void> {

@@ -24,6 +24,7 @@ export function podRecord(pod: Pod): PodRecord {
 		cgroup: pod.sandbox.cgroup?.path ?? null,
 		agent: state.kind === "running" ? { ...state.machine.details } : null,
 		volumes: pod.sandbox.volumes.record(),
+		shares: pod.sandbox.volumes.shares.record().map((share) => ({ ...share, users: [...share.users] })),
 		disks: pod.sandbox.volumes.disks.record().map((disk) => ({ ...disk, users: [...disk.users] })),
 		nextNumber: pod.nextStream,
 		containers: [

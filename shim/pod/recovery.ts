@@ -14,6 +14,7 @@ import { findProcesses, ProcessHandle } from "../host/processes.ts";
 import { clearSpace } from "../network/space.ts";
 import { removeScratchFile } from "../storage/scratch-file.ts";
 import { adoptVmm, API_SOCKET_OPTION } from "../vmm/launcher.ts";
+import { SHARE_OPTION } from "../vmm/share-daemon.ts";
 import type { Vmm } from "../vmm/launcher.ts";
 import { dialGuest } from "../vmm/vsock.ts";
 import { TtrpcClient } from "../wire/client.ts";
@@ -42,12 +43,12 @@ const KILL_WAIT_MS = 10_000;
  */
 export async function clearAway(folder: string, record: PodRecord | null, log: Log): Promise<void> {
 	const groups = new Set([record?.cgroup ?? null].filter((path) => path !== null));
-	for (const found of findProcesses(folder, API_SOCKET_OPTION)) {
+	for (const found of [...findProcesses(folder, API_SOCKET_OPTION), ...findProcesses(folder, SHARE_OPTION)]) {
 		if (found.pid === process.pid) continue;
 		if (record === null) for (const group of cgroupsApart(found.pid)) groups.add(group);
 		const handle = ProcessHandle.open(found.pid, found.startTime);
 		if (handle === undefined) continue;
-		log.warn("killing the hypervisor that an earlier snpd left", { pid: found.pid, folder });
+		log.warn("killing a process of a VM that an earlier snpd left", { pid: found.pid, folder });
 		handle.kill("SIGKILL");
 		await handle
 			.waitExit({ timeoutMs: KILL_WAIT_MS })
@@ -90,7 +91,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		throw new ShimError("pod.not-found", `containerd has removed every container of pod ${record.identity.podId}`);
 	}
 	for (const container of kept) await restoreContainer(pod, container);
-	pod.sandbox.adoptVolumes(record.volumes, record.disks);
+	pod.sandbox.adoptVolumes(record);
 	if (record.network !== null) pod.sandbox.adoptNetwork(record.network);
 	const machine = await adoptMachine(pod, record);
 	if (machine === undefined) {
@@ -109,7 +110,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		await machine.vmm.kill();
 	});
 	for (const container of dropped) await drop(pod, machine, container);
-	await pod.volumes.disks.resume(new Set(pod.containers.keys()), machine);
+	await pod.volumes.keepOnly(new Set(pod.containers.keys()), machine);
 	pod.log.info("pod taken up again", { vmm: machine.vmm.pid, containers: pod.containers.size });
 }
 

@@ -23,9 +23,8 @@ import { checkTransition } from "./pod-state.ts";
 import type { PodState } from "./pod-state.ts";
 import type { Timeline } from "./timeline.ts";
 import { undo } from "./undo.ts";
-import type { DiskRecord } from "./volume-disks.ts";
 import { PodVolumes } from "./volumes.ts";
-import type { VolumeRecord } from "./volumes.ts";
+import type { VolumeRecords } from "./volumes.ts";
 
 /** What a sandbox needs of its pod. */
 export interface SandboxOwner {
@@ -37,6 +36,8 @@ export interface SandboxOwner {
 	readonly timeline: Timeline;
 	/** PCI segments of the VM. */
 	readonly pciSegments: number;
+	/** The control group of the VMM. */
+	readonly cgroup: HostCgroup | undefined;
 	/** A number that nothing in the pod had before. */
 	nextNumber(): number;
 	/** Writes the journal. @throws ShimError `journal.write` */
@@ -222,12 +223,13 @@ export class Sandbox {
 	}
 
 	/** Takes over what an earlier snpd brought into the guest; `adopt` goes on with it. */
-	adoptVolumes(records: readonly VolumeRecord[], disks: readonly DiskRecord[]): void {
-		this.volumes = new PodVolumes(this.#owner, records, disks);
+	adoptVolumes(records: VolumeRecords): void {
+		this.volumes = new PodVolumes(this.#owner, records);
 	}
 
 	#ownVolumes(scope: Scope): void {
 		const { volumes } = this;
+		scope.defer("shared folders", () => volumes.shares.close());
 		scope.defer("volumes", () => volumes.close());
 	}
 

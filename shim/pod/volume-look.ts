@@ -65,9 +65,10 @@ async function findDirect(
 
 /**
  * Decides on all mounts before anything is brought. The pod's own /dev/shm is left out.
+ * @param share folders may be shared with the VM
  * @throws ShimError `volume.copy`, `volume.invalid`
  */
-export async function planMounts(mounts: readonly OciMount[], table: readonly TableEntry[]): Promise<PlannedMount[]> {
+export async function planMounts(mounts: readonly OciMount[], table: readonly TableEntry[], share: boolean): Promise<PlannedMount[]> {
 	const planned: PlannedMount[] = [];
 	const anyDirect = await exists(DIRECT_VOLUMES_DIR);
 	for (const mount of mounts) {
@@ -77,7 +78,7 @@ export async function planMounts(mounts: readonly OciMount[], table: readonly Ta
 		const type = await sourceType(source);
 		const atomic = type === "folder" && (await isAtomic(source));
 		const direct = anyDirect ? await naming(destination, () => findDirect(source, table)) : undefined;
-		const plan = planVolume({ destination, source, readonly, type, atomic, direct: direct?.path }, table);
+		const plan = planVolume({ destination, source, readonly, type, atomic, direct: direct?.path, share }, table);
 		if (destination === SHM_PLACE && plan.kind !== "memory" && plan.kind !== "scratch") continue;
 		planned.push({ mount, plan, direct: direct?.volume });
 	}

@@ -6,7 +6,7 @@
 import { bindMounts, FOREIGN_PROPAGATION, guestContainerVolume, guestVolume } from "../agent/guest-spec.ts";
 import type { GuestSource } from "../agent/guest-spec.ts";
 import type { OciSpec } from "../agent/oci-spec.ts";
-import { diskStorage } from "../agent/storages.ts";
+import { diskStorage, shareStorage } from "../agent/storages.ts";
 import type { DeviceRequest, StorageRequest } from "../agent/storages.ts";
 import { explain, messageOf, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
@@ -24,9 +24,11 @@ import { LiveVolume } from "./live-volume.ts";
 import type { Machine } from "./machine.ts";
 import { ChangeSink, copyTree, CopyFileSink } from "./volume-copy.ts";
 import { VolumeDisks } from "./volume-disks.ts";
-import type { DiskRecord, DisksHost } from "./volume-disks.ts";
+import type { DiskRecord } from "./volume-disks.ts";
 import { emptyDir, naming, planMounts } from "./volume-look.ts";
 import type { PlannedMount } from "./volume-look.ts";
+import { VolumeShares } from "./volume-shares.ts";
+import type { ShareRecord, SharesHost } from "./volume-shares.ts";
 
 const MIB = 1024 * 1024;
 /** Live volumes and shared copies of one pod. */
@@ -43,8 +45,15 @@ export interface VolumeRecord {
 	readonly whole: boolean;
 }
 
+/** What the journal has of a pod's volumes. */
+export interface VolumeRecords {
+	readonly volumes: readonly VolumeRecord[];
+	readonly disks: readonly DiskRecord[];
+	readonly shares: readonly ShareRecord[];
+}
+
 /** What the volumes need of their pod. */
-export interface VolumesHost extends DisksHost {
+export interface VolumesHost extends SharesHost {
 	readonly config: Config;
 	readonly log: Log;
 }
@@ -76,12 +85,15 @@ export class PodVolumes {
 	readonly #live = new Map<string, LiveVolume>();
 	/** Disks of the node that containers use. */
 	readonly disks: VolumeDisks;
+	/** Folders of the node that the VM shares. */
+	readonly shares: VolumeShares;
 	#closed = false;
 
-	constructor(host: VolumesHost, records: readonly VolumeRecord[] = [], disks: readonly DiskRecord[] = []) {
+	constructor(host: VolumesHost, records: Partial<VolumeRecords> = {}) {
 		this.#host = host;
-		this.disks = new VolumeDisks(host, disks);
-		for (const record of records) this.#shared.set(record.key, record);
+		this.disks = new VolumeDisks(host, records.disks);
+		this.shares = new VolumeShares(host, records.shares);
+		for (const record of records.volumes ?? []) this.#shared.set(record.key, record);
 	}
 
 	/** What the journal keeps. */
@@ -107,6 +119,23 @@ export class PodVolumes {
 		this.#live.clear();
 	}
 
+	/** A container uses no disk and no shared folder any more. @param machine undefined when there is no VM any more */
+	async release(containerId: string, machine: Machine | undefined): Promise<void> {
+		await this.disks.release(containerId, machine);
+		await this.shares.release(containerId, machine);
+	}
+
+	/** After a restart of snpd: disks and shared folders of containers that are no more, or half, go. */
+	async keepOnly(containers: ReadonlySet<string>, machine: Machine): Promise<void> {
+		await this.disks.resume(containers, machine);
+		await this.shares.resume(containers, machine);
+	}
+
+	/** Containers that may hold what is not on its disk yet. */
+	writers(): string[] {
+		return [...new Set([...this.disks.writers(), ...this.shares.writers()])];
+	}
+
 	/**
 	 * Brings the volumes of a container into the guest, as far as they are not there.
 	 * @param taken destinations that others have brought
@@ -124,7 +153,7 @@ export class PodVolumes {
 		const pagesReserved = machine.details.hugepages && hugePageBytes(container.spec.linux?.resources ?? {}) > 0;
 		const work: Work = { containerId: container.id, machine, pagesReserved, tree: this.#treeOptions(machine, table), signal };
 		const mounts = bindMounts(container.spec).filter(({ destination }) => !taken.has(destination));
-		for (const planned of await planMounts(mounts, table)) {
+		for (const planned of await planMounts(mounts, table, this.#host.config.storage.share_folders)) {
 			const { mount } = planned;
 			const { destination } = mount;
 			sources.set(destination, await naming(destination, () => this.#bring(planned, work, storages)));
@@ -161,6 +190,13 @@ export class PodVolumes {
 				const { path, sub } = plan;
 				if (!storages.has(path) && direct !== undefined) storages.set(path, await this.#bringDirect(path, direct, work));
 				return below(guestVolume(path), sub, work.machine);
+			}
+			case "share": {
+				const { path, readonly } = plan;
+				const tag = await this.shares.use(path, readonly, work.containerId, work.machine, work.signal);
+				const volume = guestVolume(`${tag} ${path}`);
+				storages.set(volume, shareStorage(volume, tag));
+				return { path: volume };
 			}
 			case "live":
 				await this.#bringLive(plan.path, work);

@@ -27,6 +27,8 @@ export interface VolumeMount {
 	readonly atomic: boolean;
 	/** The path of the direct-assigned volume that it is, or lies in; one of `directCandidates`. */
 	readonly direct?: string | undefined;
+	/** Folders may be shared with the VM. */
+	readonly share?: boolean;
 }
 
 /** What becomes of it. Paths are the host's; `sub` is below the volume, without a slash at either end, empty for the volume itself. */
@@ -41,6 +43,8 @@ export type VolumePlan =
 	| { readonly kind: "huge"; readonly path: string; readonly sub: string }
 	/** A disk of the node with a file system, which the guest mounts; shared by the pod. */
 	| { readonly kind: "direct"; readonly path: string; readonly sub: string }
+	/** A folder of the node that the VM shares. */
+	| { readonly kind: "share"; readonly path: string; readonly readonly: boolean }
 	/** A copy that is made once: for the pod, or anew for each container. Mounts with one `key` are of one thing, which is read at `path`. */
 	| { readonly kind: "copy"; readonly path: string; readonly key: string; readonly owner: "pod" | "container" }
 	| { readonly kind: "missing"; readonly path: string }
@@ -159,6 +163,11 @@ function emptyDir(origin: Origin, table: readonly TableEntry[]): VolumePlan {
 	return { kind: "scratch", path, sub };
 }
 
+/** A folder that is shared, if folders are. It is the mount that kubelet made: the path behind it may have been replaced since. */
+function shareOf({ share, type, source, readonly }: VolumeMount): VolumePlan | undefined {
+	return share === true && type === "folder" ? { kind: "share", path: source, readonly } : undefined;
+}
+
 /**
  * The paths by which a direct-assigned volume may be known that a mount is, or lies in; the innermost first. Those of kubelet's volumes are
  * folders in the volume's own, since kubelet mounts what a CSI driver has below it.
@@ -188,6 +197,8 @@ export function planVolume(mount: VolumeMount, table: readonly TableEntry[]): Vo
 		if (origin.plugin === EMPTY_DIR_PLUGIN) return emptyDir(origin, table);
 		const configuration = LIVE_PLUGINS.has(origin.plugin) || mount.atomic;
 		if (configuration && !origin.part && origin.sub === "" && type === "folder") return { kind: "live", path: source };
+		const shared = shareOf(mount);
+		if (!configuration && shared !== undefined) return shared;
 		if (configuration || mount.readonly) return { kind: "copy", path: source, key: source, owner: "container" };
 		return refused(
 			`belongs to a ${origin.plugin.replace("~", "/")} volume that the container may write: what it writes could not reach the volume`,
@@ -201,6 +212,8 @@ export function planVolume(mount: VolumeMount, table: readonly TableEntry[]): Vo
 			`lies in a ${holder.type} file system: it shows the node's kernel, and the VM has its own`,
 			"use the container's own /proc, /sys and /dev",
 		);
+	const shared = shareOf(mount);
+	if (shared !== undefined) return shared;
 	// Read at the mount that kubelet made: the path behind it may have been replaced since, by a link to anywhere.
 	return { kind: "copy", path: source, key: origin.path, owner: "pod" };
 }

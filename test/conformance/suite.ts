@@ -4,6 +4,7 @@ import { CriBed } from "../support/cri/bed.ts";
 import { RUNC_HANDLER, SNP_HANDLER, SNP_SANDBOX_HANDLER } from "../support/cri/containerd-config.ts";
 import { Leftovers } from "../support/leftovers.ts";
 import { isFirstGeneration, type ContainerdVersion } from "../support/paths.ts";
+import type { ShimConfig } from "../support/shim-config.ts";
 import { CaseContext, type ConformanceCase } from "./context.ts";
 
 const CASE_TIMEOUT_MS = 180_000;
@@ -34,6 +35,8 @@ export type SuiteOptions = {
 	readonly versions: readonly ContainerdVersion[];
 	readonly handlers: readonly string[];
 	readonly cases: readonly ConformanceCase[];
+	/** Changes to the shim's configuration. */
+	readonly config?: ShimConfig;
 	/** Hears of each outcome as it comes. */
 	readonly onOutcome: (outcome: Outcome) => void;
 };
@@ -56,7 +59,7 @@ export function readDifferences(): readonly Difference[] {
 export async function runSuite(options: SuiteOptions): Promise<Outcome[]> {
 	const outcomes: Outcome[] = [];
 	for (const version of options.versions) {
-		const bed = await CriBed.start({ version, config: GROWTH });
+		const bed = await CriBed.start({ version, config: { ...GROWTH, ...options.config } });
 		try {
 			const leftovers = await Leftovers.watch(bed.containerd);
 			for (const one of options.cases) {

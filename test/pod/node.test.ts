@@ -116,6 +116,7 @@ function leaveSandbox(stateDir: string, name: string, keeperPid: number, keeperS
 		agent: null,
 		volumes: [],
 		disks: [],
+		shares: [],
 		nextNumber: 1,
 		containers: [],
 		tombstones: [],

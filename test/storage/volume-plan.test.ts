@@ -64,6 +64,18 @@ t.test("a direct-assigned volume is known by its own path, also for what lies in
 	t.same(plan(`${csi}/mount`, { direct: `${csi}/mount`, type: "missing" }), { kind: "missing", path: `${csi}/mount` });
 });
 
+t.test("folders are shared where that is allowed: the node's own, and volumes that the node has mounted", async (t) => {
+	const share = true;
+	const csi = `${POD}/volumes/kubernetes.io~csi/pvc/mount`;
+	t.same(plan("/srv/data", { share }), { kind: "share", path: "/srv/data", readonly: false });
+	t.same(plan(csi, { share, readonly: true }), { kind: "share", path: csi, readonly: true });
+	t.match(plan("/srv/large", { share, type: "file" }), { kind: "copy" });
+	t.match(plan("/proc/sys", { share }), { kind: "refused" });
+	t.match(plan(`${POD}/volumes/kubernetes.io~secret/keys`, { share }), { kind: "live" });
+	t.match(plan(`${POD}/volumes/kubernetes.io~empty-dir/slow`, { share }), { kind: "scratch" });
+	t.match(plan(csi, { share, direct: csi }), { kind: "direct" });
+});
+
 t.test("other paths of the host are copied for the pod", async (t) => {
 	t.same(plan("/srv/data"), { kind: "copy", path: "/srv/data", key: "/srv/data", owner: "pod" });
 	t.same(plan("/srv/large", { type: "file" }), { kind: "copy", path: "/srv/large", key: "/srv/large", owner: "pod" });

@@ -1,4 +1,5 @@
 /** The shim's configuration file for tests, the demo and the bench. */
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { distBinDir, distShareDir } from "./paths.ts";
 
@@ -20,10 +21,14 @@ export type ShimConfig = {
 	readonly cacheDir?: string;
 	/** Whether images come in layers; false when left out. */
 	readonly layers?: boolean;
+	/** Whether folders are shared by virtio-fs. */
+	readonly shareFolders?: boolean;
 	/** Text put at the end of the file as it is, for faulty files. */
 	readonly append?: string;
 };
 
+/** Where distributions have virtiofsd: that of QEMU up to 7.2, that in Rust. */
+const VIRTIOFSD: readonly string[] = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
 /** TCG on two loaded cores needs longer than the hardware that the shim's default is for. */
 const BOOT_TIMEOUT_MS = 60_000;
 /** A VM in an emulated machine needs longer still. */
@@ -47,6 +52,8 @@ hotplug_memory_mib = ${config.hotplugMemoryMib ?? 0}
 cache_dir = ${JSON.stringify(config.cacheDir ?? cacheDir)}
 layers = ${config.layers ?? false}
 scratch_dir = ${JSON.stringify(scratchDir(cacheDir))}
+share_folders = ${config.shareFolders ?? false}
+virtiofsd = ${JSON.stringify(VIRTIOFSD.find((path) => existsSync(path)) ?? "virtiofsd")}
 [timeouts]
 boot_ms = ${config.bootTimeoutMs ?? (vmm === undefined ? BOOT_TIMEOUT_MS : NESTED_BOOT_TIMEOUT_MS)}
 ${config.append ?? ""}

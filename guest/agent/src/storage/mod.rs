@@ -11,6 +11,7 @@ mod local;
 mod overlay;
 mod partition;
 mod scratch;
+mod share;
 mod verity;
 
 use crate::error::{Code, Context, Error, Result};
@@ -194,7 +195,10 @@ impl Storages {
                     }
                 }
             }
-            "virtio-fs" => mount_storage(storage, &storage.source),
+            "virtio-fs" => {
+                share::find(&storage.source).await?;
+                mount_storage(storage, &storage.source)
+            }
             "overlayfs" => {
                 local::make_overlay_folders(storage)?;
                 mount_storage(storage, &storage.source)

@@ -1,0 +1,96 @@
+/**
+ * virtiofsd: serves one folder of the host to one VM. Its socket listens before it starts, so that the VMM never waits for it; it ends by itself when
+ * the VMM does.
+ */
+
+import { spawn } from "node:child_process";
+import { constants, openSync } from "node:fs";
+import { access, readFile, rm } from "node:fs/promises";
+
+import { deferred } from "../base/deadline.ts";
+import { messageOf, ShimError } from "../base/errors.ts";
+import { ProcessHandle } from "../host/processes.ts";
+import { closeFd, listenUnix, MAX_SOCKET_PATH_BYTES } from "../host/sockets.ts";
+
+/** What serves what. */
+export interface ShareOptions {
+	/** The program: virtiofsd in Rust, or that of QEMU up to 7.2. */
+	readonly program: string;
+	/** The folder that the VM gets. */
+	readonly source: string;
+	/** Where the VMM connects to; its log is beside it. */
+	readonly socket: string;
+	/** An existing folder of the VM's, in which it works. */
+	readonly folder: string;
+}
+
+/** A running virtiofsd. The caller ends it. */
+export interface ShareDaemon {
+	readonly pid: number;
+	readonly startTime: string;
+	/** Settles with its last words when it has ended. */
+	readonly ended: Promise<string>;
+}
+
+/** By this argument and its folder it is found after a crash. */
+export const SHARE_OPTION = "--fd=3";
+const LAST_WORDS_CHARACTERS = 400;
+const KILL_WAIT_MS = 5_000;
+
+/**
+ * Starts it: own session, empty environment.
+ * @throws ShimError `volume.share`
+ */
+export async function launchShareDaemon({ program, source, socket, folder }: ShareOptions): Promise<ShareDaemon> {
+	if (source.includes(",") || Buffer.byteLength(socket) > MAX_SOCKET_PATH_BYTES)
+		throw new ShimError("volume.share", `${source} can't be shared: its path has a comma, or ${socket} is too long`);
+	await access(program, constants.X_OK).catch((error: unknown) => {
+		throw new ShimError("volume.share", `${program} can't be run: ${messageOf(error)}`, {
+			remedy: "install virtiofsd, or set storage.virtiofsd",
+		});
+	});
+	const log = `${socket}.log`;
+	const handedOver: number[] = [];
+	try {
+		handedOver.push(listenUnix(socket, true), openSync(log, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600));
+		const [listening, words] = handedOver;
+		// The form that both programs take; `xattr` lets overlays and file capabilities work.
+		const args = [SHARE_OPTION, "-o", `source=${source},xattr,cache=auto`];
+		const child = spawn(program, args, { cwd: folder, env: {}, stdio: ["ignore", words, words, listening], detached: true });
+		const ended = deferred<string>();
+		child.once("error", (error) => ended.resolve(error.message));
+		child.once("exit", () => void lastWords(log).then(ended.resolve));
+		child.unref();
+		const handle = child.pid === undefined ? undefined : ProcessHandle.open(child.pid);
+		if (handle === undefined) throw new Error(await ended.promise);
+		const { pid, startTime } = handle;
+		handle.close();
+		return { pid, startTime: startTime.toString(), ended: ended.promise };
+	} catch (error) {
+		await removeShareFiles(socket);
+		throw new ShimError("volume.share", `starting ${program} for ${source}: ${messageOf(error)}`, { cause: error });
+	} finally {
+		for (const fd of handedOver) closeFd(fd);
+	}
+}
+
+async function lastWords(log: string): Promise<string> {
+	const text = await readFile(log, "utf8").catch(() => "");
+	return text.trim().slice(-LAST_WORDS_CHARACTERS);
+}
+
+/** Ends one, if it is there still, and removes its files. */
+export async function endShareDaemon(process: { readonly pid: number; readonly startTime: string }, socket: string): Promise<void> {
+	const handle = ProcessHandle.open(process.pid, BigInt(process.startTime));
+	try {
+		handle?.kill("SIGKILL");
+		await handle?.waitExit({ timeoutMs: KILL_WAIT_MS });
+	} finally {
+		handle?.close();
+		await removeShareFiles(socket);
+	}
+}
+
+async function removeShareFiles(socket: string): Promise<void> {
+	await Promise.all([socket, `${socket}.log`].map((path) => rm(path, { force: true })));
+}
