@@ -35,9 +35,17 @@ const hex = (number: number): string => number.toString(16).padStart(2, "0");
 /** The address of a place as the API writes it: `0000:BB:SS.0`. */
 export const bdfOf = ({ segment, slot }: PciPlace): string => `0000:${hex(segment)}:${hex(slot)}.0`;
 
-/** The slots of all segments. One belongs to an id from `take` to `free`. */
+/**
+ * The slots of all segments. One belongs to an id from `take` to `free`.
+ *
+ * A freed slot is given again as late as can be. Each time when anything comes or goes, QEMU tells the guest of every device that it is to let go
+ * (hw/acpi/pcihp.c: reading the "down" field does not clear it). So the guest may eject a slot twice, and the second time hits what is there by then.
+ */
 export class PciSlots {
 	readonly #taken = new Map<string, string>();
+	/** When slots became free, as a count of such times. */
+	readonly #freed = new Map<string, number>();
+	#frees = 0;
 	readonly #segments: number;
 
 	constructor(segments = 1) {
@@ -46,7 +54,10 @@ export class PciSlots {
 			this.#taken.set(bdfOf({ segment: 0, slot: bridgeSlot(segment, segments) }), "bridge");
 	}
 
-	/** Takes the wished slot, or the first free one. Throws the VMM's errors when it is taken or none is left. */
+	/**
+	 * Takes the wished slot, or the first one that was never in use, or the one that is free for the longest time.
+	 * Throws the VMM's errors when it is taken or none is left.
+	 */
 	take(id: string, segment = 0, wished?: number): number {
 		if (segment >= this.#segments) throw deviceManagerError(`Invalid PCI segment id: ${segment}`);
 		const first = segment === 0 ? SLOT_FIRST : BRIDGED_SLOT_FIRST;
@@ -57,16 +68,24 @@ export class PciSlots {
 			this.#taken.set(bdfOf({ segment, slot: wished }), id);
 			return wished;
 		}
+		let chosen: number | undefined;
 		for (let slot = first; slot <= SLOT_LAST; slot++) {
 			if (this.#taken.has(bdfOf({ segment, slot }))) continue;
-			this.#taken.set(bdfOf({ segment, slot }), id);
-			return slot;
+			if (chosen === undefined || this.#freedAt({ segment, slot }) < this.#freedAt({ segment, slot: chosen })) chosen = slot;
 		}
-		throw deviceManagerError("Failed to find an available PCI device ID", "Could not find an available device slot on the PCI bus");
+		if (chosen === undefined)
+			throw deviceManagerError("Failed to find an available PCI device ID", "Could not find an available device slot on the PCI bus");
+		this.#taken.set(bdfOf({ segment, slot: chosen }), id);
+		return chosen;
 	}
 
 	free(place: PciPlace): void {
 		this.#taken.delete(bdfOf(place));
+		this.#freed.set(bdfOf(place), ++this.#frees);
+	}
+
+	#freedAt(place: PciPlace): number {
+		return this.#freed.get(bdfOf(place)) ?? 0;
 	}
 }
 

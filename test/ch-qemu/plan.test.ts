@@ -59,16 +59,19 @@ t.test("what is wrong with a body is said as serde says it", async (t) => {
 	t.match(messageOf("[".repeat(200)), /recursion limit exceeded/);
 });
 
-t.test("slots are given from 2 on, pinned ones once, freed ones again", async (t) => {
+t.test("slots are given from 2 on, pinned ones once, freed ones last and again", async (t) => {
 	const slots = new PciSlots();
 	t.equal(slots.take("a"), 2);
 	t.equal(slots.take("b", 0, 3), 3);
 	t.equal(slots.take("c"), 4);
 	t.throws(() => slots.take("d", 0, 3), VmmError);
 	t.throws(() => slots.take("d", 0, 1), VmmError, "the ISA bridge's");
+	for (const slot of [4, 3]) slots.free({ segment: 0, slot });
+	t.equal(slots.take("d", 0, 3), 3, "a wish counts");
 	slots.free({ segment: 0, slot: 3 });
-	t.equal(slots.take("d"), 3);
-	for (let i = 0; i < 27; i++) slots.take(`x${i}`);
+	for (let i = 0; i < 27; i++) t.equal(slots.take(`x${i}`), 5 + i);
+	t.equal(slots.take("e"), 4, "the longest free");
+	t.equal(slots.take("f"), 3);
 	t.throws(() => slots.take("one too many"), VmmError);
 });
 
