@@ -14,6 +14,7 @@ import { ContainerStdio, streamPorts } from "./container-stdio.ts";
 import { createInGuest, updateInGuest } from "./guest-container.ts";
 import type { Machine } from "./machine.ts";
 import type { DeleteResult } from "./ports.ts";
+import { killForSure } from "./forced-end.ts";
 import { execsEnd, processEnd } from "./process-end.ts";
 import { GuestProcess, SIGKILL, SIGNAL_EXIT_BASE } from "./process.ts";
 import type { ExitRecord, Stdio } from "./process.ts";
@@ -23,6 +24,8 @@ import { returnMessages } from "./small-files.ts";
 import { numberStreams } from "./stdio.ts";
 
 const SIGTERM = 15;
+/** How long a killed container may take to end after the guest has the signal: an agent that moves output by calls reads it to its end before. */
+const KILLED_END_MS = 90_000;
 /** The exit status of a container that could not be started (containerd's CRI plugin gives the same). */
 const START_ERROR_STATUS = 128;
 
@@ -185,7 +188,12 @@ export class Container {
 		if (signalNumber === SIGKILL) this.#hurry(all || execId === "" ? [this.init, ...this.execs.values()] : [process]);
 		const target = { containerId: this.id, execId: all ? "" : execId };
 		try {
-			await this.#host.machine().agent.signalProcess(target, signalNumber);
+			const { agent, vmm } = this.#host.machine();
+			const signal = (): Promise<void> => agent.signalProcess(target, signalNumber);
+			const forced = { process: this.init, signal, endVm: () => vmm.kill(), endMs: KILLED_END_MS, log: this.#host.log };
+			// What is paused ends when it goes on.
+			if (signalNumber === SIGKILL && target.execId === "" && !this.paused) await killForSure(forced);
+			else await signal();
 		} catch (error) {
 			// It ended meanwhile: that is what the caller wanted.
 			if (!(error instanceof ShimError && (error.code === "not-found" || error.reason === "pod.lost"))) throw error;

@@ -43,6 +43,7 @@ async function exitAndOutput(process: GuestProcess, { machine, stdio, log }: End
 			return SIGNAL_EXIT_BASE + SIGKILL;
 		});
 	const status = await raceLasting(waited, machine.died);
+	process.endKnown = true;
 	const exit = { status: typeof status === "number" ? status : SIGNAL_EXIT_BASE + SIGKILL, atMs: Date.now() };
 	try {
 		await stdio.drain(process, machine);

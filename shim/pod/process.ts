@@ -64,6 +64,8 @@ export class GuestProcess {
 	stdinClosed = false;
 	/** True when containerd has sent SIGKILL to it, or its VM has ended. */
 	killed = false;
+	/** True once the guest has told how it ended, or the VM has: its last output may still be on its way. */
+	endKnown = false;
 	#state: ProcessState = { kind: "created" };
 	readonly #exited: Deferred<ExitRecord> = deferred();
 	#onRunning: (() => void)[] = [];

@@ -17,6 +17,8 @@ import { readTimeline } from "../support/timeline.ts";
 import type { ShimConfig } from "../support/shim-config.ts";
 
 const WAIT_MS = 60_000;
+/** For a guest's answer: long enough for one in emulation that works. */
+const SHORT_ANSWER_MS = 8_000;
 const SHORT_BOOT_TIMEOUT_MS = 4_000;
 const FAILING_CALLS = 10;
 const NEVER_ANSWERS = "while :; do /bin/busybox sleep 1000; done";
@@ -193,6 +195,26 @@ const cases: Case[] = [
 			} finally {
 				await rm(dropIns, { recursive: true });
 				for (const info of bed.containerd.processes()) if (info.commandLine === "sleep 1003") process.kill(info.pid, "SIGKILL");
+			}
+			await worksAgain(t, bed);
+		},
+	},
+	{
+		name: "a guest that stands still keeps no container: SIGKILL ends its VM",
+		check: async (t, bed) => {
+			const dropIns = `${bed.containerd.configFile}.d`;
+			mkdirSync(dropIns);
+			writeFileSync(join(dropIns, "answer.toml"), `[timeouts]\nagent_call_ms = ${SHORT_ANSWER_MS}\n`);
+			try {
+				const id = bed.ctr.newId("still");
+				await bed.ctr.detach(id, ["sleep", "1000"]);
+				const guest = bed.containerd.processes().find((info) => /qemu-system-x86_64/.test(info.commandLine));
+				process.kill(guest?.pid ?? 0, "SIGSTOP");
+				await bed.ctr.callOk(["task", "kill", "--signal", "SIGKILL", id]);
+				await eventually("the end of the task", WAIT_MS, async () => ((await bed.ctr.status(id)) === "STOPPED" ? true : undefined));
+				await bed.ctr.remove(id);
+			} finally {
+				await rm(dropIns, { recursive: true });
 			}
 			await worksAgain(t, bed);
 		},
