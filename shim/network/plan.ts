@@ -61,12 +61,18 @@ export const isOurTap = (link: Pick<Link, "kind" | "name">): boolean => link.kin
 /**
  * Plans a VM's network. Loopback stays on the host; interfaces that are down and have no address (the kernel's own, of tunnels) and members of a bridge or bond
  * are passed over.
+ * @param running the VM runs: an interface that it can't have is left out, since it must not keep the others from following their changes
  * @throws ShimError `network.unsupported` that names the interface and why a VM can't have it
  */
-export function planNetwork(snapshot: Snapshot): NetworkPlan {
+export function planNetwork(snapshot: Snapshot, { running = false }: { readonly running?: boolean } = {}): NetworkPlan {
 	const omitted: string[] = [];
-	const links = snapshot.links.filter((link) => isWanted(link, snapshot.addresses));
-	for (const link of links) refuseUnsupported(link);
+	const wanted = snapshot.links.filter((link) => isWanted(link, snapshot.addresses));
+	const links = wanted.filter((link) => {
+		const refusal = refusalOf(link);
+		if (refusal !== undefined && !running) throw new ShimError("network.unsupported", refusal);
+		if (refusal !== undefined) omitted.push(refusal);
+		return refusal === undefined;
+	});
 	const names = new Map(links.map((link) => [link.index, link.name]));
 	const addresses = snapshot.addresses.filter((address) => names.has(address.link) && isGiven(address, names, omitted));
 	return {
@@ -83,16 +89,14 @@ function isWanted(link: Link, addresses: readonly Address[]): boolean {
 	return (link.flags & IFF.UP) !== 0 || addresses.some((address) => address.link === link.index);
 }
 
-function refuseUnsupported(link: Link): void {
+/** Why a VM can't have an interface; undefined when it can. */
+function refusalOf(link: Link): string | undefined {
 	const what = `interface ${link.name} of the pod's network namespace`;
 	const kind = link.kind === "" ? "hardware" : link.kind;
 	const reason = UNSUPPORTED_KINDS.get(link.kind);
-	if (reason !== undefined) throw new ShimError("network.unsupported", `${what} is of the kind ${kind}, which a VM can't have: ${reason}`);
-	if (link.hardware !== ETHERNET || !/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/.test(link.mac) || link.mac === NO_MAC)
-		throw new ShimError(
-			"network.unsupported",
-			`${what} (kind ${kind}) is no Ethernet interface: a VM's network cards carry Ethernet frames only`,
-		);
+	if (reason !== undefined) return `${what} is of the kind ${kind}, which a VM can't have: ${reason}`;
+	const isEthernet = link.hardware === ETHERNET && /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/.test(link.mac) && link.mac !== NO_MAC;
+	return isEthernet ? undefined : `${what} (kind ${kind}) is no Ethernet interface: a VM's network cards carry Ethernet frames only`;
 }
 
 /** Leaves out what the guest's kernel makes by itself from the hardware address and router advertisements, and what must not be used. */

@@ -75,13 +75,17 @@ export function findSpace(path: string): NamespaceAddress {
 
 /**
  * Plans a VM's network for what is in a namespace now. `joined` are the indexes of the interfaces that have a tap, those included that are gone.
+ * @param running see `planNetwork`
  * @throws ShimError `network.unsupported`, `network.setup`
  */
-export function readSpace(space: NamespaceAddress): Promise<{ readonly plan: NetworkPlan; readonly joined: ReadonlySet<number> }> {
+export function readSpace(
+	space: NamespaceAddress,
+	{ running = false }: { readonly running?: boolean } = {},
+): Promise<{ readonly plan: NetworkPlan; readonly joined: ReadonlySet<number> }> {
 	return visit(space.path, async (ns, netlink) => {
 		requireSame(space, ns);
 		const snapshot = await readSnapshot(netlink);
-		return { plan: planNetwork(snapshot), joined: joinedIn(snapshot) };
+		return { plan: planNetwork(snapshot, { running }), joined: joinedIn(snapshot) };
 	});
 }
 

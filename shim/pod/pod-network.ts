@@ -61,6 +61,7 @@ export class PodNetwork {
 	#plan: NetworkPlan | undefined;
 	#joined: Joined[] = [];
 	#told: readonly string[];
+	#omitted: readonly string[] = [];
 	#stopWatch: () => void = () => undefined;
 	#stopForward: () => void = () => undefined;
 	#timer: NodeJS.Timeout | undefined;
@@ -108,7 +109,7 @@ export class PodNetwork {
 			const { plan, joined } = await readSpace(this.space);
 			if (joined.size > 0) throw new ShimError("network.busy", `the network namespace ${this.space.path} is in another VM`);
 			this.#plan = plan;
-			for (const omitted of plan.omitted) this.#options.log.warn("left out of the VM's network", { omitted });
+			this.#nameOmitted(plan);
 			this.#claim(true);
 			try {
 				this.#joined = await joinEndpoints(this.space, plan.endpoints, this.#queues);
@@ -202,9 +203,16 @@ export class PodNetwork {
 		if (!this.#closed) this.#options.log.error("the VM's network can't follow its namespace", error, { namespace: this.space.path });
 	}
 
+	/** Logs what the VM does not get, once as long as it stays the same. */
+	#nameOmitted({ omitted }: NetworkPlan): void {
+		for (const one of omitted) if (!this.#omitted.includes(one)) this.#options.log.warn("left out of the VM's network", { omitted: one });
+		this.#omitted = omitted;
+	}
+
 	/** Makes the VM's cards and the guest's settings what the namespace has now. */
 	async #sync(machine: Machine): Promise<void> {
-		const { plan, joined } = await readSpace(this.space);
+		const { plan, joined } = await readSpace(this.space, { running: true });
+		this.#nameOmitted(plan);
 		const { client } = machine.vmm;
 		const gone = [...joined].filter((index) => !plan.endpoints.some((endpoint) => endpoint.index === index));
 		for (const index of gone) await this.#unplug(client, index);

@@ -153,7 +153,16 @@ t.test("interfaces that a VM can't have are refused by name", async (t) => {
 		[link(2, "eth0", { mac: "00:00:00:00:00:00" }), /interface eth0 .* is no Ethernet/],
 		[link(2, "snpx", { kind: "tun" }), /interface snpx/],
 	];
-	for (const [one, message] of refused) t.throws(() => planNetwork(snapshot({ links: [one] })), { reason: "network.unsupported", message });
+	for (const [one, message] of refused) {
+		t.throws(() => planNetwork(snapshot({ links: [one] })), { reason: "network.unsupported", message });
+		const later = planNetwork(snapshot({ links: [link(7, "eth7"), one] }), { running: true });
+		t.same(
+			later.endpoints.map(({ name }) => name),
+			["eth7"],
+			"one that comes later is left out, and the others go on",
+		);
+		t.match(later.omitted, [message]);
+	}
 });
 
 t.test("networkOf writes networks as the kernel's routes do", async (t) => {
