@@ -20,10 +20,11 @@ export class Mailbox {
 
 	/**
 	 * Runs `task` after all earlier ones have ended, whatever their outcome.
+	 * @param always it is taken when the mailbox is full, too: what ends things must never be refused
 	 * @throws ShimError `busy` when the mailbox is full; else what `task` throws
 	 */
-	run<T>(task: () => Promise<T>): Promise<T> {
-		if (this.#length >= this.#limit) {
+	run<T>(task: () => Promise<T>, { always = false }: { readonly always?: boolean } = {}): Promise<T> {
+		if (this.#length >= this.#limit && !always) {
 			return Promise.reject(new ShimError("busy", `${this.#owner} has ${this.#limit} calls waiting`));
 		}
 		this.#length += 1;

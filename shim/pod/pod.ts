@@ -427,11 +427,12 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	/** Removes the pod with all that it has, whatever its state, and ends its keeper. */
 	async destroy(): Promise<void> {
 		this.giveUp("removed");
-		await this.#mailbox.run(async () => {
+		const end = async (): Promise<void> => {
 			await this.release();
 			this.api.end();
 			this.containers.clear();
-		});
+		};
+		await this.#mailbox.run(end, { always: true });
 		this.keeper.end();
 	}
 

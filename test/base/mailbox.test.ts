@@ -23,7 +23,7 @@ t.test("Mailbox.run runs one after another, in order, whatever the outcome", asy
 	t.same(order, ["first starts", "first ends", "second"]);
 });
 
-t.test("Mailbox.run refuses beyond its limit and recovers", async (t) => {
+t.test("Mailbox.run refuses beyond its limit, but for what must always be taken, and recovers", async (t) => {
 	const gate = deferred<void>();
 	const mailbox = new Mailbox("pod a", 2);
 	const running = mailbox.run(() => gate.promise);
@@ -32,7 +32,9 @@ t.test("Mailbox.run refuses beyond its limit and recovers", async (t) => {
 		mailbox.run(async () => undefined),
 		failing({ reason: "busy", message: "pod a has 2 calls waiting" }),
 	);
+	const last = mailbox.run(async () => "the end", { always: true });
 	gate.resolve();
 	await Promise.all([running, waiting]);
+	t.equal(await last, "the end");
 	t.equal(await mailbox.run(async () => 3), 3);
 });
