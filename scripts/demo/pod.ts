@@ -5,6 +5,7 @@ import { CriBed } from "../../test/support/cri/bed.ts";
 import { BRIDGE, BRIDGE_ADDRESS, SNP_HANDLER } from "../../test/support/cri/containerd-config.ts";
 import { ForwardedPort } from "../../test/support/cri/forward.ts";
 import { busyboxPath } from "../../test/support/image.ts";
+import { PodVolumeFolders, publishKeys } from "../../test/support/kubelet.ts";
 import { Leftovers } from "../../test/support/leftovers.ts";
 import { here, TestNamespace } from "../../test/support/netns.ts";
 import type { ContainerdVersion } from "../../test/support/paths.ts";
@@ -73,16 +74,28 @@ async function runInitContainer(pod: TestPod): Promise<void> {
 	tell("its log", init.logText().trim());
 }
 
-async function startTalkers(pod: TestPod): Promise<{ readonly web: TestContainer; readonly client: TestContainer }> {
+async function startTalkers(pod: TestPod, configMap: string): Promise<{ readonly web: TestContainer; readonly client: TestContainer }> {
 	say(dim("  containers of a pod share its VM and its network"));
 	const serve = `mkdir /tmp/www; echo '${GREETING}' > /tmp/www/index.html; exec httpd -f -p ${PORT} -h /tmp/www`;
-	const web = await pod.run(["sh", "-c", serve], { name: "web" });
+	const mounts = [{ container_path: "/config", host_path: configMap, readonly: true }];
+	const web = await pod.run(["sh", "-c", serve], { name: "web", mounts });
 	const ask = `while :; do wget -q -O - http://localhost:${PORT}/ && echo asked; sleep 0.5; done`;
 	const client = await pod.run(["sh", "-c", ask], { name: "client" });
 	await client.logged(/^asked$/m);
 	tell("web serves", `port ${PORT}`);
 	tell("client gets by localhost", client.log().find(({ stream }) => stream === "stdout")?.text ?? "nothing");
 	return { web, client };
+}
+
+async function changeConfigMap(web: TestContainer, configMap: string): Promise<void> {
+	say(dim("  the node replaces the folder as Kubernetes does; the VM's copy follows"));
+	tell("colour in the container", await web.output("cat /config/colour"));
+	const changedMs = performance.now();
+	publishKeys(configMap, { colour: "green" });
+	await eventually("the change", WAIT_MS, async () => ((await web.output("cat /config/colour")) === "green" ? true : undefined));
+	tell("after its change", `${await web.output("cat /config/colour")}, seen after ${(performance.now() - changedMs).toFixed(0)} ms`);
+	await eventually("the deletion", WAIT_MS, async () => ((await web.output("ls /config")) === "colour" ? true : undefined));
+	tell("a key that was deleted", "is gone");
 }
 
 async function reachFromNeighbour(neighbour: Neighbour, client: TestContainer, address: string): Promise<void> {
@@ -157,7 +170,10 @@ async function play(bed: CriBed): Promise<void> {
 	});
 	const { pod, address } = await scene("A pod", async () => await startPod(context));
 	await scene("Its init container", async () => await runInitContainer(pod));
-	const { web, client } = await scene("Two containers that talk over localhost", async () => await startTalkers(pod));
+	// It has no mounts that would have to be given back.
+	const configMap = new PodVolumeFolders(bed.containerd, pod.dir).configuration("configmap", "settings", { colour: "blue", old: "yes" });
+	const { web, client } = await scene("Two containers that talk over localhost", async () => await startTalkers(pod, configMap));
+	await scene("A configMap that changes while they run", async () => await changeConfigMap(web, configMap));
 	await scene("From another network namespace", async () => await reachFromNeighbour(neighbour, client, address));
 	await scene("Logs", async () => showLog(client));
 	await scene("Commands in a container", async () => await runCommand(web));

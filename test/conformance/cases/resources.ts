@@ -166,6 +166,15 @@ export const RESOURCES: readonly ConformanceCase[] = [
 		},
 	},
 	{
+		id: "size-over-node",
+		name: "a pod whose containers ask for more memory than the node has is refused as a VM, with both figures",
+		check: async (context) => {
+			const attempt = context.pod({ linux: { resources: { memory_limit_in_bytes: 2 ** 50 } } });
+			if (context.isVm) await assert.rejects(attempt, /asks for 1073741824 MiB of memory.*this node has \d+ MiB/);
+			else assert.equal(await (await attempt).output("echo runs"), "runs");
+		},
+	},
+	{
 		id: "size-cpu",
 		name: "a pod whose containers ask for two CPUs has them",
 		check: async (context) => {
