@@ -64,7 +64,7 @@ const cases: Case[] = [
 	{
 		name: "statistics: the limit and what it did to a child, what was read from the disk, and what a working set is without",
 		vmOnly: true,
-		check: async (t, { ctr }) => {
+		check: async (t, { ctr, containerd }) => {
 			const id = ctr.newId("statistics");
 			await ctr.detach(id, ["sleep", "1000"], {
 				flags: ["--memory-limit", String(MEMORY_BYTES), "--cpu-quota", "50000", "--cpu-period", "100000"],
@@ -78,7 +78,8 @@ const cases: Case[] = [
 			>;
 			const value = (group: string, name: string): number => Number(metrics[group]?.[name] ?? 0);
 			t.equal(value("memory", "usage_limit"), MEMORY_BYTES);
-			t.ok(value("memory", "max_usage") > value("memory", "usage"), "it had more");
+			// The message of containerd 1.6 has no place for it.
+			if (!containerd.version.startsWith("1.6")) t.ok(value("memory", "max_usage") > value("memory", "usage"), "it had more");
 			t.ok(value("memory", "inactive_file") + value("memory", "active_file") > 0);
 			t.ok(value("memory_events", "oom_kill") >= 1);
 			t.ok(value("memory_events", "max") >= 1);

@@ -20,7 +20,7 @@ t.test("an adopted sandbox keeps its journal until everything else is given back
 	sandbox.scope.child("container c").defer("image", note("image"));
 	sandbox.scope.defer("network", note("network"));
 	const agent = { oomEvent: () => Promise.reject(new Error("no guest")) };
-	sandbox.adopt({ agent, died: new Promise(() => undefined) } as unknown as Machine, note("VM"));
+	sandbox.adopt({ agent, details: { damage: false }, died: new Promise(() => undefined) } as unknown as Machine, note("VM"));
 	sandbox.transition({ kind: "gone" });
 	await sandbox.release();
 	t.same(seen, ["VM with the journal", "network with the journal", "image with the journal"]);
