@@ -68,7 +68,7 @@ snapshot() { # what a pod could leave behind, one thing per line
   ls -1 /sys/class/net | sed 's/^/link: /'
   ls -1 /sys/block/loop*/loop/backing_file 2>/dev/null | sed 's/^/loop device: /'
   find /sys/fs/cgroup -type d 2>/dev/null | sed 's/^/cgroup: /'
-  find "$state" -mindepth 1 ! -path "$state/snpd.*" ! -path "$state/k" ! -path "$state/p" 2>/dev/null | sed 's/^/state: /'
+  find "$state" -mindepth 1 ! -path "$state/snpd.*" ! -path "$state/k" ! -path "$state/p" ! -path "$state/e" 2>/dev/null | sed 's/^/state: /'
   find "$work/state/io.containerd.runtime.v2.task/default" -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/bundle: /'
   awk -v own="$state/" 'index($8, own) == 1 && $8 !~ /snpd\.sock/ && $4 == "00010000" {print "listening socket: " $8}' /proc/net/unix
   ctr task ls -q | sed 's/^/task: /'
