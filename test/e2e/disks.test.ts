@@ -63,9 +63,9 @@ const output = async ({ ctr }: Bed, id: string, ...command: string[]): Promise<s
 	return code === 0 ? stdout.trim() : `exit code ${code}: ${stderr}`;
 };
 
-/** How many disks the VM has, as a container of it sees them. */
+/** How many disks of images the VM has, as a container of it sees them: the read-only ones, which the scratch disk isn't. */
 const disksSeenBy = async (bed: Bed, id: string): Promise<number> =>
-	(await output(bed, id, "ls", "/sys/block")).split(/\s+/).filter((name) => name.startsWith("vd")).length;
+	(await output(bed, id, "sh", "-c", "grep -l 1 /sys/block/vd*/ro")).split(/\s+/).length;
 
 async function killDaemon({ containerd }: Bed): Promise<void> {
 	const daemon = await eventually("snpd", WAIT_MS, () => containerd.processes().find((info) => isDaemon(info) && info.state !== "Z"));
