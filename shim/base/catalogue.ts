@@ -95,6 +95,10 @@ export const CATALOGUE = {
 	"attest.key": entry("invalid-argument", "give an ECDSA key on the curve P-384 in PEM"),
 	"attest.reference": entry("invalid-argument", "give a file of snpctl measure --reference, with the public key of who made it"),
 	"measure.input": entry("invalid-argument", "give the files that the guest is started with, unchanged"),
+	"initdata.invalid": entry(
+		"invalid-argument",
+		"have snpctl policy generate --initdata make it: base64 of gzip of TOML with version, algorithm and [data]",
+	),
 	"wait.deadline": entry("deadline-exceeded", "the step took longer than its time-out in the configuration allows"),
 	"wait.canceled": entry("canceled", "the caller gave up: nothing is left to do"),
 	busy: entry("resource-exhausted", "too many calls wait for this pod: try again later"),
