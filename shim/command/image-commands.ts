@@ -10,6 +10,7 @@ import { CONFIG_FILE_VARIABLE, DEFAULT_CONFIG_FILE } from "../base/names.ts";
 import { loadConfig } from "../config/load.ts";
 import { ImageStore } from "../storage/image-store.ts";
 import type { ImageSource, StoredFile } from "../storage/image-store.ts";
+import type { LayerProgress } from "../storage/layer-cache.ts";
 import { ProgressBar, shownBytes } from "./progress-bar.ts";
 import { table } from "./table.ts";
 
@@ -27,7 +28,7 @@ const DEFAULT_NAMESPACE = "k8s.io";
 const USAGE = `usage: snpctl image [options] command
   prepare IMAGE...   converts an image's layers ahead of its first pod (IMAGE: a name in containerd, or the folder of an OCI layout)
   list               what the cache holds
-  inspect IMAGE      an image's layers: digests, sizes, root hashes
+  inspect IMAGE      an image's layers, topmost first: digests, sizes, root hashes (converts what is not in the cache)
   verify [IMAGE]     checks every byte of an image, or of the whole cache
   gc                 removes what no pod uses, down to storage.cache_max_mib (--all: all of it)
 options:
@@ -108,21 +109,26 @@ function sourceOf(name: string, { address, namespace }: ImageOptions): ImageSour
 async function prepare({ store, options, signal }: Context, names: readonly string[]): Promise<void> {
 	const prepared = [];
 	for (const name of names) {
-		const bar = new ProgressBar(name);
-		const shares = new Map<string, number>();
-		try {
-			const image = await store.prepare(sourceOf(name, options), signal, ({ diffId, done, total }) => {
-				shares.set(diffId, total === 0 ? 0 : done / total);
-				bar.show([...shares.values()]);
-			});
-			prepared.push({ image: name, ...image });
-		} finally {
-			bar.clear();
-		}
+		const image = await withBar(name, (onProgress) => store.prepare(sourceOf(name, options), signal, onProgress));
+		prepared.push({ image: name, ...image });
 	}
 	if (options.json) return print(JSON.stringify(prepared));
 	for (const { image, chainId, layers, cached } of prepared)
 		print(`${image}: ${layers.length} layers, ${chainId}${cached ? " (was there)" : ""}`);
+}
+
+/** Shows how far the layers of an image are while `work` goes on. */
+async function withBar<T>(name: string, work: (onProgress: LayerProgress) => Promise<T>): Promise<T> {
+	const bar = new ProgressBar(name);
+	const shares = new Map<string, number>();
+	try {
+		return await work(({ diffId, done, total }) => {
+			shares.set(diffId, total === 0 ? 0 : done / total);
+			bar.show([...shares.values()]);
+		});
+	} finally {
+		bar.clear();
+	}
 }
 
 async function list({ store, options }: Context): Promise<void> {
@@ -142,9 +148,9 @@ async function list({ store, options }: Context): Promise<void> {
 }
 
 async function inspect({ store, options, signal }: Context, name: string): Promise<void> {
-	const { chainId, path, layers } = await store.find(sourceOf(name, options), signal);
+	const { chainId, path, layers } = await withBar(name, (onProgress) => store.inspect(sourceOf(name, options), signal, onProgress));
 	if (options.json) return print(JSON.stringify({ image: name, chainId, path, layers }));
-	print(`chain id  ${chainId}\ndisk      ${path}`);
+	print(`chain id  ${chainId}\ndisk      ${path ?? "not prepared"}`);
 	const rows = layers.map(({ diffId, dataBytes, treeBytes, rootHash }, index) => [
 		String(index + 1),
 		diffId,

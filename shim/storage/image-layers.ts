@@ -51,6 +51,8 @@ const CALL_MS = 10_000;
 const MAX_JSON_BYTES = 4 * 1024 * 1024;
 const MAX_MANIFESTS = 64;
 const BLOB_MS = 3_600_000;
+/** What a VM runs, in the terms of images' configurations. */
+const [OS, ARCHITECTURE] = ["linux", "amd64"];
 
 const DescriptorSchema = v.object({ digest: DigestSchema, mediaType: v.optional(v.string()) });
 const DocumentSchema = v.object({
@@ -58,7 +60,11 @@ const DocumentSchema = v.object({
 	config: v.optional(DescriptorSchema),
 	layers: v.optional(v.array(DescriptorSchema)),
 });
-const ConfigSchema = v.object({ rootfs: v.object({ diff_ids: v.pipe(v.array(DigestSchema), v.minLength(1)) }) });
+const ConfigSchema = v.object({
+	os: v.optional(v.string(), OS),
+	architecture: v.optional(v.string(), ARCHITECTURE),
+	rootfs: v.object({ diff_ids: v.pipe(v.array(DigestSchema), v.minLength(1)) }),
+});
 
 /** The chain id of layers, the lowest first. */
 export function chainIdOf(diffIds: readonly string[]): string {
@@ -101,7 +107,7 @@ export class ImageLayers {
 
 	/**
 	 * The image of a name whose layers give this chain id.
-	 * @param chainId any image of the name when undefined, of the platform that comes first
+	 * @param chainId that of the name for linux/amd64 when undefined
 	 * @throws NoLayers also when content is gone (`discard_unpacked_layers`)
 	 */
 	async contentOf(
@@ -119,7 +125,7 @@ export class ImageLayers {
 		const open = async (digest: string, given: AbortSignal): Promise<string | Readable> =>
 			(await this.#blobFile(address, api, digest, call)) ??
 			Readable.from(api.readContent(namespace, digest, { timeoutMs: BLOB_MS, signal: given }));
-		return await contentFrom(target, chainId, read, open);
+		return await contentFrom([target], chainId, read, open);
 	}
 
 	/** Images as they come. Ends when the connection does. */
@@ -154,17 +160,19 @@ export class ImageLayers {
 
 /**
  * The image of a descriptor's digest, or of one in its index.
+ * @param targets several are looked through in order
+ * @param chainId the first one for linux/amd64 when undefined
  * @param read gives a document; undefined when it is not there
- * @throws NoLayers when there is none with this chain id
+ * @throws NoLayers when there is none with this chain id, or for this platform
  */
 export async function contentFrom(
-	target: string,
+	targets: readonly string[],
 	chainId: string | undefined,
 	read: (digest: string) => Promise<Buffer | undefined>,
 	open: (digest: string, signal: AbortSignal) => Promise<string | Readable>,
 ): Promise<ImageContent> {
-	let last = `the image ${target} is not in the content store`;
-	const waiting = [target];
+	let last = `the image ${targets.join(", ")} is not in the content store`;
+	const waiting = [...targets];
 	for (let count = 0; waiting.length > 0 && count < MAX_MANIFESTS; count++) {
 		const digest = waiting.shift() ?? "";
 		const document = decode(DocumentSchema, await read(digest));
@@ -172,9 +180,15 @@ export async function contentFrom(
 		if (document === undefined) continue;
 		waiting.push(...(document.manifests ?? []).map((manifest) => manifest.digest));
 		if (document.config === undefined || document.layers === undefined) continue;
-		const diffIds = decode(ConfigSchema, await read(document.config.digest))?.rootfs.diff_ids;
-		if (diffIds === undefined || diffIds.length !== document.layers.length) {
+		const config = decode(ConfigSchema, await read(document.config.digest));
+		const diffIds = config?.rootfs.diff_ids ?? [];
+		if (config === undefined || diffIds.length !== document.layers.length) {
 			last = `the image ${digest} has no configuration that fits its layers`;
+			continue;
+		}
+		// Attestations of builders are in an index as well, as images of an unknown platform.
+		if (chainId === undefined && (config.os !== OS || config.architecture !== ARCHITECTURE)) {
+			last = `the image ${digest} is for ${config.os}/${config.architecture}, and ${OS}/${ARCHITECTURE} is wanted`;
 			continue;
 		}
 		if (chainId !== undefined && chainIdOf(diffIds) !== chainId) {

@@ -12,7 +12,7 @@ import { chainIdOf, contentFrom, ImageLayers, NoLayers } from "./image-layers.ts
 import type { ImageContent } from "./image-layers.ts";
 import { diskKey, LayerCache, readDisk } from "./layer-cache.ts";
 import type { LayerProgress } from "./layer-cache.ts";
-import { DigestSchema, verifyFile } from "./layer-program.ts";
+import { DigestSchema, parseJson, verifyFile } from "./layer-program.ts";
 import type { DiskLayer } from "./layer-program.ts";
 
 /** Where an image comes from. */
@@ -25,6 +25,15 @@ export interface PreparedImage {
 	readonly chainId: string;
 	readonly path: string;
 	/** Topmost first. */
+	readonly layers: readonly DiskLayer[];
+}
+
+/** An image's layers, whether it has a disk or not. */
+export interface InspectedImage {
+	readonly chainId: string;
+	/** Its disk; null when it was not prepared. */
+	readonly path: string | null;
+	/** Topmost first, as a pod's VM gets them. */
 	readonly layers: readonly DiskLayer[];
 }
 
@@ -69,6 +78,21 @@ export class ImageStore {
 		if (known !== undefined) return { chainId, path, layers: known, cached: true };
 		await this.#layers.makeDisk(content, path, { timeoutMs: this.#timeoutMs, signal, onProgress });
 		return { chainId, path, layers: await readDisk(path, chainId), cached: false };
+	}
+
+	/**
+	 * An image's layers with their root hashes. Those that are not in the cache are made, since the hash is that of what is made; the disk is not. Nothing but
+	 * the image is asked, so that the answer is the same on every machine.
+	 * @throws ShimError as `prepare`
+	 */
+	async inspect(source: ImageSource, signal: AbortSignal, onProgress?: LayerProgress): Promise<InspectedImage> {
+		const content = await this.#content(source, signal);
+		const { chainId, path } = this.#place(content);
+		const known = await readDisk(path, chainId).catch(() => undefined);
+		if (known !== undefined) return { chainId, path, layers: known };
+		const made = await this.#layers.makeLayers(content, { timeoutMs: this.#timeoutMs, signal, onProgress });
+		const layers = made.map(({ diffId, dataBytes, treeBytes, rootHash }) => ({ diffId, dataBytes, treeBytes, rootHash }));
+		return { chainId, path: null, layers: layers.reverse() };
 	}
 
 	/** The disk of an image. @throws ShimError storage.layer when it was not prepared */
@@ -117,7 +141,7 @@ export class ImageStore {
 	}
 }
 
-/** The first image of an OCI image layout (image-layout.md). */
+/** The first image for this platform of an OCI image layout (image-layout.md). */
 async function layoutContent(folder: string): Promise<ImageContent> {
 	const blob = (digest: string): string => join(folder, "blobs", digest.replace(":", "/"));
 	const read = (digest: string): Promise<Buffer | undefined> => readFile(blob(digest)).catch(() => undefined);
@@ -129,10 +153,10 @@ async function layoutContent(folder: string): Promise<ImageContent> {
 			remedy: "name a folder with an index.json",
 		});
 	}
-	const index = v.safeParse(IndexSchema, JSON.parse(text));
+	const index = v.safeParse(IndexSchema, parseJson(text));
 	if (!index.success) throw new ShimError("call.invalid", `${folder}/index.json names no image`);
-	const [first] = index.output.manifests;
-	return await contentFrom(first?.digest ?? "", undefined, read, (digest) => Promise.resolve(blob(digest)));
+	const targets = index.output.manifests.map(({ digest }) => digest);
+	return await contentFrom(targets, undefined, read, (digest) => Promise.resolve(blob(digest)));
 }
 
 async function described(file: CachedFile): Promise<StoredFile> {

@@ -12,7 +12,7 @@ import { erofsSource } from "./erofs-layers.ts";
 import { LAYER_FOLDER, LAYER_SUFFIX } from "./image-cache.ts";
 import { chainIdOf } from "./image-layers.ts";
 import type { ImageContent, ImageLayer } from "./image-layers.ts";
-import { assembleDisk, convertLayer, DiskSchema, LayerSchema } from "./layer-program.ts";
+import { assembleDisk, convertLayer, DiskSchema, LayerSchema, parseJson } from "./layer-program.ts";
 import type { DiskLayer, DiskSource, LayerDescription } from "./layer-program.ts";
 
 const DESCRIPTION_PLACE = 32_768;
@@ -68,6 +68,21 @@ export class LayerCache {
 	}
 
 	/**
+	 * Makes what is missing of an image's layers.
+	 * @returns what they are, the lowest first
+	 * @throws ShimError storage.layer, storage.full, storage.image, wait.deadline, wait.canceled
+	 */
+	async makeLayers({ layers }: ImageContent, bounds: LayerBounds): Promise<readonly LayerDescription[]> {
+		await makeFolder(this.#staging);
+		const made = await this.#convertAll(layers, bounds);
+		return layers.map(({ diffId }) => {
+			const description = made.get(diffId);
+			if (description === undefined) throw new ShimError("internal", `layer ${diffId} was not made`);
+			return description;
+		});
+	}
+
+	/**
 	 * Makes what is missing of an image's layers, and the disk of all of them.
 	 * @throws ShimError storage.layer, storage.full, storage.image, wait.deadline, wait.canceled
 	 */
@@ -98,12 +113,14 @@ export class LayerCache {
 		await assembleDisk({ layers, output, staging: this.#staging, timeoutMs: bounds.timeoutMs, signal: bounds.signal });
 	}
 
-	async #convertAll(layers: readonly ImageLayer[], bounds: LayerBounds): Promise<void> {
+	async #convertAll(layers: readonly ImageLayer[], bounds: LayerBounds): Promise<Map<string, LayerDescription>> {
+		const made = new Map<string, LayerDescription>();
 		const waiting = [...new Map(layers.map((layer) => [layer.diffId, layer])).values()];
 		const abort = new AbortController();
 		const signal = AbortSignal.any([bounds.signal, abort.signal]);
 		const work = async (): Promise<void> => {
-			for (let layer = waiting.shift(); layer !== undefined; layer = waiting.shift()) await this.#convert(layer, { ...bounds, signal });
+			for (let layer = waiting.shift(); layer !== undefined; layer = waiting.shift())
+				made.set(layer.diffId, await this.#convert(layer, { ...bounds, signal }));
 		};
 		const ended = await Promise.allSettled(
 			Array.from({ length: CONVERSIONS }, () =>
@@ -117,22 +134,35 @@ export class LayerCache {
 		bounds.signal.throwIfAborted();
 		if (abort.signal.aborted) throw abort.signal.reason;
 		for (const end of ended) if (end.status === "rejected") throw end.reason;
+		return made;
 	}
 
-	async #convert(layer: ImageLayer, bounds: LayerBounds): Promise<void> {
+	async #convert(layer: ImageLayer, bounds: LayerBounds): Promise<LayerDescription> {
 		const { diffId, digest } = layer;
 		const { timeoutMs, signal, onProgress } = bounds;
-		if (await this.#isThere(diffId)) {
+		const known = await this.#known(diffId);
+		if (known !== undefined) {
 			onProgress?.({ diffId, done: 1, total: 1, cached: true });
-			return;
+			return known;
 		}
 		const blob = await layer.open(signal);
-		await convertLayer({
+		const made = await convertLayer({
 			...{ diffId, digest, blob, timeoutMs, signal },
 			...{ output: this.#path(diffId), staging: this.#staging },
 			onProgress: onProgress === undefined ? undefined : (done, total) => onProgress({ diffId, done, total, cached: false }),
 		});
 		onProgress?.({ diffId, done: 1, total: 1, cached: false });
+		return made.layer;
+	}
+
+	/** What a layer's file says of itself, if it is there. A damaged one is made again. */
+	async #known(diffId: string): Promise<LayerDescription | undefined> {
+		if (!(await this.#isThere(diffId))) return undefined;
+		const path = this.#path(diffId);
+		const known = await describeLayer(path).catch(() => undefined);
+		if (known?.description.diffId === diffId) return known.description;
+		await rm(path, { force: true });
+		return undefined;
 	}
 
 	/** Marks a layer as used now. */
@@ -205,13 +235,5 @@ export async function readDisk(path: string, chainId?: string): Promise<readonly
 		return layers;
 	} finally {
 		await file.close();
-	}
-}
-
-function parseJson(text: string): unknown {
-	try {
-		return JSON.parse(text) as unknown;
-	} catch {
-		return undefined;
 	}
 }

@@ -182,7 +182,8 @@ function failure(what: string, text: string, code: number | null): ShimError {
 	return new ShimError(code === STATUS_FULL ? "storage.full" : "storage.image", `${what}: ${text}`);
 }
 
-function parseJson(line: string): unknown {
+/** Undefined for what is no JSON: a schema refuses that. */
+export function parseJson(line: string): unknown {
 	try {
 		return JSON.parse(line) as unknown;
 	} catch {

@@ -32,23 +32,29 @@ t.test("an image is prepared, listed, inspected, verified and collected", async 
 	mkdirSync(layout);
 	execFileSync("tar", ["-xf", image.file, "-C", layout]);
 
-	t.match(snpctl("inspect", layout), { status: 1, stderr: /not in the cache.*snpctl image prepare/s });
+	const inspected = (...more: readonly string[]) =>
+		JSON.parse(snpctl("inspect", layout, "--json", ...more).stdout) as {
+			path: string | null;
+			layers: { rootHash: string; dataBytes: number }[];
+		};
+	const before = inspected("--cache-dir", join(folder, "elsewhere"));
+	t.equal(before.path, null, "root hashes need no disk");
+	t.match(snpctl("verify", layout), { status: 1, stderr: /not in the cache.*snpctl image prepare/s });
 	t.match(snpctl("prepare", layout), { status: 0, stdout: /2 layers, sha256:[0-9a-f]{64}\n/ });
 	t.match(snpctl("prepare", layout), { status: 0, stdout: /was there/ });
-	const found = JSON.parse(snpctl("inspect", layout, "--json").stdout) as {
-		path: string;
-		layers: { rootHash: string; dataBytes: number }[];
-	};
+	const found = inspected();
 	t.equal(found.layers.length, 2);
+	t.strictSame(found.layers, before.layers, "the hashes are the image's alone");
+	const path = found.path ?? "";
 	const shown = snpctl("inspect", layout).stdout;
 	for (const { rootHash } of found.layers) t.ok(shown.includes(rootHash), "root hashes are shown");
 	t.match(snpctl("list").stdout, /KIND.*\nlayers .*2 /);
 	t.match(snpctl("verify"), { status: 0, stdout: /^3 files are sound\n$/ });
 
-	const disk = readFileSync(found.path);
+	const disk = readFileSync(path);
 	const at = 2048 * 512 + 1030;
 	disk[at] = (disk[at] ?? 0) ^ 1;
-	writeFileSync(found.path, disk);
+	writeFileSync(path, disk);
 	t.match(snpctl("verify"), { status: 1, stdout: /layers-.*the image at byte 1048576 is damaged/, stderr: /1 of 3 files are damaged/ });
 
 	t.match(snpctl("gc"), { status: 0, stdout: /removed 0 files/ });
