@@ -12,31 +12,7 @@ repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=lib.sh
 . "$repository/scripts/lib.sh"
 
-program=snp-layers
 require_tools "cargo=cargo gcc=gcc readelf=binutils flock=util-linux"
+make() { static_program "$repository" containerd-shim-snp-layers snp-layers "$1"; }
 mapfile -t sources < <(rust_sources "$repository" native/layers)
-hash="$({ rustc -vV; declare -f cargo_static; } | hash_inputs "$repository" "${sources[@]}")"
-root="$(cache_dir)/layers"
-result="$root/$hash"
-
-if [ "${1:-}" = --path ]; then
-  printf '%s\n' "$result"
-  exit 0
-fi
-[ $# -eq 0 ] || fail "unknown argument '$1': build-layers.sh takes --path or nothing"
-
-if [ ! -d "$result" ]; then
-  lock "$root/.lock" 1800
-fi
-if [ ! -d "$result" ]; then
-  rm -rf "$root"/.work.*
-  work="$root/.work.$$"
-  mkdir -p "$work"
-  trap 'rm -rf "$work"' EXIT
-  built="$(cargo_static "$repository" containerd-shim-snp-layers "$program")" ||
-    fail "snp-layers did not compile (cargo's messages are above). When they speak of Cargo.lock: run 'cargo metadata' once and commit Cargo.lock"
-  assert_static "$built"
-  cp "$built" "$work/$program"
-  put_in_place "$work" "$result"
-fi
-printf '%s\n' "$result"
+build_once layers "$(rust_hash "$repository" "${sources[@]}")" make "$@"

@@ -103,3 +103,42 @@ assert_static() {
     fail "$1 is not static: a dependency links a shared library; see 'readelf -d $1'"
   fi
 }
+
+# rust_hash REPOSITORY FILE...: the short name of what a static Rust program is built of: the files, the compiler, and the way it is called.
+rust_hash() { { rustc -vV; declare -f cargo_static; } | hash_inputs "$@"; }
+
+# static_program REPOSITORY PACKAGE PROGRAM FOLDER: builds a program of one workspace member and puts it into FOLDER.
+static_program() {
+  local built
+  built="$(cargo_static "$1" "$2" "$3")" ||
+    fail "$3 did not compile (cargo's messages are above). When they speak of Cargo.lock: run 'cargo metadata' once and commit Cargo.lock"
+  assert_static "$built"
+  cp "$built" "$4/$3"
+}
+
+# build_once NAME HASH MAKE [--path]: prints <cache>/NAME/HASH. Unless that is there (or --path is given) the function MAKE fills an
+# empty folder, its argument, that is put there; of several builders one works and the others wait.
+build_once() {
+  local name="$1" hash="$2" make="$3" root
+  shift 3
+  root="$(cache_dir)/$name"
+  case "$*" in
+    "" | --path) ;;
+    *) fail "unknown argument '$*': this script takes --path or nothing" ;;
+  esac
+  if [ $# -eq 0 ] && [ ! -d "$root/$hash" ]; then
+    lock "$root/.lock" 1800
+    [ -d "$root/$hash" ] || build_in_place "$root" "$hash" "$make"
+  fi
+  printf '%s\n' "$root/$hash"
+}
+
+# build_in_place ROOT HASH MAKE: under the lock nobody else works in ROOT, so what lies around is from a builder that was killed.
+build_in_place() {
+  rm -rf "$1"/.work.*
+  work="$1/.work.$$"
+  mkdir -p "$work"
+  trap 'rm -rf "$work"' EXIT
+  "$3" "$work"
+  put_in_place "$work" "$1/$2"
+}
