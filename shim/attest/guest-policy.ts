@@ -1,4 +1,5 @@
 /** The guest policy, which the firmware enforces from launch on: AMD document 56860, section 4.3. */
+import { bitNames, readBits, type NamedBits } from "./named-bits.ts";
 
 /** Bits that may be asked for by name. `debug` and `migrationAgent` open the guest to its host. */
 export const GUEST_POLICY_BITS = {
@@ -11,13 +12,13 @@ export const GUEST_POLICY_BITS = {
 	raplDisabled: { bit: 23, title: "needs the power meter (RAPL) to be off" },
 	ciphertextHidingDram: { bit: 24, title: "needs its ciphertext to be hidden in DRAM" },
 	pageSwapDisabled: { bit: 25, title: "its pages can't be moved or swapped by the host" },
-} as const satisfies Record<string, { bit: number; title: string }>;
+} as const satisfies NamedBits<string>;
 
 /** The name of a policy bit. */
 export type GuestPolicyBit = keyof typeof GUEST_POLICY_BITS;
 
 /** All names, in the order of the bits. */
-export const GUEST_POLICY_NAMES = Object.keys(GUEST_POLICY_BITS) as GuestPolicyBit[];
+export const GUEST_POLICY_NAMES = bitNames<GuestPolicyBit>(GUEST_POLICY_BITS);
 
 /** A guest policy, taken apart. */
 export interface GuestPolicy {
@@ -32,9 +33,7 @@ const RESERVED_ONE = 1n << 17n;
 
 /** Takes a policy apart. */
 export function decodeGuestPolicy(raw: bigint): GuestPolicy {
-	const bits = Object.fromEntries(
-		GUEST_POLICY_NAMES.map((name) => [name, ((raw >> BigInt(GUEST_POLICY_BITS[name].bit)) & 1n) === 1n]),
-	) as Record<GuestPolicyBit, boolean>;
+	const bits = readBits(GUEST_POLICY_BITS, raw);
 	return { raw, abiMinor: Number(raw & 0xffn), abiMajor: Number((raw >> 8n) & 0xffn), bits };
 }
 

@@ -1,4 +1,5 @@
 /** PLATFORM_INFO, how the machine is set up: AMD document 56860, section 7.3. */
+import { bitNames, otherBits, readBits, type NamedBits } from "./named-bits.ts";
 
 /** Bits that may be asked for by name. */
 export const PLATFORM_BITS = {
@@ -9,13 +10,13 @@ export const PLATFORM_BITS = {
 	ciphertextHidingDram: { bit: 4, title: "ciphertext is hidden in DRAM" },
 	aliasCheckComplete: { bit: 5, title: "memory was checked for aliases since the last reset" },
 	tio: { bit: 7, title: "trusted I/O (SEV-TIO) is on" },
-} as const satisfies Record<string, { bit: number; title: string }>;
+} as const satisfies NamedBits<string>;
 
 /** The name of a platform bit. */
 export type PlatformBit = keyof typeof PLATFORM_BITS;
 
 /** All names, in the order of the bits. */
-export const PLATFORM_NAMES = Object.keys(PLATFORM_BITS) as PlatformBit[];
+export const PLATFORM_NAMES = bitNames<PlatformBit>(PLATFORM_BITS);
 
 /** Takes PLATFORM_INFO apart. Bits that this version does not know are in `unknown`. */
 export function decodePlatformInfo(raw: bigint): {
@@ -23,7 +24,5 @@ export function decodePlatformInfo(raw: bigint): {
 	readonly bits: Readonly<Record<PlatformBit, boolean>>;
 	readonly unknown: bigint;
 } {
-	const masks = PLATFORM_NAMES.map((name) => [name, 1n << BigInt(PLATFORM_BITS[name].bit)] as const);
-	const bits = Object.fromEntries(masks.map(([name, mask]) => [name, (raw & mask) !== 0n])) as Record<PlatformBit, boolean>;
-	return { raw, bits, unknown: masks.reduce((rest, [, mask]) => rest & ~mask, raw) };
+	return { raw, bits: readBits(PLATFORM_BITS, raw), unknown: otherBits(PLATFORM_BITS, raw) };
 }
