@@ -1,6 +1,6 @@
 # The cases of prove.sh, which sources this file. Each is a function case_NAME; prove.sh checks after each that nothing is left.
 # shellcheck shell=bash disable=SC2154
-all_cases="run exec signals stdin stdout terminal pause oom pod disks network configuration landlock parallel snpd_killed snpd_restarted vmm_killed vmm_ended faults"
+all_cases="run exec signals stdin stdout terminal pause oom pod disks segments network configuration landlock parallel snpd_killed snpd_restarted vmm_killed vmm_ended faults"
 bulk_bytes=67108864
 
 case_run() {
@@ -110,6 +110,20 @@ case_disks() { # places of disks that left are taken again
   done
   same 'disks: the pod goes on' RUNNING "$(status d0)"
   remove d0
+}
+
+case_segments() { # more disks than a PCI bus has slots: each root file system is another one
+  local part=io.kubernetes.cri.container-type pod=io.kubernetes.cri.sandbox-id count=30 n
+  mkdir "$work/k/image"
+  ctr image mount $image "$work/k/image" >/dev/null
+  for n in $(seq $count); do cp -a "$work/k/image" "$work/k/root$n"; echo "$n" >"$work/k/root$n/mark"; done
+  ctr image unmount --rm "$work/k/image" >/dev/null
+  run --detach --null-io --annotation $part=sandbox --annotation $pod=x0 $image x0 sleep 1000
+  for n in $(seq $count); do run --detach --null-io --rootfs --env PATH=/bin --annotation $part=container --annotation $pod=x0 "$work/k/root$n" x$n sleep 1000; done
+  same 'segments: each container has its own files' "$(seq $count | tr '\n' ' ')" "$(for n in $(seq $count); do enter x$n cat /mark; done | tr '\n' ' ')"
+  like 'segments: a disk is on another bus than the first' 'pci[0-9a-f]*[1-9a-f]:' "$(enter x1 sh -c 'ls -l /sys/class/block')"
+  for n in $(seq $count) 0; do remove x$n; done
+  rm -rf "$work"/k/image "$work"/k/root*
 }
 
 # A pod's namespace with two interfaces as CNI plug-ins leave it; what is at their other ends is in the namespace snp-lab-node.
