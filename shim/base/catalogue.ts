@@ -86,6 +86,18 @@ export const CATALOGUE = {
 	"stream.failed": entry("unavailable", "the container's stdio can't be moved: remove the container"),
 	"journal.write": entry("resource-exhausted", "free space on the tmpfs that holds state_dir"),
 	"journal.invalid": entry("internal", "the pod's journal was damaged: remove the pod"),
+	"confidential.annotation": entry("invalid-argument", "take the annotation out of the pod"),
+	"confidential.initdata": entry(
+		"invalid-argument",
+		"make it with snpctl policy, and let the runtime class pass it on: pod_annotations in containerd's configuration (docs/confidential.md)",
+	),
+	"confidential.host": entry("failed-precondition", "schedule the pod on a node with SEV-SNP; docs/confidential.md says how to set one up"),
+	"confidential.vmm": entry(
+		"failed-precondition",
+		"build Cloud Hypervisor with the features kvm,igvm,sev_snp,fw_cfg, and set hypervisor.path to it",
+	),
+	"confidential.igvm": entry("failed-precondition", "install the IGVM file whole, or set confidential.igvm"),
+	"confidential.size": entry("failed-precondition", "make the pod anew with the larger limits"),
 	"attest.report": entry("invalid-argument", "give the report as the guest got it: 1184 bytes, configfs-tsm's outblob"),
 	"attest.certificate": entry(
 		"invalid-argument",

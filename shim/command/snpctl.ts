@@ -38,10 +38,14 @@ const podsSchema = v.object({
 			podId: v.string(),
 			state: v.string(),
 			vmmPid: v.number(),
+			confidential: v.optional(v.string(), "off"),
 			containers: v.array(v.object({ id: v.string(), state: v.string() })),
 		}),
 	),
 });
+
+/** How a pod is kept from its node, as it is shown. */
+const CONFIDENTIAL: Readonly<Record<string, string>> = { off: "no", snp: "SEV-SNP", sample: "sample-INSECURE" };
 
 interface Options {
 	readonly stateDir: string | undefined;
@@ -119,9 +123,10 @@ async function ps(options: Options): Promise<void> {
 		pod.podId,
 		pod.state,
 		String(pod.vmmPid),
+		CONFIDENTIAL[pod.confidential] ?? pod.confidential,
 		pod.containers.map(({ id, state }) => `${id} (${state})`).join(", "),
 	]);
-	print(table([["NAMESPACE", "POD", "STATE", "VMM PID", "CONTAINERS"], ...rows]));
+	print(table([["NAMESPACE", "POD", "STATE", "VMM PID", "CONFIDENTIAL", "CONTAINERS"], ...rows]));
 }
 
 async function timeline(id: string, options: Options): Promise<void> {

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { parse, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
+import { findConflict } from "./conflicts.ts";
 import { describeConfig, findKey } from "./describe.ts";
 import { lineOfKey } from "./locate.ts";
 import { ConfigSchema, freeze } from "./schema.ts";
@@ -21,7 +22,7 @@ type Table = Record<string, unknown>;
  * Reads `file` and then `<file>.d/*.toml` in the order of their names, later values over earlier ones, and fills in defaults.
  * Files that the configuration names are not looked at.
  * @param options `required`: the file was named by somebody, so it must exist; else a missing one means defaults
- * @throws ShimError `config.unreadable`, or `config.invalid` with file, line, key, the value found and what is allowed
+ * @throws ShimError `config.unreadable`, or `config.invalid` with file, line, key, the value found and what is allowed, or the keys that exclude each other
  */
 export async function loadConfig(file: string, options: { readonly required: boolean }): Promise<Config> {
 	const main = await readTable(file, options.required);
@@ -35,7 +36,11 @@ export async function loadConfig(file: string, options: { readonly required: boo
 		}
 		merged = merge(merged, table ?? {});
 	}
-	return freeze(v.parse(ConfigSchema, merged));
+	const config = freeze(v.parse(ConfigSchema, merged));
+	const conflict = findConflict(config);
+	if (conflict !== undefined)
+		throw new ShimError("config.invalid", `${file} and its drop-ins: ${conflict.text}`, { remedy: conflict.remedy });
+	return config;
 }
 
 /** Checks one file's text. @throws ShimError `config.invalid` */

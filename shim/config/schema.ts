@@ -60,6 +60,24 @@ export const ConfigSchema = v.strictObject({
 			"PCI segments of a pod's VM. Each has room for 31 devices; the first also for the VM's own and the network's. Containers of one pod that use the same image share a disk, so a pod needs one for each of its images, and one for each block volume.",
 		),
 	}),
+	confidential: table(
+		"Confidential pods (see docs/confidential.md): give them a runtime class of its own, with a configuration file of its own. No annotation changes what stands here.",
+		{
+			mode: choice(
+				"off",
+				["off", "snp", "sample"],
+				'"snp": every pod\'s memory is encrypted by the processor (SEV-SNP), and its guest obeys only the policy that the pod brings; a pod is refused where that can\'t be had. "sample": the same without SNP and with published keys, for trials. It is INSECURE.',
+			),
+			igvm: path(
+				"/usr/share/containerd-shim-snp/guest.igvm",
+				"With snp: the IGVM file that the VM starts from. Guest policy and ID block are in it. {vcpus} in its name stands for the number of the pod's processors: an ID block is for one number.",
+			),
+			sample_image: path(
+				"/usr/share/containerd-shim-snp/initramfs-sample-insecure",
+				"With sample: the guest's initramfs, in place of guest.image.",
+			),
+		},
+	),
 	storage: table("Images of the containers' layers, and volumes.", {
 		cache_dir: path(
 			"/var/cache/containerd-shim-snp",

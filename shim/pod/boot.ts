@@ -12,12 +12,16 @@ import type { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
 import type { HostCgroup } from "../host/cgroups.ts";
 import { setOomScore } from "../host/processes.ts";
+import { SNP_PLACES } from "../host/snp.ts";
+import type { SnpPlaces } from "../host/snp.ts";
 import { launchVmm } from "../vmm/launcher.ts";
 import type { Vmm, VmmEvent } from "../vmm/launcher.ts";
 import { diskAddress, planVm } from "../vmm/plan.ts";
 import { dialGuest } from "../vmm/vsock.ts";
 import { TtrpcClient } from "../wire/client.ts";
 import { DeviceRemovals } from "./device-removals.ts";
+import { INITDATA_DISK } from "./initdata-disk.ts";
+import { requireReadBack, requireSnp } from "./launch.ts";
 import { vmmEnd, watchMachine } from "./machine.ts";
 import type { Machine } from "./machine.ts";
 import type { PodPlan } from "./plan.ts";
@@ -46,6 +50,10 @@ export interface BootContext {
 	readonly cgroup: HostCgroup | undefined;
 	/** The first container's disk, made while the VMM starts; undefined for a pod whose first container runs nothing. */
 	readonly disk: Promise<BootDisk> | undefined;
+	/** A confidential pod's initdata. */
+	readonly initdata: BootDisk | undefined;
+	/** Where this machine says whether it can start SEV-SNP guests; Linux's own places unless given. */
+	readonly snpPlaces?: SnpPlaces;
 	/** The pod's writable disk, made while the VMM starts; undefined for a pod that writes to memory. */
 	readonly scratch: Promise<BootDisk | undefined>;
 	/** The pod's network, prepared while the VMM starts; undefined: loopback alone. */
@@ -86,27 +94,6 @@ export class GuestEnd {
 		this.removals.accept(event);
 		const name = `${event.source}:${event.event}`;
 		if (GUEST_END_EVENTS.has(name)) this.#ended.resolve(`the hypervisor reports ${event.source} ${event.event}`);
-	}
-}
-
-/**
- * Checks that the files of a plan are there.
- * @throws ShimError `guest.file-missing` that names the file and its configuration key
- */
-export async function checkGuestFiles(plan: PodPlan): Promise<void> {
-	const files = [
-		{ path: plan.kernel, key: "guest.kernel", what: "kernel" },
-		{ path: plan.image, key: "guest.image", what: "image" },
-	];
-	for (const { path, key, what } of files) {
-		try {
-			await access(path, constants.R_OK);
-		} catch (error) {
-			throw new ShimError("guest.file-missing", `the guest ${what} ${path} can't be read: ${messageOf(error)}`, {
-				remedy: `install it, or set ${key}`,
-				cause: error,
-			});
-		}
 	}
 }
 
@@ -174,7 +161,7 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 	const failed = died.then((death) => Promise.reject(death));
 	failed.catch(() => undefined);
 	try {
-		return await Promise.race([failed, startGuest(context, vmm, { disk, scratch }, guestEnd, signal)]);
+		return await Promise.race([failed, startGuest(context, vmm, { disk, scratch, initdata: context.initdata }, guestEnd, signal)]);
 	} catch (error) {
 		throw await rootCause(error, died);
 	}
@@ -215,7 +202,11 @@ async function lastWords(context: BootContext): Promise<string> {
 async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd: GuestEnd, signal: AbortSignal): Promise<Booted> {
 	const { config, plan, scope, timeline, podId } = context;
 	const call = { signal, timeoutMs: config.timeouts.vmm_call_ms };
-	await timeline.step("vm-create", () => vmm.client.create(vmConfig(plan, disks), call));
+	const asked = vmConfig(plan, disks);
+	const snp = plan.confidential?.mode === "snp";
+	if (snp) await timeline.step("snp-check", () => requireSnp(vmm, plan.hypervisorPath, context.snpPlaces ?? SNP_PLACES, call));
+	await timeline.step("vm-create", () => vmm.client.create(asked, call));
+	if (snp) await timeline.step("snp-read-back", () => requireReadBack(vmm, asked, call));
 	const network = await context.network;
 	if (network !== undefined) await timeline.step("add-net", () => network.plugCold(vmm.client, { signal }));
 	await timeline.step("vm-boot", () => vmm.client.boot(call));
@@ -262,10 +253,16 @@ async function findDisks(
 interface Disks {
 	readonly disk: BootDisk | undefined;
 	readonly scratch: BootDisk | undefined;
+	readonly initdata: BootDisk | undefined;
 }
 
-function vmConfig(plan: PodPlan, { disk, scratch }: Disks): ReturnType<typeof planVm> {
-	const disks = [disk === undefined ? [] : [{ ...disk, readonly: true }], scratch === undefined ? [] : [{ ...scratch, readonly: false }]];
+function vmConfig(plan: PodPlan, { disk, scratch, initdata }: Disks): ReturnType<typeof planVm> {
+	const { confidential } = plan;
+	const disks = [
+		disk === undefined ? [] : [{ ...disk, readonly: true }],
+		scratch === undefined ? [] : [{ ...scratch, readonly: false }],
+		initdata === undefined ? [] : [{ ...initdata, readonly: true, serial: INITDATA_DISK }],
+	];
 	return planVm({
 		vcpus: plan.vcpus,
 		maxVcpus: plan.most.vcpus,
@@ -275,7 +272,8 @@ function vmConfig(plan: PodPlan, { disk, scratch }: Disks): ReturnType<typeof pl
 		kernelPath: plan.kernel,
 		initramfsPath: plan.image,
 		cmdline: plan.kernelParameters,
-		disks: disks.flat().map(({ id, path, readonly }) => ({ id, path, readonly })),
+		disks: disks.flat(),
+		snp: confidential?.mode === "snp" ? { igvmPath: confidential.igvm, hostData: confidential.hostData } : undefined,
 		vsock: { cid: plan.vsockCid, socketPath: plan.vsock },
 		serialFile: plan.consoleFile,
 		pciSegments: plan.pciSegments,

@@ -2,7 +2,7 @@
 
 import type { OciSpec } from "../agent/oci-spec.ts";
 import { hugeVolumeBytes } from "./huge-pages.ts";
-import { checkLimit, grown, limitsOf } from "./sizing.ts";
+import { checkFixed, checkLimit, grown, limitsOf } from "./sizing.ts";
 import type { Limits, MachineSize } from "./sizing.ts";
 import { explain } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
@@ -36,13 +36,20 @@ interface Sized {
 /**
  * Makes room for new limits of one container.
  * @param vm its size changes with it
- * @param changed the container's limits to be
+ * @param limits the container's limits as they are, and as they shall be
  * @param all those of every container of the pod, the changed ones included
- * @throws ShimError `pod.too-large` for a limit that the VM can't hold
+ * @throws ShimError `pod.too-large` for a limit that the VM can't hold, `confidential.size` for one that a confidential pod's can't
  */
-export async function growVm(pod: GrowingPod, vm: Sized, containerId: string, changed: Limits, all: readonly Limits[]): Promise<void> {
+export async function growVm(
+	pod: GrowingPod,
+	vm: Sized,
+	containerId: string,
+	{ before, changed }: { readonly before: Limits; readonly changed: Limits },
+	all: readonly Limits[],
+): Promise<void> {
 	if (vm.size === undefined) return;
 	const { now, most } = vm.size;
+	if (pod.config.confidential.mode !== "off") return checkFixed(containerId, before, changed, now);
 	const { vcpus, memory_mib: memoryMib } = pod.config.guest;
 	const wanted = grown(now, { vcpus, memoryMib }, most, all);
 	checkLimit(containerId, changed, wanted);
@@ -77,5 +84,6 @@ export async function growForPages(
 	// containerd leaves limits of huge pages out unless it is told otherwise (disable_hugetlb_controller): the volume's size says it then.
 	const limits = own.hugeBytes > 0 ? own : { ...own, hugeBytes: await hugeVolumeBytes(spec) };
 	if (limits.hugeBytes === 0) return;
-	await growVm(pod, vm, containerId, limits, [limits, ...Array.from(others, (other) => other.limits)]);
+	const before = { ...limits, hugeBytes: 0 };
+	await growVm(pod, vm, containerId, { before, changed: limits }, [limits, ...Array.from(others, (other) => other.limits)]);
 }

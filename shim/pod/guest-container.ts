@@ -5,6 +5,7 @@ import { guestSpec, sharesPidNamespace } from "../agent/guest-spec.ts";
 import type { OciResources, OciSpec } from "../agent/oci-spec.ts";
 import { hugePagesStorage, layerStorages, onScratch, rootfsStorage, upperStorage } from "../agent/storages.ts";
 import type { StorageRequest, VerityLayer } from "../agent/storages.ts";
+import { INITDATA_ANNOTATION } from "../policy/initdata.ts";
 import type { ContainerHost } from "./container-host.ts";
 import { streamPorts } from "./container-stdio.ts";
 import type { ContainerStdio } from "./container-stdio.ts";
@@ -40,7 +41,7 @@ export async function createInGuest(
 	const machine = host.machine();
 	const files = await timeline.step("copy-files", () => copySmallFiles(id, spec, machine.agent, signal));
 	const volumes = await timeline.step("volumes", () => host.volumes.prepare({ id, spec }, files, machine, signal));
-	const converted = guestSpec(spec, {
+	const converted = guestSpec(withoutInitdata(spec), {
 		containerId: id,
 		podPid: host.pid,
 		sandbox: isSandboxContainer(spec),
@@ -67,6 +68,12 @@ export async function createInGuest(
 		...streamPorts(init, machine),
 	};
 	await timeline.step("container-create", () => stdio.openWhile(init, () => machine.agent.createContainer(request, { signal })));
+}
+
+/** containerd passes a pod's annotations on to its containers; the guest has the initdata from its disk, and it may be large. */
+function withoutInitdata(spec: OciSpec): OciSpec {
+	const annotations = Object.entries(spec.annotations ?? {}).filter(([name]) => name !== INITDATA_ANNOTATION);
+	return { ...spec, annotations: Object.fromEntries(annotations) };
 }
 
 /** The huge pages of a container's limits; reserved before its emptyDirs of them are made. @throws ShimError `spec.unsupported` */

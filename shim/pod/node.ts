@@ -16,6 +16,8 @@ import { makeFolder } from "../host/filesystem.ts";
 import { ProcessHandle } from "../host/processes.ts";
 import { isListening } from "../host/sockets.ts";
 import { RootfsImages } from "../storage/images.ts";
+import { marked } from "./confidential.ts";
+import type { ConfidentialMode } from "./confidential.ts";
 import { readJournals } from "./journal.ts";
 import type { PodRecord } from "./journal.ts";
 import { Pod } from "./pod.ts";
@@ -38,6 +40,8 @@ export interface PodSummary {
 	readonly podId: string;
 	readonly state: string;
 	readonly vmmPid: number;
+	/** How it is kept from its node. */
+	readonly confidential: ConfidentialMode;
 	readonly containers: readonly { readonly id: string; readonly state: string }[];
 }
 
@@ -278,6 +282,11 @@ export class PodNode {
 		return this.#movers.get(key);
 	}
 
+	/** A failure of a call on a pod, as its users shall see it. */
+	marked(key: string, error: unknown): unknown {
+		return marked(error, this.#pods.get(key)?.config.confidential.mode ?? "off");
+	}
+
 	/** All pods, for snpctl. */
 	list(): PodSummary[] {
 		return [...this.#pods.values()].map((pod) => ({
@@ -285,6 +294,7 @@ export class PodNode {
 			podId: pod.identity.podId,
 			state: pod.state.kind,
 			vmmPid: pod.pid,
+			confidential: pod.config.confidential.mode,
 			containers: [...pod.containers.values()].map((container) => ({
 				id: container.id,
 				state: container.paused ? "paused" : container.init.state.kind,

@@ -7,6 +7,8 @@ import type { Config } from "../config/schema.ts";
 import { chooseNetwork } from "../network/choice.ts";
 import type { NetworkChoice } from "../network/choice.ts";
 import type { LandlockConfig } from "../vmm/config-types.ts";
+import { planConfidential } from "./confidential.ts";
+import type { ConfidentialPlan } from "./confidential.ts";
 import { mostOf, sizeOf } from "./sizing.ts";
 import type { MachineSize } from "./sizing.ts";
 
@@ -36,6 +38,8 @@ export interface PodPlan {
 	readonly consoleFile: string | undefined;
 	/** The file of the pod's writable disk, and its size; undefined when what is written stays in memory. */
 	readonly scratch: { readonly path: string; readonly maxBytes: number } | undefined;
+	/** What keeps the pod from its node; undefined for an ordinary pod. */
+	readonly confidential: ConfidentialPlan | undefined;
 	/** What the VMM may reach beside the files that its configuration names, by Landlock; undefined: everything. */
 	readonly landlockRules: readonly LandlockConfig[] | undefined;
 }
@@ -70,11 +74,12 @@ export function isSandboxContainer(spec: OciSpec): boolean {
  * Decides what the pod's VM will be.
  * @param folder the pod's
  * @param node what the node has
- * @throws ShimError `pod.too-large`; `network.unsupported` for a pod in the host's network
+ * @throws ShimError `pod.too-large`; `network.unsupported` for a pod in the host's network; `confidential.annotation`, `confidential.initdata`, `initdata.invalid`
  */
 export function planPod(podId: string, spec: PodSpec, config: Config, folder: string, node: MachineSize): PodPlan {
 	const size = sizeOf(podId, spec, { vcpus: config.guest.vcpus, memoryMib: config.guest.memory_mib }, node);
 	const console = config.debug.console;
+	const confidential = planConfidential(podId, spec.annotations ?? {}, config, size.vcpus);
 	const parameters = [
 		...BASE_PARAMETERS,
 		console ? "console=ttyS0" : "quiet",
@@ -84,7 +89,7 @@ export function planPod(podId: string, spec: PodSpec, config: Config, folder: st
 	return {
 		hypervisorPath: config.hypervisor.path,
 		kernel: config.guest.kernel,
-		image: config.guest.image,
+		image: confidential?.mode === "sample" ? config.confidential.sample_image : config.guest.image,
 		kernelParameters: parameters.join(" "),
 		...size,
 		most: mostOf(size, { vcpus: config.guest.max_vcpus, memoryMib: config.guest.hotplug_memory_mib }),
@@ -100,6 +105,7 @@ export function planPod(podId: string, spec: PodSpec, config: Config, folder: st
 			config.storage.scratch === "disk"
 				? { path: join(config.storage.scratch_dir, `${basename(folder)}.img`), maxBytes: config.storage.scratch_mib * BYTES_PER_MIB }
 				: undefined,
+		confidential,
 		// Disks that are plugged in later come from the cache of images.
 		landlockRules: config.hypervisor.landlock
 			? [

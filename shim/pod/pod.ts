@@ -12,11 +12,12 @@ import type { Config } from "../config/schema.ts";
 import type { HostCgroup } from "../host/cgroups.ts";
 import { nodeSize } from "../host/node.ts";
 import type { RootfsImages } from "../storage/images.ts";
-import { checkGuestFiles } from "./boot.ts";
+import { checkAnnotations } from "./confidential.ts";
 import type { Container } from "./container.ts";
 import { growForPages, growVm } from "./growth.ts";
 import { Journal } from "./journal.ts";
 import { KeeperEnd } from "./keeper-end.ts";
+import { readyPlan } from "./launch.ts";
 import type { Machine } from "./machine.ts";
 import { beginContainer, finishContainer, makeContainer } from "./making.ts";
 import type { MakingPod } from "./making.ts";
@@ -257,9 +258,9 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	/** A sandbox, and a container whose image is made while its VM starts. If either fails, all is undone. */
 	async #createFirst(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
 		const { sandbox } = this;
-		const plan = planPod(this.podId, spec, this.config, this.folder, nodeSize());
+		const planned = planPod(this.podId, spec, this.config, this.folder, nodeSize());
 		refuseHostNamespaces(spec, 0);
-		await checkGuestFiles(plan);
+		const plan = await readyPlan(planned);
 		let making: Promise<unknown> = Promise.resolve();
 		try {
 			const scope = sandbox.begin(plan);
@@ -287,6 +288,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	async #createFurther(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
 		this.machine();
+		checkAnnotations(`container ${request.id}`, spec.annotations ?? {}, this.config.confidential.mode);
 		await growForPages(this, this.sandbox, request.id, spec, this.containers.values());
 		const scope = this.sandbox.scope.child(`container ${request.id}`);
 		try {
@@ -303,14 +305,15 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	/**
 	 * Changes a container's limits; the VM grows before, if it must and may.
-	 * @throws ShimError `pod.too-large` for a limit that the VM can't hold
+	 * @throws ShimError `pod.too-large` for a limit that the VM can't hold, `confidential.size` for one that a confidential pod's can't
 	 */
 	update(containerId: string, resources: OciResources): Promise<void> {
 		return this.#mailbox.run(async () => {
 			const container = this.container(containerId);
 			const limits = limitsOf(resources, container.limits);
 			const others = [...this.containers.values()].filter((other) => other !== container);
-			await growVm(this, this.sandbox, container.id, limits, [limits, ...others.map((other) => other.limits)]);
+			const change = { before: container.limits, changed: limits };
+			await growVm(this, this.sandbox, container.id, change, [limits, ...others.map((other) => other.limits)]);
 			await container.update(resources);
 			container.newLimits = limits;
 			this.save();

@@ -11,9 +11,9 @@ import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { Config } from "../config/schema.ts";
 import { nodeSize } from "../host/node.ts";
-import { checkGuestFiles } from "./boot.ts";
 import type { Container } from "./container.ts";
 import type { SandboxRecord } from "./journal.ts";
+import { readyPlan } from "./launch.ts";
 import { planPod } from "./plan.ts";
 import type { PodPlan } from "./plan.ts";
 import type { PodDns } from "./pod-config.ts";
@@ -105,9 +105,9 @@ export class SandboxApi {
 			if (this.#record !== undefined || pod.sandbox.state.kind !== "new")
 				throw new ShimError("pod.exists", `sandbox ${pod.podId} exists already`);
 			const { spec, bundle, dns } = request;
-			const plan = planPod(pod.podId, spec, pod.config, pod.folder, nodeSize());
+			const planned = planPod(pod.podId, spec, pod.config, pod.folder, nodeSize());
 			refuseHostNamespaces(spec, 0);
-			await checkGuestFiles(plan);
+			const plan = await readyPlan(planned);
 			const sysctls = { ...spec.linux?.sysctl };
 			this.#record = { bundle, createdAtMs: Date.now(), started: false, exit: null, sysctls };
 			await pod.making(pod.podId, (signal) => this.#make(plan, dns, signal));

@@ -14,6 +14,7 @@ import { makeScratchFile, removeScratchFile } from "../storage/scratch-file.ts";
 import { bootMachine } from "./boot.ts";
 import type { BootDisk } from "./boot.ts";
 import type { VmSize } from "./growth.ts";
+import { writeInitdataDisk } from "./initdata-disk.ts";
 import type { Journal } from "./journal.ts";
 import type { Machine } from "./machine.ts";
 import type { PodPlan } from "./plan.ts";
@@ -81,6 +82,7 @@ export class Sandbox {
 	#state: PodState = { kind: "new" };
 	/** Owns the sandbox while it is made. */
 	#making: Scope | undefined;
+	#initdata: BootDisk | undefined;
 
 	constructor(owner: SandboxOwner) {
 		this.#owner = owner;
@@ -121,6 +123,8 @@ export class Sandbox {
 		this.transition({ kind: "booting" });
 		scope.defer("pod folder", () => this.#owner.journal.remove());
 		this.#owner.journal.open();
+		this.#warnOfSample();
+		this.#initdata = plan.confidential === undefined ? undefined : writeInitdataDisk(this.#owner.folder, plan.confidential.initdata);
 		this.#ownVolumes(scope);
 		if (plan.scratch !== undefined) {
 			const { path } = plan.scratch;
@@ -155,6 +159,7 @@ export class Sandbox {
 			log,
 			cgroup,
 			disk,
+			initdata: this.#initdata,
 			scratch: this.#prepareScratch(plan),
 			network: network === null ? Promise.resolve(undefined) : this.#prepareNetwork(network),
 			onVmm: (vmm) => {
@@ -211,6 +216,7 @@ export class Sandbox {
 		this.scope.defer("VM", release);
 		this.#ownVolumes(this.scope);
 		this.transition({ kind: "running", machine });
+		this.#warnOfSample();
 		this.volumes.resume(machine);
 		this.#follow(machine);
 	}
@@ -225,6 +231,11 @@ export class Sandbox {
 	/** Takes over what an earlier snpd brought into the guest; `adopt` goes on with it. */
 	adoptVolumes(records: VolumeRecords): void {
 		this.volumes = new PodVolumes(this.#owner, records);
+	}
+
+	#warnOfSample(): void {
+		if (this.#owner.config.confidential.mode === "sample")
+			this.#owner.log.warn("INSECURE: a pod in sample mode, whose keys are published and whose memory the node can read");
 	}
 
 	#ownVolumes(scope: Scope): void {

@@ -111,6 +111,24 @@ export function grown(now: MachineSize, base: MachineSize, most: MachineSize, li
 }
 
 /**
+ * Refuses limits that a confidential pod's VM would have to grow for: processors and memory are measured, or encrypted, from its start on.
+ * @param before the container's limits as they are
+ * @param changed as they shall be
+ * @throws ShimError `confidential.size`
+ */
+export function checkFixed(containerId: string, before: Limits, changed: Limits, size: MachineSize): void {
+	const cpus = cpusOf(changed);
+	const moreCpus = cpus > cpusOf(before) && cpus > size.vcpus;
+	const moreMemory = mibOf(changed) > mibOf(before) && mibOf(changed) > size.memoryMib;
+	if (!moreCpus && !moreMemory) return;
+	const what = moreMemory ? `${mibOf(changed)} MiB of memory and huge pages` : `${cpus} processors`;
+	throw new ShimError(
+		"confidential.size",
+		`container ${containerId} is to have ${what}: its pod is confidential, and its VM keeps the ${size.vcpus} processors and ${size.memoryMib} MiB that it was started with`,
+	);
+}
+
+/**
  * Refuses a limit that a VM can't hold.
  * @throws ShimError `pod.too-large`
  */

@@ -62,7 +62,9 @@ export class SandboxService {
 	call(method: string, payload: Uint8Array, caller: Caller): Promise<Uint8Array> {
 		const run = this.#methods.get(method);
 		if (run === undefined) throw new ShimError("call.unimplemented", `the sandbox service has no method ${method}`);
-		return run(payload, caller);
+		return run(payload, caller).catch((error: unknown) => {
+			throw this.#node.marked(caller.identity.key, error);
+		});
 	}
 
 	/** The caller's pod, if it is a sandbox. A shim serves one: a call for another has lost its way. */

@@ -74,7 +74,9 @@ export class TaskService {
 	call(method: string, payload: Uint8Array, caller: Caller): Promise<Uint8Array> {
 		const run = this.#methods.get(method);
 		if (run === undefined) throw new ShimError("call.unimplemented", `the task service has no method ${method}`);
-		return run(payload, caller);
+		return run(payload, caller).catch((error: unknown) => {
+			throw this.#node.marked(caller.identity.key, error);
+		});
 	}
 
 	#pod(caller: Caller): Pod {

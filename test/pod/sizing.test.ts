@@ -2,7 +2,7 @@
 import t from "tap";
 
 import { failing } from "../base/failing.ts";
-import { checkLimit, grown, limitsOf, mostOf } from "../../shim/pod/sizing.ts";
+import { checkFixed, checkLimit, grown, limitsOf, mostOf } from "../../shim/pod/sizing.ts";
 
 const MIB = 1024 * 1024;
 const memory = (mib: number) => ({ cpuQuotaUs: 0, cpuPeriodUs: 0, memoryBytes: mib * MIB, hugeBytes: 0 });
@@ -47,4 +47,17 @@ t.test("huge pages of 2 MiB are memory of the VM beside the limit; those of othe
 		() => checkLimit("c1", { ...memory(200), hugeBytes: 100 * MIB }, base),
 		failing({ reason: "pod.too-large", message: /300 MiB/ }),
 	);
+});
+
+t.test("checkFixed: a confidential pod's VM keeps its size; what fits is taken, and what did not fit before is no new harm", async (t) => {
+	const size = { vcpus: 2, memoryMib: 256 };
+	const cpus = (count: number) => ({ ...memory(64), cpuQuotaUs: count * 100_000, cpuPeriodUs: 100_000 });
+	checkFixed("c1", memory(64), memory(256), size);
+	checkFixed("c1", cpus(1), cpus(2), size);
+	checkFixed("c1", cpus(8), { ...cpus(8), memoryBytes: 128 * MIB }, size);
+	checkFixed("c1", memory(512), memory(300), size);
+	const refused = { reason: "confidential.size", message: /c1.*confidential.*2 processors and 256 MiB/ };
+	t.throws(() => checkFixed("c1", memory(64), memory(257), size), refused);
+	t.throws(() => checkFixed("c1", cpus(1), cpus(2.5), size), { ...refused, message: /2\.5 processors/ });
+	t.throws(() => checkFixed("c1", memory(64), { ...memory(64), hugeBytes: 256 * MIB }, size), refused);
 });

@@ -18,7 +18,7 @@ export const BRIDGE_ADDRESS = "10.88.0.1";
 const CNI_BIN_DIR = "/usr/lib/cni";
 
 /** The annotations that handlers pass on from pod to specification, as a node would be set up. */
-const PASSED_ANNOTATIONS = ["io.containerd.snp.*"];
+const PASSED_ANNOTATIONS = ["io.containerd.snp.*", "io.katacontainers.config.*"];
 
 /** Our two handlers; all of it that a pod could notice is the same. */
 function ours(table: string, handler: string, more: string): string {

@@ -1,0 +1,44 @@
+/**
+ * The disk by which a confidential guest gets its initdata (Kata Containers, "Initdata"; docs/contracts.md): `initdata`, the length as 64 bits little
+ * endian, gzip of the TOML, filled up to whole sectors.
+ */
+
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+import { messageOf, ShimError } from "../base/errors.ts";
+import type { BootDisk } from "./boot.ts";
+
+/** The disk's id in the VM and its serial in the guest. */
+export const INITDATA_DISK = "initdata";
+
+const MAGIC = Buffer.from("initdata");
+const LENGTH_BYTES = 8;
+const SECTOR_BYTES = 512;
+const FILE = "initdata.img";
+const MODE = 0o600;
+
+/** The disk's bytes. @param gzip the packed initdata */
+export function initdataImage(gzip: Uint8Array): Buffer {
+	const used = MAGIC.length + LENGTH_BYTES + gzip.length;
+	const image = Buffer.alloc(Math.ceil(used / SECTOR_BYTES) * SECTOR_BYTES);
+	MAGIC.copy(image);
+	image.writeBigUInt64LE(BigInt(gzip.length), MAGIC.length);
+	image.set(gzip, MAGIC.length + LENGTH_BYTES);
+	return image;
+}
+
+/**
+ * Writes the disk's file.
+ * @param podFolder the pod's own folder; the file goes with it
+ * @throws ShimError `journal.write`
+ */
+export function writeInitdataDisk(podFolder: string, gzip: Uint8Array): BootDisk {
+	const path = join(podFolder, FILE);
+	try {
+		writeFileSync(path, initdataImage(gzip), { mode: MODE });
+	} catch (error) {
+		throw new ShimError("journal.write", `the pod's initdata can't be written to ${path}: ${messageOf(error)}`, { cause: error });
+	}
+	return { id: INITDATA_DISK, path };
+}
