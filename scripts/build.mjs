@@ -163,6 +163,13 @@ const steps = [
 		},
 	},
 	{
+		name: "snp-policy",
+		work: () => {
+			const folder = run("scripts/build-policy.sh");
+			replace(join(dist, "bin/snp-policy"), (staged) => copyFileSync(join(folder, "snp-policy"), staged));
+		},
+	},
+	{
 		name: "ch-qemu-vsock",
 		work: () => link(join(dist, "bin/ch-qemu-vsock"), join(run("ch-qemu/build-vsock.sh"), "ch-qemu-vsock"), "run ch-qemu/build-vsock.sh"),
 	},

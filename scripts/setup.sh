@@ -33,7 +33,7 @@ packages=(
 # Dependencies of the Rust programs use the 2024 edition.
 least_cargo_minor=85
 
-step_count=11
+step_count=12
 step_number=0
 
 # step NAME CHECK WORK: skips WORK when CHECK succeeds; both are functions of this file.
@@ -101,6 +101,9 @@ build_keeper() { scripts/build-keeper.sh >/dev/null; }
 have_layers() { [ -d "$(scripts/build-layers.sh --path)" ]; }
 build_layers() { scripts/build-layers.sh >/dev/null; }
 
+have_policy() { [ -d "$(scripts/build-policy.sh --path)" ]; }
+build_policy() { scripts/build-policy.sh >/dev/null; }
+
 have_vsock_back_end() { [ -d "$(bash ch-qemu/build-vsock.sh --path)" ]; }
 build_vsock_back_end() { bash ch-qemu/build-vsock.sh >/dev/null; }
 
@@ -125,6 +128,7 @@ step "protobuf codecs" have_codecs generate_codecs
 step "native addon" have_addon build_addon
 step "keeper" have_keeper build_keeper
 step "layer converter" have_layers build_layers
+step "policy engine" have_policy build_policy
 step "vsock for VMs under QEMU" have_vsock_back_end build_vsock_back_end
 step "guest kernel" have_kernel build_kernel
 step "guest initramfs" have_initramfs build_initramfs
