@@ -1,6 +1,6 @@
 # The cases of prove.sh, which sources this file. Each is a function case_NAME; prove.sh checks after each that nothing is left.
 # shellcheck shell=bash disable=SC2154
-all_cases="run exec signals stdin stdout terminal pause oom pod disks segments network configuration landlock parallel snpd_killed snpd_restarted vmm_killed vmm_ended faults"
+all_cases="run exec signals stdin stdout terminal pause oom pod disks segments network configuration landlock parallel snpd_killed snpd_restarted vmm_killed vmm_ended faults confidential"
 bulk_bytes=67108864
 
 case_run() {
@@ -284,4 +284,20 @@ case_faults() {
   like 'faults: a VMM that ends at once' 'exit code 3.*no such luck' "$(run --rm $image f3 true 2>&1)"
   remove f3 2>/dev/null
   configure
+}
+
+case_confidential() { # a node without SEV-SNP, and a VMM that may be built for it
+  local initdata=io.katacontainers.config.hypervisor.cc_init_data snp=/sys/module/kvm_amd/parameters/sev_snp wanted
+  if grep -qs '^[Y1]' $snp; then say 'confidential: not tried: this machine has SEV-SNP, and nobody named an IGVM file'; return; fi
+  initdata="$initdata=$(printf 'version = "0.1.0"\nalgorithm = "sha256"\n[data]\n"policy.rego" = "package agent_policy"\n' | gzip -9n | base64 -w0)"
+  wanted='was built without.*sev_snp.*an ordinary VM'
+  "$CH_BIN" --version -v 2>/dev/null | grep -q sev_snp && wanted='this node can.t start a confidential VM: .*SEV-SNP'
+  like 'confidential: initdata without a confidential runtime class' 'this runtime class is not confidential' "$(run --rm --annotation "$initdata" $image g1 true 2>&1)"
+  mkdir -p "$work/config.toml.d"
+  printf '[confidential]\nmode = "snp"\nigvm = "%s"\n[storage]\nlayers = true\n[debug]\nconsole = false\n' "$IGVM" >"$work/config.toml.d/snp.toml"
+  like 'confidential: what can not be is said, and no other VM takes its place' "$wanted" "$(run --rm --annotation "$initdata" $image g2 true 2>&1)"
+  head -c 100 "$IGVM" >"$work/cut.igvm"
+  sed -i "s#^igvm.*#igvm = \"$work/cut.igvm\"#" "$work/config.toml.d/snp.toml"
+  like 'confidential: a cut IGVM file' 'cut.igvm: it says that it has [0-9]+ bytes, and has 100' "$(run --rm --annotation "$initdata" $image g3 true 2>&1)"
+  rm -r "$work/config.toml.d" "$work/cut.igvm"
 }

@@ -4,11 +4,12 @@
 #
 #   CH_BIN       the VMM                                    DIST       folder with bin/, lib/ and share/ as `npm run build` leaves it
 #   IMAGE_TAR    OCI image that test/lab/image.ts wrote     CASES      names of the cases to run; all when empty
+#   IGVM         an IGVM file for SEV-SNP, as test/lab/igvm.ts writes it
 #   LOGS         existing folder that gets the logs (optional)
 #
 # Needs containerd 1.7 or 2, ctr, mkfs.erofs, openssl, curl, pgrep, node. Prints one line per check; ends with 0 when all held.
 set -u
-: "${CH_BIN:?name the VMM}" "${DIST:?name the folder of the built programs}" "${IMAGE_TAR:?name the image}"
+: "${CH_BIN:?name the VMM}" "${DIST:?name the folder of the built programs}" "${IMAGE_TAR:?name the image}" "${IGVM:?name an IGVM file}"
 image=docker.io/library/snp-busybox:latest
 runtime=io.containerd.snp.v2
 work="/run/snp-lab.$$"

@@ -25,12 +25,13 @@ mkdir -p "$work/dist/bin" "$work/logs"
 cp -L "$repository"/dist/bin/{containerd-shim-snp-v2,snpd,snpctl} "$(node -p process.execPath)" "$work/dist/bin/"
 cp -rL "$repository"/dist/{lib,share,package.json} "$work/dist/"
 image="$(cd "$repository" && node --import tsx test/lab/image.ts "$work")"
+(cd "$repository" && node --import tsx test/lab/igvm.ts "$work/dist/share/sound.igvm")
 
 if [ -z "${LAB_RUN:-}" ]; then
   [ -c /dev/kvm ] || { echo "test/lab: this machine has no /dev/kvm. Set LAB_RUN to a program that runs commands on one that has" >&2; exit 1; }
-  CH_BIN="$(readlink -f "$CH_BIN")" DIST="$work/dist" IMAGE_TAR="$image" CASES="$*" bash "$repository/test/lab/prove.sh"
+  CH_BIN="$(readlink -f "$CH_BIN")" DIST="$work/dist" IMAGE_TAR="$image" IGVM="$work/dist/share/sound.igvm" CASES="$*" bash "$repository/test/lab/prove.sh"
   exit
 fi
 node_path="$(node -p process.execPath)"
 "$LAB_RUN" --timeout "${LAB_TIMEOUT:-1800}" --out "$work/logs" --extra "$work/dist:dist" --extra "$image:image.tar" --extra "$repository/test/lab:prove" -- \
-  "[ -e $node_path ] || ln -s /lab/dist/bin/node $node_path; CH_BIN=\$(readlink -f \$(command -v cloud-hypervisor)) DIST=/lab/dist IMAGE_TAR=/lab/image.tar LOGS=/out CASES='$*' bash /lab/prove/prove.sh"
+  "[ -e $node_path ] || ln -s /lab/dist/bin/node $node_path; CH_BIN=\$(readlink -f \$(command -v cloud-hypervisor)) DIST=/lab/dist IMAGE_TAR=/lab/image.tar IGVM=/lab/dist/share/sound.igvm LOGS=/out CASES='$*' bash /lab/prove/prove.sh"
