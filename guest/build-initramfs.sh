@@ -3,6 +3,7 @@
 #
 #   guest/build-initramfs.sh          builds unless cached; prints the result's folder
 #   guest/build-initramfs.sh --path   prints the folder without building
+#   guest/build-initramfs.sh --inputs prints what it is built from, a file a line
 #
 # The folder is <cache>/guest-initramfs/<hash of inputs>/ and holds
 #   initramfs   uncompressed newc cpio archive
@@ -29,5 +30,10 @@ make() {
 
 mapfile -t sources < <(rust_sources "$repository" guest/agent proto/agent)
 # Both libraries end up in the agent.
-hash="$(rust_hash "$repository" "${sources[@]}" guest/cpio.mjs guest/make-initramfs.mjs "$library_folder/libseccomp.a" "$library_folder/libc.a")"
+inputs=("${sources[@]}" guest/cpio.mjs guest/make-initramfs.mjs "$library_folder/libseccomp.a" "$library_folder/libc.a")
+if [ "$*" = --inputs ]; then
+  printf '%s\n' "${inputs[@]}"
+  exit 0
+fi
+hash="$(rust_hash "$repository" "${inputs[@]}")"
 build_once guest-initramfs "$hash" make "$@"

@@ -6,7 +6,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { build as bundle } from "esbuild";
@@ -44,7 +44,7 @@ const STEP_LIMIT_MS = 30 * 60 * 1000;
  * @param {string} script @param {readonly string[]} args
  */
 function run(script, ...args) {
-	const result = spawnSync(join(repository, script), args, {
+	const result = spawnSync(resolve(repository, script), args, {
 		cwd: repository,
 		stdio: ["ignore", "pipe", "inherit"],
 		encoding: "utf8",
@@ -186,6 +186,13 @@ const steps = [
 				join(run("guest/build-kernel.sh", "--path"), "vmlinux"),
 				"build it with guest/build-kernel.sh (or scripts/setup.sh)",
 			),
+	},
+	{
+		name: "guest manifest",
+		work: () => {
+			const [kernel, initramfs] = [run("guest/build-kernel.sh", "--path"), run("guest/build-initramfs.sh", "--path")];
+			run(process.execPath, "--import=tsx", "scripts/guest-manifest.ts", kernel, initramfs, join(dist, "share"));
+		},
 	},
 ];
 

@@ -105,6 +105,7 @@ export const CATALOGUE = {
 	),
 	"attest.policy": entry("invalid-argument", "docs/attestation.md lists every field"),
 	"attest.key": entry("invalid-argument", "give an ECDSA key on the curve P-384 in PEM"),
+	"attest.manifest": entry("invalid-argument", "give the guest-manifest.json that was built with the guest's files"),
 	"attest.reference": entry("invalid-argument", "give a file of snpctl measure --reference, with the public key of who made it"),
 	"measure.input": entry("invalid-argument", "give the files that the guest is started with, unchanged"),
 	"initdata.invalid": entry(

@@ -80,17 +80,11 @@ export function planPod(podId: string, spec: PodSpec, config: Config, folder: st
 	const size = sizeOf(podId, spec, { vcpus: config.guest.vcpus, memoryMib: config.guest.memory_mib }, node);
 	const console = config.debug.console;
 	const confidential = planConfidential(podId, spec.annotations ?? {}, config, size.vcpus);
-	const parameters = [
-		...BASE_PARAMETERS,
-		console ? "console=ttyS0" : "quiet",
-		`agent.log=${config.log.level}`,
-		...splitParameters(config.guest.kernel_parameters),
-	];
 	return {
 		hypervisorPath: config.hypervisor.path,
 		kernel: config.guest.kernel,
 		image: confidential?.mode === "sample" ? config.confidential.sample_image : config.guest.image,
-		kernelParameters: parameters.join(" "),
+		kernelParameters: kernelParameters(config),
 		...size,
 		most: mostOf(size, { vcpus: config.guest.max_vcpus, memoryMib: config.guest.hotplug_memory_mib }),
 		sharedMemory: config.storage.share_folders,
@@ -114,6 +108,12 @@ export function planPod(podId: string, spec: PodSpec, config: Config, folder: st
 				]
 			: undefined,
 	};
+}
+
+/** The guest kernel's command line: the configuration's alone, so that one measurement holds for all pods of a size. */
+export function kernelParameters({ debug, log, guest }: Config): string {
+	const parameters = [...BASE_PARAMETERS, debug.console ? "console=ttyS0" : "quiet", `agent.log=${log.level}`];
+	return [...parameters, ...splitParameters(guest.kernel_parameters)].join(" ");
 }
 
 /** A pod that names no host name gets its id's beginning: "(none)" or the node's name would mislead. */
