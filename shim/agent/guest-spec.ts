@@ -114,9 +114,10 @@ export function sharesPidNamespace(spec: OciSpec): boolean {
 /**
  * Refuses a specification that asks for namespaces of the host.
  * @param podPid the number that containerd was told for the pod's tasks: namespaces of it are the pod's own; 0 while there is none
+ * @param asker whose specification it is
  * @throws ShimError `spec.unsupported` that names the namespace
  */
-export function refuseHostNamespaces(spec: PodSpec, podPid: number): void {
+export function refuseHostNamespaces(spec: PodSpec, podPid: number, asker: "container" | "pod" = "container"): void {
 	const namespaces = spec.linux?.namespaces ?? [];
 	// The network's is the host's end of the pod's interfaces, and goes into the VM.
 	const foreign = namespaces.find(
@@ -125,16 +126,16 @@ export function refuseHostNamespaces(spec: PodSpec, podPid: number): void {
 	if (foreign !== undefined) {
 		throw new ShimError(
 			"spec.unsupported",
-			`the container asks to join the ${foreign.type} namespace ${foreign.path}, which is none of its pod's: a VM can't share the host's`,
+			`the ${asker} asks to join the ${foreign.type} namespace ${foreign.path}, which is none of its pod's: a VM can't share the host's`,
 		);
 	}
 	for (const [type, name] of Object.entries(REQUIRED_NAMESPACES)) {
 		if (!namespaces.some((namespace) => namespace.type === type)) {
-			throw new ShimError("spec.unsupported", `the container asks for the ${name}: a VM has its own kernel and can't share the host's`);
+			throw new ShimError("spec.unsupported", `the ${asker} asks for the ${name}: a VM has its own kernel and can't share the host's`);
 		}
 	}
 	if (namespaces.some((namespace) => namespace.type === "user") || (spec.linux?.uidMappings ?? []).length > 0) {
-		throw new ShimError("spec.unsupported", "the container asks for a user namespace: inside its own VM it gets none", {
+		throw new ShimError("spec.unsupported", `the ${asker} asks for a user namespace: inside its own VM it gets none`, {
 			remedy: "leave hostUsers at its default for this runtime class: the VM separates the pod from the host",
 		});
 	}

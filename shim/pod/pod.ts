@@ -21,7 +21,7 @@ import { readyPlan } from "./launch.ts";
 import type { Machine } from "./machine.ts";
 import { beginContainer, finishContainer, makeContainer } from "./making.ts";
 import type { MakingPod } from "./making.ts";
-import { planPod } from "./plan.ts";
+import { isSandboxContainer, planPod } from "./plan.ts";
 import type { PodState } from "./pod-state.ts";
 import type { CreateRequest, DeleteResult, Mover, PodEvent, PodIdentity, PublishEvent } from "./ports.ts";
 import { podRecord } from "./record.ts";
@@ -259,7 +259,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	async #createFirst(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
 		const { sandbox } = this;
 		const planned = planPod(this.podId, spec, this.config, this.folder, nodeSize());
-		refuseHostNamespaces(spec, 0);
+		refuseHostNamespaces(spec, 0, isSandboxContainer(spec) ? "pod" : "container");
 		const plan = await readyPlan(planned);
 		let making: Promise<unknown> = Promise.resolve();
 		try {

@@ -106,7 +106,7 @@ export class SandboxApi {
 				throw new ShimError("pod.exists", `sandbox ${pod.podId} exists already`);
 			const { spec, bundle, dns } = request;
 			const planned = planPod(pod.podId, spec, pod.config, pod.folder, nodeSize());
-			refuseHostNamespaces(spec, 0);
+			refuseHostNamespaces(spec, 0, "pod");
 			const plan = await readyPlan(planned);
 			const sysctls = { ...spec.linux?.sysctl };
 			this.#record = { bundle, createdAtMs: Date.now(), started: false, exit: null, sysctls };
@@ -141,7 +141,13 @@ export class SandboxApi {
 			if (record.started && !replay) throw new ShimError("pod.state", `sandbox ${this.#pod.podId} is started already`);
 			this.#pod.sandbox.machine();
 			this.#record = { ...record, started: true };
-			this.#pod.save();
+			try {
+				this.#pod.save();
+			} catch (error) {
+				// Not started for a later snpd: not for this one either, and containerd may ask again.
+				this.#record = record;
+				throw error;
+			}
 			return this.status();
 		});
 	}

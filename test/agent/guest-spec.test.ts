@@ -2,7 +2,7 @@ import Long from "long";
 import t from "tap";
 import { grpc } from "../../proto/gen/agent.js";
 import type { GuestSource } from "../../shim/agent/guest-spec.ts";
-import { guestProcess, guestSpec, hostBindMounts, sharesPidNamespace } from "../../shim/agent/guest-spec.ts";
+import { guestProcess, guestSpec, hostBindMounts, refuseHostNamespaces, sharesPidNamespace } from "../../shim/agent/guest-spec.ts";
 import { parseSpec, specSchema } from "../../shim/agent/oci-spec.ts";
 import type { OciSpec } from "../../shim/agent/oci-spec.ts";
 import { failing } from "../base/failing.ts";
@@ -136,6 +136,14 @@ t.test("guestSpec refuses namespaces that are none of the pod's, by path", (t) =
 		const failure = failing({ reason: "spec.unsupported", message: new RegExp(`join the ${type} namespace /proc/1/ns/${file}`) });
 		t.throws(() => guestSpec(spec({}, { namespaces }), context), failure);
 	}
+	t.end();
+});
+
+t.test("refuseHostNamespaces says whose wish it is", (t) => {
+	const refused = (asker?: "pod") => () =>
+		refuseHostNamespaces(spec({}, { namespaces: NAMESPACES.filter(({ type }) => type !== "pid") }), 0, asker);
+	t.throws(refused("pod"), failing({ reason: "spec.unsupported", message: /^the pod asks for the host PID namespace/ }));
+	t.throws(refused(), failing({ reason: "spec.unsupported", message: /^the container asks for the host PID namespace/ }));
 	t.end();
 });
 

@@ -1,6 +1,7 @@
 /** Bad input, failures, and removal at the wrong moment: a clear answer, and nothing stays behind. */
 import assert from "node:assert/strict";
-import { setTimeout as delay } from "node:timers/promises";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { CriError } from "../../support/cri/client.ts";
 import { buildImage, busyboxMembers } from "../../support/image.ts";
 import { isDaemon } from "../../support/leftovers.ts";
@@ -10,6 +11,8 @@ import { SLEEP, type CaseContext, type ConformanceCase, type TestContainer } fro
 
 const WAIT_MS = 60_000;
 const NOT_FOUND = 5;
+/** A file that is copied into a VM, and takes a while. */
+const LARGE_BYTES = 60 * 1024 * 1024;
 
 /** Kills the process that the runtime names as the container's: the VM itself where pods are VMs. */
 async function killProcessOf(context: CaseContext, container: TestContainer): Promise<void> {
@@ -201,8 +204,15 @@ export const FAULTS: readonly ConformanceCase[] = [
 		name: "a pod that is removed while its container is made leaves nothing",
 		check: async (context) => {
 			const pod = await context.pod();
-			const making = pod.sleeper().catch((error: unknown) => error);
-			await delay(30);
+			const { containerd } = context.bed;
+			// So large a copy that the removal comes in the middle of it.
+			const host_path = join(pod.dir, "large");
+			writeFileSync(host_path, Buffer.alloc(LARGE_BYTES, 1));
+			const container = await pod.create(SLEEP, { mounts: [{ container_path: "/large", host_path, readonly: true }] });
+			const making = container.start().catch((error: unknown) => error);
+			const journal = containerd.seen(join(containerd.stateDir, "p", containerd.podKey(pod.id), "journal.json"));
+			if (context.isVm)
+				await eventually("the making", WAIT_MS, () => (readFileSync(journal, "utf8").includes('"whole":false') ? true : undefined));
 			// containerd removes no container while it starts it: as the node's agent does, ask again.
 			await eventually("the pod's removal", WAIT_MS, async () => {
 				await pod.remove();
