@@ -12,8 +12,8 @@ import { closeFd } from "../../native/src/file.ts";
 
 /** The namespace of this process. */
 const OWN = "/proc/self/ns/net";
-/** Announcements of links, addresses and routes of both families (RTMGRP_* of linux/rtnetlink.h). */
-const GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+/** Announcements of links, neighbours, addresses and routes of both families (RTMGRP_* of linux/rtnetlink.h). */
+const GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400;
 
 /** A network namespace that is held open. It exists at least as long as it is. */
 export interface HeldNamespace {
@@ -43,7 +43,7 @@ export function holdNamespace(path: string): HeldNamespace {
 }
 
 /**
- * Calls back when a link, an address or a route of the namespace changes, or when such news was lost: what has changed must be read. Does not keep the
+ * Calls back when a link, a neighbour, an address or a route of the namespace changes, or when such news was lost: what has changed must be read. Does not keep the
  * program alive.
  * @returns how to end it
  * @throws SystemError

@@ -5,6 +5,7 @@ import { ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { Mailbox } from "../base/mailbox.ts";
 import { closeTap, MAX_TAP_QUEUES } from "../host/taps.ts";
+import { goneNeighbours } from "../network/gone-neighbours.ts";
 import type { NetworkPlan } from "../network/plan.ts";
 import {
 	clearSpace,
@@ -29,7 +30,7 @@ export interface NetworkRecord {
 	readonly id: string;
 	/** Queues of each card. */
 	readonly queues: number;
-	/** What the guest was told last, each message as JSON. */
+	/** What the guest was told last, each message as JSON; the neighbours come last. */
 	readonly told: readonly string[];
 }
 
@@ -48,6 +49,9 @@ interface Call {
 
 /** A change is often one of several: an interface, then its address, then its routes. They are taken together when nothing came for so long. */
 const QUIET_MS = 50;
+/** What failed is tried again after so long, and then after twice as long each time, up to the longest. */
+const RETRY_MS = 1_000;
+const MAX_RETRY_MS = 60_000;
 
 const deviceId = (index: number): string => `net${index}`;
 
@@ -65,6 +69,9 @@ export class PodNetwork {
 	#stopWatch: () => void = () => undefined;
 	#stopForward: () => void = () => undefined;
 	#timer: NodeJS.Timeout | undefined;
+	#retryMs = RETRY_MS;
+	/** The machine whose network follows the namespace's. */
+	#follower: Machine | undefined;
 	#closed = false;
 	/** Whether what is ours in the namespace is this pod's: another one's must not be cleared away. */
 	#claimed: boolean;
@@ -135,12 +142,13 @@ export class PodNetwork {
 
 	/** From now on the guest's network follows the namespace's; what has changed before is made good. Ends with the machine, or `close`. */
 	follow(machine: Machine): void {
+		this.#follower = machine;
 		const started = this.#run(async () => {
-			this.#stopWatch = await watchSpace(this.space, () => this.#changed(machine));
-			await this.#sync(machine);
+			this.#stopWatch = await watchSpace(this.space, () => this.#later(machine, QUIET_MS));
 			await this.#forward(machine);
 		});
 		started.catch((error: unknown) => this.#failed(error));
+		void this.#attempt(machine);
 		void machine.died.then(() => this.#unfollow());
 	}
 
@@ -184,23 +192,35 @@ export class PodNetwork {
 	}
 
 	#unfollow(): void {
+		this.#follower = undefined;
 		clearTimeout(this.#timer);
 		this.#stopWatch();
 		this.#stopForward();
 		this.#stopForward = () => undefined;
 	}
 
-	#changed(machine: Machine): void {
-		if (this.#closed) return;
+	#later(machine: Machine, delayMs: number): void {
+		if (this.#closed || this.#follower !== machine) return;
 		clearTimeout(this.#timer);
-		this.#timer = setTimeout(() => {
-			this.#run(() => this.#sync(machine)).catch((error: unknown) => this.#failed(error));
-		}, QUIET_MS);
+		this.#timer = setTimeout(() => void this.#attempt(machine), delayMs);
 		this.#timer.unref();
 	}
 
+	/** A guest that is paused, or a hypervisor that is busy, gets the changes when it is so no more. */
+	async #attempt(machine: Machine): Promise<void> {
+		try {
+			await this.#run(() => this.#sync(machine));
+			this.#retryMs = RETRY_MS;
+		} catch (error) {
+			this.#failed(error);
+			this.#later(machine, this.#retryMs);
+			this.#retryMs = Math.min(2 * this.#retryMs, MAX_RETRY_MS);
+		}
+	}
+
 	#failed(error: unknown): void {
-		if (!this.#closed) this.#options.log.error("the VM's network can't follow its namespace", error, { namespace: this.space.path });
+		if (!this.#closed && this.#follower !== undefined)
+			this.#options.log.error("the VM's network can't follow its namespace", error, { namespace: this.space.path });
 	}
 
 	/** Logs what the VM does not get, once as long as it stays the same. */
@@ -275,8 +295,9 @@ export class PodNetwork {
 		for (const one of changed) await agent.updateInterface(one, call);
 		const told = [...texts.interfaces, texts.routes, texts.neighbours];
 		if (interfaces.length > 0 && (changed.length > 0 || !this.#told.includes(texts.routes))) await agent.updateRoutes(plan.routes, call);
-		if (plan.neighbours.length > 0 && (changed.length > 0 || !this.#told.includes(texts.neighbours)))
-			await agent.addNeighbours([...plan.neighbours], call);
+		const gone = goneNeighbours(this.#told.at(-1), plan);
+		const news = changed.length > 0 || !this.#told.includes(texts.neighbours) ? [...gone, ...plan.neighbours] : gone;
+		if (news.length > 0) await agent.addNeighbours(news, call);
 		if (JSON.stringify(told) === JSON.stringify(this.#told)) return;
 		this.#told = told;
 		this.#options.onChange();

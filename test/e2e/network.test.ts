@@ -190,6 +190,10 @@ const cases: Case[] = [
 					await has("eth1 in the guest", ["ip", "addr", "show", "dev", "eth1"], /mtu 1400[^]*02:00:00:00:88:03[^]*10\.88\.0\.3\/24/, true);
 					await has("its route", ["ip", "route"], /10\.77\.0\.0\/16 via 10\.88\.0\.1 dev eth1/, true);
 					net.fromNode("ping", "-c", "1", "-W", "5", "10.88.0.3");
+					net.pod.ip("neigh add 10.88.0.9 lladdr 02:00:00:00:88:09 dev eth0 nud permanent");
+					await has("a neighbour", ["ip", "neigh"], /10\.88\.0\.9 .*02:00:00:00:88:09 .*PERMANENT/, true);
+					net.pod.ip("neigh del 10.88.0.9 dev eth0");
+					await has("no neighbour", ["ip", "neigh"], /02:00:00:00:88:09/, false);
 					net.pod.ip("addr add 10.88.0.4/24 dev eth0");
 					net.pod.ip("link set eth0 mtu 1300");
 					await has("the new address", ["ip", "addr", "show", "dev", "eth0"], /mtu 1300[^]*10\.88\.0\.2\/24[^]*10\.88\.0\.4\/24/, true);
