@@ -21,10 +21,19 @@ export interface Verdict {
 	readonly product: ProductLine | undefined;
 }
 
-/** Verifies a report. What was not expected explicitly is not checked, and listed as such; debugging and migration agents are refused unless allowed. */
-export function verifyReport(input: EvidenceInput, expectations: Expectations): Verdict {
+/**
+ * Verifies a report.
+ * @param further checks that follow those of the report and of the expectations
+ */
+export function verifyFurther(input: EvidenceInput, expectations: Expectations, further: (list: Checklist) => void): Verdict {
 	const list = new Checklist();
 	const evidence = checkEvidence(list, input);
 	checkExpectations(list, evidence, expectations);
+	further(list);
 	return { verified: list.failure === undefined, failure: list.failure, checks: list.checks, product: evidence?.product };
+}
+
+/** Verifies a report. What was not expected explicitly is not checked, and listed as such; debugging and migration agents are refused unless allowed. */
+export function verifyReport(input: EvidenceInput, expectations: Expectations): Verdict {
+	return verifyFurther(input, expectations, () => undefined);
 }

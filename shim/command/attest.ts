@@ -11,7 +11,9 @@ import { verifyReference } from "../attest/measure/reference.ts";
 import { reportFields } from "../attest/report-fields.ts";
 import { TCB_PARTS } from "../attest/tcb.ts";
 import type { TcbPart } from "../attest/tcb.ts";
+import type { EvidenceInput } from "../attest/chain.ts";
 import { verifyReport } from "../attest/verify.ts";
+import type { Verdict } from "../attest/verify.ts";
 import { messageOf, ShimError } from "../base/errors.ts";
 import { readKey } from "./measure-input.ts";
 import { MAX_REFERENCE_BYTES } from "./measure.ts";
@@ -46,7 +48,8 @@ output:
   --json                   all checks as JSON
 exit code: 0 verified; 1 wrong use or unreadable input; 2 the report can't be relied on; 3 it is genuine, but not what was expected`;
 
-const OPTIONS = {
+/** What `attest verify` takes. */
+export const ATTEST_OPTIONS = {
 	certificates: { type: "string", multiple: true },
 	crl: { type: "string", multiple: true },
 	"trust-root": { type: "string", multiple: true },
@@ -66,7 +69,8 @@ const OPTIONS = {
 	help: { type: "boolean", short: "h" },
 } as const;
 
-type Values = ReturnType<typeof readArguments>["values"];
+/** The options, as they were given. */
+export type AttestValues = ReturnType<typeof readArguments>["values"];
 
 /**
  * Runs `snpctl attest`.
@@ -86,7 +90,7 @@ export async function attest(args: readonly string[]): Promise<number> {
 
 function readArguments(args: readonly string[]) {
 	try {
-		return parseArgs({ args: [...args], allowPositionals: true, options: OPTIONS });
+		return parseArgs({ args: [...args], allowPositionals: true, options: ATTEST_OPTIONS });
 	} catch (error) {
 		throw usage(messageOf(error));
 	}
@@ -96,32 +100,39 @@ function usage(problem: string): ShimError {
 	return new ShimError("call.invalid", problem, { remedy: ATTEST_USAGE });
 }
 
-async function show(path: string, values: Values): Promise<number> {
+async function show(path: string, values: AttestValues): Promise<number> {
 	const misplaced = Object.keys(values).find((name) => name !== "json");
 	if (misplaced !== undefined) throw usage(`attest show does not take --${misplaced}`);
 	const fields = reportFields(readReport(await input(path, "the report")).report);
 	return print(values.json === true ? JSON.stringify(fields, undefined, 2) : renderFields(fields));
 }
 
-async function verify(path: string, values: Values): Promise<number> {
+async function verify(path: string, values: AttestValues): Promise<number> {
+	const verdict = verifyReport(await evidenceOf(path, values), await expectationsOf(values));
+	print(values.json === true ? JSON.stringify({ report: path, ...verdict }, undefined, 2) : renderVerdict(path, verdict));
+	return exitCode(verdict);
+}
+
+/** 0, or why not. */
+export function exitCode({ failure }: Verdict): number {
+	if (failure === undefined) return 0;
+	return failure.kind === "evidence" ? EXIT.notGenuine : EXIT.notExpected;
+}
+
+/** The report and what it is verified with. @throws ShimError */
+export async function evidenceOf(path: string, values: AttestValues): Promise<EvidenceInput> {
 	const { report, certificates } = readReport(await input(path, "the report"));
 	const read = async <T>(paths: readonly string[] | undefined, what: string, parse: (file: InputFile) => T): Promise<T[]> =>
 		Promise.all((paths ?? []).map(async (one) => parse(await input(one, what))));
 	const given = (await read(values.certificates, "the certificates", readCertificates)).flat();
-	const verdict = verifyReport(
-		{
-			report,
-			// The guest's own table comes from its host: what was given by name goes before it.
-			certificates: given.length > 0 ? given : certificates,
-			trustedRoots: (await read(values["trust-root"], "the root certificate", readCertificates)).flat(),
-			revocationLists: await read(values.crl, "the revocation list", readRevocationList),
-			at: timeOf(values.at),
-		},
-		await expectationsOf(values),
-	);
-	print(values.json === true ? JSON.stringify({ report: path, ...verdict }, undefined, 2) : renderVerdict(path, verdict));
-	if (verdict.failure === undefined) return 0;
-	return verdict.failure.kind === "evidence" ? EXIT.notGenuine : EXIT.notExpected;
+	return {
+		report,
+		// The guest's own table comes from its host: what was given by name goes before it.
+		certificates: given.length > 0 ? given : certificates,
+		trustedRoots: (await read(values["trust-root"], "the root certificate", readCertificates)).flat(),
+		revocationLists: await read(values.crl, "the revocation list", readRevocationList),
+		at: timeOf(values.at),
+	};
 }
 
 async function input(path: string, what: string): Promise<InputFile> {
@@ -135,7 +146,8 @@ function timeOf(text: string | undefined): Date {
 	return time;
 }
 
-async function expectationsOf(values: Values): Promise<Expectations> {
+/** What is expected. @throws ShimError */
+export async function expectationsOf(values: AttestValues): Promise<Expectations> {
 	const file =
 		values.policy === undefined ? {} : parseExpectations((await input(values.policy, "the policy")).bytes.toString("utf8"), values.policy);
 	const measurements = await measurementsOf(values);
@@ -155,7 +167,7 @@ async function expectationsOf(values: Values): Promise<Expectations> {
 }
 
 /** The launch digests that are expected: those named, or those of signed reference values. */
-async function measurementsOf({ measurement, reference, "reference-key": key }: Values): Promise<string[] | undefined> {
+async function measurementsOf({ measurement, reference, "reference-key": key }: AttestValues): Promise<string[] | undefined> {
 	if ((reference === undefined) !== (key === undefined)) throw usage("--reference and --reference-key go together");
 	if (reference === undefined || key === undefined) return measurement;
 	if (measurement !== undefined) throw usage("give --measurement or --reference, not both");

@@ -83,7 +83,7 @@ export interface Measured {
 }
 
 /** Larger files than these are not what is meant. */
-const MAX_FIRMWARE_BYTES = 256 * 1024 * 1024;
+export const MAX_FIRMWARE_BYTES = 256 * 1024 * 1024;
 const MAX_KERNEL_BYTES = 1024 * 1024 * 1024;
 const MAX_KEY_BYTES = 64 * 1024;
 const MAX_VCPUS = 4096;
@@ -179,7 +179,7 @@ function sha256(data: Buffer): string {
 }
 
 /** `1-4,8` as 1, 2, 3, 4, 8. */
-function vcpuCounts(list: string | undefined): number[] {
+export function vcpuCounts(list: string | undefined): number[] {
 	if (list === undefined) throw measureUsage("measure needs --vcpus");
 	const counts = list.split(",").flatMap((entry) => {
 		const match = /^(\d{1,5})(?:-(\d{1,5}))?$/u.exec(entry);

@@ -20,6 +20,7 @@ const USAGE = `usage: snpctl [options] command
   config check       reads the configuration and says what is wrong with it
   attest verify      is an SEV-SNP attestation report genuine and as expected? (snpctl attest --help)
   attest show        every field of a report
+  verify             follows a report to the commit, the policy and the images of its guest (snpctl verify --help)
   measure            SEV-SNP launch digests, ID blocks, signed reference values (snpctl measure --help)
   image prepare ...  the cache of images: prepare, list, inspect, verify, gc (snpctl image --help)
   version            the version of this build
@@ -55,6 +56,7 @@ interface Options {
 /** Commands with options of their own, loaded when they are called. */
 const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) => Promise<number>>>> = {
 	attest: async () => (await import("./attest.ts")).attest,
+	verify: async () => (await import("./verify.ts")).verify,
 	measure: async () => (await import("./measure.ts")).measure,
 	image: async () => (await import("./image-commands.ts")).image,
 };

@@ -6,8 +6,8 @@
 
 import { ShimError } from "../../base/errors.ts";
 import type { Igvm, IgvmDirective } from "./igvm.ts";
-import { kernelHashTable } from "./kernel-hashes.ts";
-import type { KernelFiles } from "./kernel-hashes.ts";
+import { hashKernelFiles, kernelHashTable } from "./kernel-hashes.ts";
+import type { KernelFiles, KernelHashes } from "./kernel-hashes.ts";
 import { launchDigest, PAGE_BYTES, regionPages, VMSA_ADDRESS } from "./launch-digest.ts";
 import type { LaunchPage } from "./launch-digest.ts";
 import { kvmProcessorFrom, kvmResetProcessor, SNP_ACTIVE } from "./processor-state.ts";
@@ -40,7 +40,14 @@ export function guestPolicyOf({ guestPolicy }: Igvm): bigint {
  * @throws ShimError `measure.input` for what Cloud Hypervisor can't launch
  */
 export function measureIgvmOnKvm(igvm: Igvm, files: KernelFiles | undefined, vcpuCounts: readonly number[]): Map<number, Buffer> {
-	const before = launchDigest(kvmPages(igvm, files === undefined ? undefined : hashBlock(files)));
+	if (files !== undefined && files.kernel.length < MIN_KERNEL_BYTES)
+		throw new ShimError("measure.input", `the kernel has ${files.kernel.length} bytes: it is no kernel`);
+	return measureIgvmByHashes(igvm, files === undefined ? undefined : hashKernelFiles(files), vcpuCounts);
+}
+
+/** The same from the files' hashes. @throws ShimError `measure.input` */
+export function measureIgvmByHashes(igvm: Igvm, hashes: KernelHashes | undefined, vcpuCounts: readonly number[]): Map<number, Buffer> {
+	const before = launchDigest(kvmPages(igvm, hashes === undefined ? undefined : hashBlock(hashes)));
 	const contexts = new Map<number, Buffer>();
 	for (const directive of igvm.directives) if (directive.kind === "processor") contexts.set(directive.index, directive.vmsa);
 	const first = contexts.get(0);
@@ -116,8 +123,7 @@ function overlay(data: Buffer | undefined, hashes: Buffer): Buffer {
 }
 
 /** The table, filled up to HASH_BYTES. The command line is trimmed, as Cloud Hypervisor does it. */
-function hashBlock({ kernel, initramfs, commandLine }: KernelFiles): Buffer {
-	if (kernel.length < MIN_KERNEL_BYTES) throw new ShimError("measure.input", `the kernel has ${kernel.length} bytes: it is no kernel`);
+function hashBlock({ kernel, initramfs, commandLine }: KernelHashes): Buffer {
 	const trimmed = commandLine.trim();
 	if (!/^[\x20-\x7e]*$/u.test(trimmed))
 		throw new ShimError("measure.input", "the command line has characters that are not printable ASCII");

@@ -1,7 +1,7 @@
 /** The launch of a guest with an OVMF: the image, the sections of its metadata in their order, one VMSA for each processor. */
 
 import { ShimError } from "../../base/errors.ts";
-import { kernelHashTable } from "./kernel-hashes.ts";
+import { hashKernelFiles, kernelHashTable } from "./kernel-hashes.ts";
 import type { KernelFiles } from "./kernel-hashes.ts";
 import { contentPages, launchDigest, PAGE_BYTES, regionPages, VMSA_ADDRESS } from "./launch-digest.ts";
 import type { LaunchPage } from "./launch-digest.ts";
@@ -58,7 +58,7 @@ function* sectionPages(
 
 function hashPage(bytes: number, tableAddress: number, files: KernelFiles): Buffer {
 	const page = Buffer.alloc(bytes);
-	const table = kernelHashTable(files);
+	const table = kernelHashTable(hashKernelFiles(files));
 	const offset = tableAddress % PAGE_BYTES;
 	if (offset + table.length > page.length) throw new ShimError("measure.input", "the OVMF's place for the kernel's hash is too small");
 	table.copy(page, offset);
