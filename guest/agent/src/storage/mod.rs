@@ -27,7 +27,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::sync::{Mutex, Notify};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, JoinHandle};
 use verity::{Layers, Verity};
 
 /// Storage drivers, as GetGuestDetails tells them.
@@ -91,6 +91,7 @@ impl Storages {
             }
         }
         let _guard = self.lock.lock().await;
+        let mut begun = self.begin_file_systems(storages)?;
         let mut done: Vec<String> = Vec::new();
         for storage in storages {
             if scratch::in_background(storage) {
@@ -104,6 +105,9 @@ impl Storages {
             let known = self.table.borrow().contains_key(point);
             let made = if known {
                 Ok(Entry::default())
+            } else if let Some(task) = begun.remove(point) {
+                task.await
+                    .unwrap_or_else(|_| Err(Error::internal("the making of a file system failed")))
             } else {
                 self.make(owner, storage, storages).await
             };
@@ -114,12 +118,33 @@ impl Storages {
                     done.push(point.clone());
                 }
                 Err(error) => {
+                    for task in begun.into_values() {
+                        if let Ok(Ok(entry)) = task.await {
+                            let _ = undo(&entry);
+                        }
+                    }
                     let _ = self.release_locked(&done);
                     return Err(error);
                 }
             }
         }
         Ok(done)
+    }
+
+    /// Begins to make the file systems of a request's disks, all at once: the disks keep each other waiting no more than they must.
+    fn begin_file_systems(&self, storages: &[Storage]) -> Result<BTreeMap<String, JoinHandle<Result<Entry>>>> {
+        let mut begun = BTreeMap::new();
+        for storage in storages {
+            let point = &storage.mount_point;
+            let another = layers::is_layer(storage) || scratch::in_background(storage) || !on_block_device(storage);
+            if another || begun.contains_key(point) || self.table.borrow().contains_key(point) {
+                continue;
+            }
+            if let Some(encrypted) = scratch::wanted(storage)? {
+                begun.insert(point.clone(), spawn_local(scratch::make(storage.clone(), encrypted)));
+            }
+        }
+        Ok(begun)
     }
 
     /// Begins to make a disk's file system. What comes of it is told to those who use it.
@@ -181,9 +206,6 @@ impl Storages {
         }
         match storage.driver.as_str() {
             "blk" | "mmioblk" => {
-                if let Some(encrypted) = scratch::wanted(storage)? {
-                    return scratch::make(storage.clone(), encrypted).await;
-                }
                 let device = block::find(&storage.source).await?;
                 match Verity::from_options(&storage.options)? {
                     None => mount_storage(storage, &device.to_string_lossy()),

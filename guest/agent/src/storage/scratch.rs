@@ -131,14 +131,10 @@ fn make_at(disk: &Path, point: &Path, encrypted: bool) -> Result<Option<Mapped>>
             btrfs::BYTES_MIN
         )));
     }
-    btrfs::format(&path)?;
+    btrfs::format(&path, bytes)?;
     fs::create_dir_all(point).with_context(|| format!("make {}", point.display()))?;
     mount(Some(&path), point, Some("btrfs"), MsFlags::MS_NOATIME, Some(MOUNT_DATA))
         .with_context(|| format!("mount {}", path.display()))?;
-    if let Err(error) = btrfs::grow(point) {
-        let _ = nix::mount::umount(point);
-        return Err(error);
-    }
     Ok(device)
 }
 
