@@ -164,6 +164,15 @@ export function emptyDirStorage({ kind, volume, mode, uid, gid, sizeBytes }: Emp
 	return { driver: "local", source: "local", fstype: "local", mount_point: volume, options: [...group, ...user, `mode=${octal}`] };
 }
 
+/**
+ * An emptyDir with a disk of its own, of zeros: the agent makes an encrypted file system on it, which stays as long as the sandbox (capability
+ * `snp.scratch.v1`, and Kata's own form).
+ * @param source the disk, see `deviceSource`
+ */
+export function emptyDirDiskStorage(emptyDir: StorageRequest, source: string): StorageRequest {
+	return { ...emptyDir, driver: "blk", source, fstype: "btrfs", driver_options: ["encryption_key=ephemeral", "create_filesystem"] };
+}
+
 /** A file system on a disk of the node. */
 export interface DiskVolume {
 	/** The guest's folder. */

@@ -109,16 +109,21 @@ export const ConfigSchema = v.strictObject({
 		scratch: choice(
 			"disk",
 			["disk", "memory"],
-			"Where what containers write goes, in their own file systems and in emptyDirs: to a file of the node for each pod that the guest encrypts with a key of its own and checks at each read, or to the VM's memory (see guest.memory_mib). A guest agent that can't do the first uses memory.",
+			"Where what containers write goes, in their own file systems and in emptyDirs: to files of the node (one for each pod and one for each emptyDir) that the guest encrypts with a key of its own and checks at each read, or to the VM's memory (see guest.memory_mib). A guest agent that can't do the first uses memory.",
 		),
 		scratch_dir: path(
 			"/var/lib/containerd-shim-snp",
-			"Folder of these files, on a disk of the node. They are sparse, have no name while the VM runs, and give space back when something is deleted in the guest.",
+			"Folder of the pods' files, on a disk of the node. They are sparse, have no name while the VM runs, and give space back when something is deleted in the guest.",
 		),
 		scratch_mib: integer(
 			20_480,
 			{ min: 256, max: 1_073_741_824, unit: "MiB" },
 			"Size of such a disk, at most that of the file system that it is on. It takes no more of the node than what is written.",
+		),
+		empty_dir_mib: integer(
+			20_480,
+			{ min: 256, max: 1_073_741_824, unit: "MiB" },
+			"Size of an emptyDir's disk that has no smaller limit, at most that of the file system that kubelet's folder for it is on. Its file lies in that folder, where kubelet counts what is written (see docs/volumes.md).",
 		),
 		share_folders: flag(
 			false,

@@ -56,7 +56,7 @@ export async function diskAt(path: string): Promise<HostDisk | undefined> {
 	try {
 		const real = await realpath(path);
 		const stats = await stat(real);
-		if (stats.isFile()) return { path: real, key: `file ${real}`, readonly: false };
+		if (stats.isFile()) return { path: real, key: fileKey(real), readonly: false };
 		if (!stats.isBlockDevice()) return undefined;
 		const { major, minor } = deviceNumbers(stats.rdev);
 		const readonly = (await readFile(`/sys/dev/block/${major}:${minor}/ro`, "utf8")).trim() === "1";
@@ -66,6 +66,9 @@ export async function diskAt(path: string): Promise<HostDisk | undefined> {
 		throw error;
 	}
 }
+
+/** The key of a plain file. @param path without symbolic links */
+export const fileKey = (path: string): string => `file ${path}`;
 
 const blockKey = (major: number, minor: number): string => `block ${major}:${minor}`;
 

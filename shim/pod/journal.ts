@@ -139,6 +139,8 @@ const podRecord = v.object({
 		v.array(v.object({ id: v.string(), key: v.string(), readonly: v.boolean(), source: v.string(), users: v.array(v.string()) })),
 		[],
 	),
+	/** emptyDirs that have, or may have, a disk: kubelet's folder and the disk's file; no file for one that lies on the pod's writable disk. */
+	emptyDirs: v.optional(v.array(v.object({ path: v.string(), file: v.string() })), []),
 	nextNumber: v.number(),
 	containers: v.array(containerRecord),
 	tombstones: v.array(tombstone),

@@ -23,9 +23,10 @@ export function podRecord(pod: Pod): PodRecord {
 		pciSegments: pod.sandbox.pciSegments,
 		cgroup: pod.sandbox.cgroup?.path ?? null,
 		agent: state.kind === "running" ? { ...state.machine.details } : null,
-		volumes: pod.sandbox.volumes.record(),
+		volumes: pod.sandbox.volumes.copies.record(),
 		shares: pod.sandbox.volumes.shares.record().map((share) => ({ ...share, users: [...share.users] })),
 		disks: pod.sandbox.volumes.disks.record().map((disk) => ({ ...disk, users: [...disk.users] })),
+		emptyDirs: pod.sandbox.volumes.emptyDirs.record().map((record) => ({ ...record })),
 		nextNumber: pod.nextStream,
 		containers: [
 			...[...pod.containers.values()].map(containerRecord),

@@ -58,8 +58,8 @@ export async function clearAway(folder: string, record: PodRecord | null, log: L
 	for (const group of groups)
 		await new HostCgroup(group).remove().catch((error: unknown) => log.error("a control group stays", error, { folder }));
 	const network = record?.network ?? null;
-	const scratch = record?.scratch ?? null;
-	if (scratch !== null) await removeScratchFile(scratch).catch((error: unknown) => log.error("a file stays", error, { path: scratch }));
+	const files = [record?.scratch ?? "", ...(record?.emptyDirs ?? []).map(({ file }) => file)].filter((path) => path !== "");
+	for (const path of files) await removeScratchFile(path).catch((error: unknown) => log.error("a file stays", error, { path }));
 	if (network !== null)
 		await clearSpace(network).catch((error: unknown) => log.error("a network namespace keeps what a VM had there", error, { folder }));
 	await unmountUnder(folder);
@@ -101,6 +101,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		});
 		endAll(pod);
 		pod.vmEnded();
+		await pod.volumes.emptyDirs.end();
 		pod.saveQuietly();
 		await pod.sandbox.cgroup?.remove().catch((error: unknown) => pod.log.error("a control group stays", error));
 		return;

@@ -30,6 +30,8 @@ import type { VolumeRecords } from "./volumes.ts";
 /** What a sandbox needs of its pod. */
 export interface SandboxOwner {
 	readonly podId: string;
+	/** The pod's key. */
+	readonly owner: string;
 	readonly folder: string;
 	readonly config: Config;
 	readonly log: Log;
@@ -39,6 +41,8 @@ export interface SandboxOwner {
 	readonly pciSegments: number;
 	/** The control group of the VMM. */
 	readonly cgroup: HostCgroup | undefined;
+	/** The guest has put a file system on the pod's writable disk. */
+	readonly hasScratch: boolean;
 	/** A number that nothing in the pod had before. */
 	nextNumber(): number;
 	/** Writes the journal. @throws ShimError `journal.write` */
@@ -217,7 +221,7 @@ export class Sandbox {
 		this.#ownVolumes(this.scope);
 		this.transition({ kind: "running", machine });
 		this.#warnOfSample();
-		this.volumes.resume(machine);
+		this.volumes.copies.resume(machine);
 		this.#follow(machine);
 	}
 
@@ -240,8 +244,9 @@ export class Sandbox {
 
 	#ownVolumes(scope: Scope): void {
 		const { volumes } = this;
+		scope.defer("emptyDirs", () => volumes.emptyDirs.end());
 		scope.defer("shared folders", () => volumes.shares.close());
-		scope.defer("volumes", () => volumes.close());
+		scope.defer("volumes", () => volumes.copies.close());
 	}
 
 	/** Ends the VM and gives everything back; after the transition to `gone`. What can't be given back is logged: the pod is gone for its users either way. */
@@ -313,7 +318,8 @@ export class Sandbox {
 			);
 		this.#watchOom(machine).catch((error: unknown) => this.#owner.log.debug("no more out-of-memory events", { reason: explain(error) }));
 		void machine.died.then((death) => {
-			this.volumes.close();
+			this.volumes.copies.close();
+			void this.volumes.emptyDirs.end();
 			if (this.#state.kind !== "running") return;
 			if (this.ending) this.#owner.log.info("the VM has ended");
 			else this.#owner.log.error("the pod is lost", death);

@@ -7,7 +7,7 @@ import { deviceSource } from "../agent/storages.ts";
 import { messageOf, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { Config } from "../config/schema.ts";
-import { usedByNode } from "../host/disks.ts";
+import { fileKey, usedByNode } from "../host/disks.ts";
 import type { HostDisk } from "../host/disks.ts";
 import { isNoSlot } from "../vmm/api-error.ts";
 import { planDisk } from "../vmm/plan.ts";
@@ -22,9 +22,12 @@ export interface DiskRecord {
 	readonly readonly: boolean;
 	/** Where the guest's agent finds it; empty until it is plugged in. */
 	readonly source: string;
-	/** Containers that use it. */
+	/** Containers that use it, or the pod itself. */
 	readonly users: readonly string[];
 }
+
+/** The user of a disk that stays as long as the VM, and whose content ends with it. */
+export const POD = "";
 
 /** What the disks need of their pod. */
 export interface DisksHost {
@@ -60,7 +63,13 @@ export class VolumeDisks {
 
 	/** Containers whose disks may hold what the guest has not written yet. */
 	writers(): string[] {
-		return [...new Set(this.record().flatMap(({ readonly, users }) => (readonly ? [] : users)))];
+		return [...new Set(this.record().flatMap(({ readonly, users }) => (readonly ? [] : users.filter((user) => user !== POD))))];
+	}
+
+	/** Where the guest's agent finds a plain file that is plugged in; undefined for others. @param file without symbolic links */
+	sourceOf(file: string): string | undefined {
+		const source = this.#disks.get(fileKey(file))?.source ?? "";
+		return source === "" ? undefined : source;
 	}
 
 	/**
@@ -131,7 +140,7 @@ export class VolumeDisks {
 
 	/** After a restart of snpd: what was plugged in for containers that are no more, or half, goes. */
 	async resume(containers: ReadonlySet<string>, machine: Machine): Promise<void> {
-		await this.#keepUsers((user) => containers.has(user), machine);
+		await this.#keepUsers((user) => user === POD || containers.has(user), machine);
 	}
 
 	async #keepUsers(keeps: (user: string) => boolean, machine: Machine | undefined): Promise<void> {

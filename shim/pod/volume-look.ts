@@ -95,12 +95,15 @@ export async function naming<T>(destination: string, work: () => Promise<T>): Pr
 	}
 }
 
+/** What an emptyDir is made of: the guest's memory, a disk, huge pages. */
+export type EmptyDirKind = "memory" | "scratch" | "huge";
+
 /**
  * The guest's own emptyDir with the owner, the mode and (in memory) the size that the node's has.
  * @param pagesReserved huge pages are reserved by containers' limits
  * @throws ShimError `volume.missing`, `volume.copy`; `spec.unsupported` for huge pages of a size that a VM has not
  */
-export async function emptyDir(kind: "memory" | "scratch" | "huge", path: string, pagesReserved: boolean): Promise<StorageRequest> {
+export async function emptyDir(kind: EmptyDirKind, path: string, pagesReserved: boolean): Promise<StorageRequest> {
 	const volume = guestVolume(path);
 	try {
 		const { mode, uid, gid } = await stat(path);

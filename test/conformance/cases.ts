@@ -1,5 +1,6 @@
 /** All conformance cases. */
 import { DISKS } from "./cases/disks.ts";
+import { EMPTY_DIRS } from "./cases/empty-dirs.ts";
 import { EXEC } from "./cases/exec.ts";
 import { FAULTS } from "./cases/faults.ts";
 import { FILES } from "./cases/files.ts";
@@ -21,6 +22,7 @@ export const CASES: readonly ConformanceCase[] = [
 	...RESOURCES,
 	...FILES,
 	...VOLUMES,
+	...EMPTY_DIRS,
 	...DISKS,
 	...FAULTS,
 ];

@@ -281,9 +281,10 @@ export type ConformanceCase = {
 /** Runs a case with a pod and its volumes, whose mounts go after it. */
 export function withVolumes(
 	check: (pod: TestPod, volumes: PodVolumeFolders, context: CaseContext) => Promise<void>,
+	options: Partial<PodConfig> = {},
 ): (context: CaseContext) => Promise<void> {
 	return async (context) => {
-		const pod = await context.pod();
+		const pod = await context.pod(options);
 		const volumes = new PodVolumeFolders(context.bed.containerd, pod.dir);
 		try {
 			await check(pod, volumes, context);

@@ -59,6 +59,7 @@ const RECORD: PodRecord = {
 	],
 	volumes: [{ kind: "copy", path: "/srv/data", key: "/srv/data", whole: true }],
 	shares: [{ id: "share4", path: "/srv", readonly: true, process: { pid: 9, startTime: "10" }, plugged: true, users: ["c"] }],
+	emptyDirs: [{ path: "/pods/u/volumes/kubernetes.io~empty-dir/work", file: "/pods/u/volumes/kubernetes.io~empty-dir/work/k.img" }],
 	disks: [{ id: "vol3", key: "block 7:0", readonly: false, source: "05", users: ["c"] }],
 	tombstones: [],
 	beganAtMs: 5,

@@ -117,6 +117,7 @@ function leaveSandbox(stateDir: string, name: string, keeperPid: number, keeperS
 		volumes: [],
 		disks: [],
 		shares: [],
+		emptyDirs: [],
 		nextNumber: 1,
 		containers: [],
 		tombstones: [],

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { Log } from "../../shim/base/log.ts";
+import { defaultConfig } from "../../shim/config/schema.ts";
 import { Journal } from "../../shim/pod/journal.ts";
 import type { Machine } from "../../shim/pod/machine.ts";
 import { Sandbox } from "../../shim/pod/sandbox.ts";
@@ -12,7 +13,7 @@ t.test("an adopted sandbox keeps its journal until everything else is given back
 	const folder = join(t.testdir({}), "k");
 	const journal = new Journal(folder);
 	journal.open();
-	const owner = { podId: "p", folder, journal, log: new Log(() => undefined, "error"), timeline: new Timeline() };
+	const owner = { podId: "p", folder, config: defaultConfig(), journal, log: new Log(() => undefined, "error"), timeline: new Timeline() };
 	const sandbox = new Sandbox(owner as unknown as SandboxOwner);
 	const seen: string[] = [];
 	const note = (what: string) => () => void seen.push(`${what} ${existsSync(folder) ? "with" : "without"} the journal`);

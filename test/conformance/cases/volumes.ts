@@ -87,83 +87,6 @@ const CONFIGURATION: readonly ConformanceCase[] = [
 	},
 ];
 
-const EMPTY_DIRS: readonly ConformanceCase[] = [
-	{
-		id: "empty-dir-shared",
-		name: "an emptyDir goes from an init container to others, which share it, with its mode and group",
-		check: withVolumes(async (pod, volumes) => {
-			const host_path = volumes.emptyDir("work", { mode: 0o2770, gid: GROUP });
-			const options = { mounts: [{ container_path: "/work", host_path }], security: { supplemental_groups: [GROUP] } };
-			await pod.output("echo prepared > /work/file", options);
-			const user = { ...options, security: { ...options.security, run_as_user: { value: 1000 } } };
-			const one = await pod.sleeper(user);
-			const other = await pod.sleeper(user);
-			assert.equal(await one.output("cat /work/file; stat -c '%a %g' /work /work/file"), `prepared\n2770 ${GROUP}\n644 ${GROUP}`);
-			await one.output("echo between > /work/two");
-			assert.equal(await other.output("cat /work/two"), "between");
-		}),
-	},
-	{
-		id: "empty-dir-memory",
-		name: "an emptyDir in memory has its size, is shared, and stays when containers go",
-		check: withVolumes(async (pod, volumes) => {
-			const host_path = await volumes.memory("fast", 2 * MIB);
-			const mounts = [{ container_path: "/fast", host_path }];
-			await pod.output("echo kept > /fast/file", { mounts });
-			const container = await pod.sleeper({ mounts });
-			assert.equal(
-				await container.output("cat /fast/file; stat -f -c %T /fast; df -k /fast | awk 'END { print $2 }'"),
-				"kept\ntmpfs\n2048",
-			);
-			const full = await container.sh("dd if=/dev/zero of=/fast/big bs=64k count=64");
-			assert.match(full.stderr, /no space/i);
-		}),
-	},
-	{
-		id: "empty-dir-shm",
-		name: "an emptyDir in memory may be the container's /dev/shm",
-		check: withVolumes(async (pod, volumes) => {
-			const mounts = [{ container_path: "/dev/shm", host_path: await volumes.memory("shm", 3 * MIB) }];
-			assert.equal(await pod.output("df -k /dev/shm | awk 'END { print $2 }'", { mounts }), "3072");
-		}),
-	},
-	{
-		id: "sub-path-empty-dir",
-		name: "a subPath of an emptyDir is the same data as the emptyDir itself, on disk and in memory",
-		check: withVolumes(async (pod, volumes) => {
-			const disk = volumes.emptyDir("disk");
-			const memory = await volumes.memory("memory", MIB);
-			for (const volume of [disk, memory]) await volumes.makeFolder(join(volume, "a/b"));
-			const parts = await pod.sleeper({
-				mounts: [
-					{ container_path: "/disk", host_path: await volumes.part("disk", join(disk, "a/b"), "folder") },
-					{ container_path: "/memory", host_path: await volumes.part("memory", join(memory, "a/b"), "folder") },
-				],
-			});
-			const whole = await pod.sleeper({
-				mounts: [
-					{ container_path: "/disk", host_path: disk },
-					{ container_path: "/memory", host_path: memory },
-				],
-			});
-			await parts.output("echo 1 > /disk/file; echo 2 > /memory/file");
-			assert.equal(await whole.output("cat /disk/a/b/file /memory/a/b/file"), "1\n2");
-		}),
-	},
-	{
-		id: "volume-readonly",
-		name: "a volume that one container mounts read-only, another one writes",
-		check: withVolumes(async (pod, volumes) => {
-			const host_path = volumes.emptyDir("work");
-			const writer = await pod.sleeper({ mounts: [{ container_path: "/work", host_path }] });
-			const reader = await pod.sleeper({ mounts: [{ container_path: "/work", host_path, readonly: true }] });
-			await writer.output("echo text > /work/file");
-			assert.equal(await reader.output("cat /work/file"), "text");
-			assert.match((await reader.sh("echo x > /work/file")).stderr, /read-only/i);
-		}),
-	},
-];
-
 const HOST_PATHS: readonly ConformanceCase[] = [
 	{
 		id: "host-path-folder",
@@ -270,4 +193,4 @@ const HOST_PATHS: readonly ConformanceCase[] = [
 	},
 ];
 
-export const VOLUMES: readonly ConformanceCase[] = [...CONFIGURATION, ...EMPTY_DIRS, ...HOST_PATHS];
+export const VOLUMES: readonly ConformanceCase[] = [...CONFIGURATION, ...HOST_PATHS];
