@@ -1,8 +1,13 @@
 /** Confidential pods that the host must refuse: each with a sentence that names what is wrong, and nothing is left; never an ordinary VM in their place. */
+import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import t from "tap";
 import type { Test } from "tap";
 import { encodeInitdata, INITDATA_ANNOTATION, makeInitdata } from "../../shim/policy/initdata.ts";
+import type { ConformanceCase } from "../conformance/context.ts";
+import { runSuite } from "../conformance/suite.ts";
+import { SNP_HANDLER, SNP_SANDBOX_HANDLER } from "../support/cri/containerd-config.ts";
 import { directives } from "../attest/measure/igvm-cases.ts";
 import { buildFalseVmm } from "../support/false-vmm.ts";
 import { igvmPlatform, igvmPolicy, makeIgvm } from "../support/firmware.ts";
@@ -111,4 +116,22 @@ const cases: Case[] = [
 	},
 ];
 
+/** The same of Kubernetes' pods: their annotations come in two ways. */
+const POD_CASES: readonly ConformanceCase[] = [
+	{
+		id: "initdata-ordinary",
+		name: "a pod with initdata under a runtime class that is not confidential is refused by name, and its annotations reach us",
+		check: async (context) => {
+			await assert.rejects(context.pod({ annotations: { [INITDATA_ANNOTATION]: initdata } }), /this runtime class is not confidential/);
+			await context.pod({ annotations: { "example.com/note": "fine" } });
+		},
+	},
+];
+
 await runCases(cases, { withControl: false });
+await runSuite({
+	versions: ["2"],
+	handlers: [SNP_HANDLER, SNP_SANDBOX_HANDLER],
+	cases: POD_CASES,
+	onOutcome: ({ caseId, handler, failure }) => t.equal(failure, undefined, `${caseId} (${handler})`),
+});

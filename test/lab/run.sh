@@ -22,7 +22,7 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/dist/bin" "$work/logs"
 # node goes along: the other machine may have none. Programs find it by PATH or at the path in their first line.
-cp -L "$repository"/dist/bin/{containerd-shim-snp-v2,snpd,snpctl} "$(node -p process.execPath)" "$work/dist/bin/"
+cp -L "$repository"/dist/bin/{containerd-shim-snp-v2,snpd,snpctl,snp-layers} "$(node -p process.execPath)" "$work/dist/bin/"
 cp -rL "$repository"/dist/{lib,share,package.json} "$work/dist/"
 image="$(cd "$repository" && node --import tsx test/lab/image.ts "$work")"
 (cd "$repository" && node --import tsx test/lab/igvm.ts "$work/dist/share/sound.igvm")
