@@ -3,7 +3,7 @@
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { t } from "tap";
@@ -12,6 +12,7 @@ import type { Test } from "tap";
 import { tar } from "../support/archive.ts";
 import type { Member } from "../support/archive.ts";
 import { distBinDir, repositoryDir } from "../support/paths.ts";
+import { randomSource } from "../support/random.ts";
 
 const PROGRAM = join(distBinDir, "snp-layers");
 const TREE = join(repositoryDir, "test/support/tree.py");
@@ -239,12 +240,10 @@ t.test("a converter that is killed at any instant leaves a whole file or none", 
 	writeFileSync(blob, archive);
 	const diffId = digestOf(archive);
 	const whole = readFileSync(convert(place, blob, diffId, "whole").file);
-	// A linear congruential generator: the same instants in every run.
-	let state = 42;
-	let whole_files = 0;
+	const random = randomSource(42);
+	const made = { whole: 0, none: 0 };
 	for (let round = 0; round < 50; round++) {
-		state = (state * 1_103_515_245 + 12_345) % 2 ** 31;
-		const bytes = Math.floor((state / 2 ** 31) * archive.length * 1.2);
+		const bytes = random(Math.floor(archive.length * 1.2));
 		// The blob comes through a pipe, so that the instant is counted in bytes and not in time.
 		const args = command(place, "-", diffId, "layer");
 		const child = spawn(PROGRAM, args, { stdio: ["pipe", "ignore", "ignore"] });
@@ -255,18 +254,57 @@ t.test("a converter that is killed at any instant leaves a whole file or none", 
 		else child.kill("SIGKILL");
 		await closed;
 		const found = readdirSync(place).includes("layer") ? readFileSync(join(place, "layer")) : undefined;
+		made[found === undefined ? "none" : "whole"] += 1;
 		if (found !== undefined) {
-			whole_files += 1;
 			if (!found.equals(whole)) t.fail(`round ${round}: half a file`);
 			rmSync(join(place, "layer"));
 		}
 	}
-	t.ok(whole_files > 0, "some came through");
+	t.ok(made.whole > 0 && made.none > 0, `some came through, and some did not: ${JSON.stringify(made)}`);
 	t.notOk(
 		readdirSync(join(place, "staging")).some((name) => !name.endsWith(".lock")),
 		"nothing unfinished is left",
 	);
 	t.ok(readFileSync(convert(place, blob, diffId).file).equals(whole), "the next one makes it");
+});
+
+t.test("a maker of disks that is killed at any instant leaves a whole disk or none", async (t) => {
+	const place = folder(t);
+	const archive = tar([{ kind: "file", path: "f", data: Buffer.alloc(24_000_000, 7) }]);
+	writeFileSync(join(place, "blob"), archive);
+	const { file } = convert(place, join(place, "blob"), digestOf(archive), "one.layer");
+	const order = JSON.stringify({ layers: [{ layer: file }, { layer: file }] });
+	const start = (output: string): { readonly closed: Promise<unknown>; readonly kill: () => void } => {
+		const child = spawn(PROGRAM, ["disk", "--output", join(place, output), "--staging", join(place, "staging")], {
+			stdio: ["pipe", "ignore", "ignore"],
+		});
+		child.stdin.on("error", () => undefined).end(order);
+		return { closed: once(child, "close"), kill: () => child.kill("SIGKILL") };
+	};
+	const began = performance.now();
+	await start("whole").closed;
+	const wholeMs = performance.now() - began;
+	const whole = readFileSync(join(place, "whole"));
+	const random = randomSource(43);
+	const made = { whole: 0, none: 0 };
+	for (let round = 0; round < 50; round++) {
+		const { closed, kill } = start("disk");
+		// From the first moment to a little after its end.
+		const timer = setTimeout(kill, (wholeMs * random(1_200)) / 1_000);
+		await closed;
+		clearTimeout(timer);
+		const found = existsSync(join(place, "disk"));
+		made[found ? "whole" : "none"] += 1;
+		if (found && !readFileSync(join(place, "disk")).equals(whole)) t.fail(`round ${round}: half a disk`);
+		rmSync(join(place, "disk"), { force: true });
+	}
+	t.ok(made.none > 0, `some were killed before they had finished: ${JSON.stringify(made)}`);
+	t.notOk(
+		readdirSync(join(place, "staging")).some((name) => !name.endsWith(".lock")),
+		"nothing unfinished is left",
+	);
+	await start("disk").closed;
+	t.ok(readFileSync(join(place, "disk")).equals(whole), "the next one makes it");
 });
 
 t.test("many that want one layer at the same moment get one file", async (t) => {
@@ -334,6 +372,14 @@ t.test(
 			changed[at] = (changed[at] ?? 0) ^ 1;
 			writeFileSync(join(place, "changed"), changed);
 			t.equal(spawnSync(PROGRAM, ["verify", join(place, "changed")], { stdio: "ignore" }).status, 3, `a change at byte ${at} is found`);
+		}
+		for (const bytes of [Buffer.concat([disk, Buffer.alloc(4096)]), disk.subarray(0, disk.length - 4096), disk.subarray(0, 40_000)]) {
+			writeFileSync(join(place, "changed"), bytes);
+			t.equal(
+				spawnSync(PROGRAM, ["verify", join(place, "changed")], { stdio: "ignore" }).status,
+				3,
+				`${bytes.length} bytes are no such disk`,
+			);
 		}
 		t.end();
 	},

@@ -253,12 +253,18 @@ impl Description {
         let table = gpt::table(&parts);
         let what = format!("reading {name}");
         let bytes = file.metadata().attempt(&what)?.len();
+        if bytes != table.disk_bytes {
+            return Err(Error::Layer(format!(
+                "{name} has {bytes} bytes, and its layers need {}",
+                table.disk_bytes
+            )));
+        }
         let mut head = vec![0; table.head.len()];
         let mut tail = vec![0; table.tail.len()];
         let read = file.read_exact_at(&mut head, 0);
         read.and_then(|()| file.read_exact_at(&mut tail, table.disk_bytes - table.tail.len() as u64))
             .attempt(&what)?;
-        if bytes != table.disk_bytes || head != table.head || tail != table.tail {
+        if head != table.head || tail != table.tail {
             return Err(Error::Layer(format!("{name}: the partition table is damaged")));
         }
         for (part, start) in self.layers.iter().zip(table.starts) {
