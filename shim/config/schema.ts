@@ -99,7 +99,7 @@ export const ConfigSchema = v.strictObject({
 			"Most files, folders and links that a folder may have which is copied into a VM as a volume.",
 		),
 		layers: flag(
-			false,
+			true,
 			"Whether a container gets its image's layers one by one, each under dm-verity with a root hash that follows from the image alone (needs a guest agent that can do it; see docs/images.md). Otherwise, and where an image's layers can't be known, they are flattened into one image without such a hash.",
 		),
 		prepare_pulled: flag(

@@ -19,7 +19,7 @@ export type ShimConfig = {
 	readonly hotplugMemoryMib?: number;
 	/** Where built images are kept; a folder of the test's containerd when left out. */
 	readonly cacheDir?: string;
-	/** Whether images come in layers; false when left out. */
+	/** Whether images come in layers; true when left out. */
 	readonly layers?: boolean;
 	/** Whether folders are shared by virtio-fs. */
 	readonly shareFolders?: boolean;
@@ -50,7 +50,7 @@ max_vcpus = ${config.maxVcpus ?? 0}
 hotplug_memory_mib = ${config.hotplugMemoryMib ?? 0}
 [storage]
 cache_dir = ${JSON.stringify(config.cacheDir ?? cacheDir)}
-layers = ${config.layers ?? false}
+layers = ${config.layers ?? true}
 scratch_dir = ${JSON.stringify(scratchDir(cacheDir))}
 share_folders = ${config.shareFolders ?? false}
 virtiofsd = ${JSON.stringify(VIRTIOFSD.find((path) => existsSync(path)) ?? "virtiofsd")}
