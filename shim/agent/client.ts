@@ -277,6 +277,13 @@ export class AgentClient {
 		return (await this.#call(DAMAGE_SERVICE, "NextDamage", snp.v1.NextDamageRequest, {}, snp.v1.NextDamageResponse, bounds)).text;
 	}
 
+	/** What was found changed so far of what a container stands on, for agents with `damage`; empty when all is well. */
+	async containerDamage(containerId: string, options?: CallOptions): Promise<string> {
+		const request = { container_id: containerId };
+		const types = [snp.v1.ContainerDamageRequest, request, snp.v1.ContainerDamageResponse] as const;
+		return (await this.#call(DAMAGE_SERVICE, "ContainerDamage", ...types, options)).text;
+	}
+
 	/** Writes one piece of a file into the guest (Kata agent protocol, CopyFile). */
 	async copyFile(request: grpc.CopyFileRequest.$Properties, options?: CallOptions): Promise<void> {
 		await this.#send("CopyFile", grpc.CopyFileRequest, request, options);
@@ -354,6 +361,7 @@ const REASONS: Readonly<Record<number, ErrorReason>> = {
 	[GrpcCode.UNIMPLEMENTED]: "call.unimplemented",
 	[GrpcCode.ALREADY_EXISTS]: "guest.exists",
 	[GrpcCode.FAILED_PRECONDITION]: "guest.state",
+	[GrpcCode.DATA_LOSS]: "guest.damage",
 };
 
 /** What an owner of the pod can do about words that agents and runtimes use for a program that can't be started. */
@@ -376,7 +384,8 @@ const BEFORE_PROGRAM: readonly (readonly [RegExp, string])[] = [
 
 /** The agent's own words become the message; what it does not have is told apart from what failed. */
 function remoteFailure(method: string, error: RemoteError): ShimError {
-	const known = STARTING.has(method) ? [...BEFORE_PROGRAM, ...PROGRAM_REMEDIES].find(([words]) => words.test(error.message)) : undefined;
+	const ofProgram = STARTING.has(method) && error.code !== GrpcCode.DATA_LOSS;
+	const known = ofProgram ? [...BEFORE_PROGRAM, ...PROGRAM_REMEDIES].find(([words]) => words.test(error.message)) : undefined;
 	return new ShimError(REASONS[error.code] ?? "guest.call", `${method} in the guest: ${error.message}`, {
 		remedy: known?.[1] ?? "",
 		cause: error,

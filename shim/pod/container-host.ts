@@ -40,6 +40,8 @@ export interface ContainerHost {
 	/** Writes the journal. @throws ShimError `journal.write` */
 	save(): void;
 	publish(event: PodEvent): void;
+	/** The guest found something changed on the disk with this identity. */
+	imageDamaged(file: string): void;
 }
 
 /** What a container is made of. */

@@ -13,6 +13,7 @@ import type { ContainerHost, ContainerParts } from "./container-host.ts";
 import { ContainerStdio, streamPorts } from "./container-stdio.ts";
 import { createInGuest, updateInGuest } from "./guest-container.ts";
 import type { Machine } from "./machine.ts";
+import { damageOf, explainDamage } from "./damage.ts";
 import type { DeleteResult } from "./ports.ts";
 import { killForSure } from "./forced-end.ts";
 import { execsEnd, processEnd } from "./process-end.ts";
@@ -77,7 +78,7 @@ export class Container {
 
 	/** Has the guest make the container. `source`: its disk, as the agent finds it. */
 	async prepare(source: string, signal: AbortSignal): Promise<void> {
-		await createInGuest(this, this.#host, this.#stdio, source, signal);
+		await this.#explained(createInGuest(this, this.#host, this.#stdio, source, signal));
 		this.complete = true;
 	}
 
@@ -91,8 +92,7 @@ export class Container {
 		process.require(["created"], "start");
 		process.transition({ kind: "starting" });
 		try {
-			if (execId === "") await this.#startInit(replay);
-			else await this.#startExec(process, replay);
+			await this.#explained(execId === "" ? this.#startInit(replay) : this.#startExec(process, replay));
 		} catch (error) {
 			this.#startFailed(process);
 			throw error;
@@ -104,6 +104,14 @@ export class Container {
 		// It runs whether that can be written or not: whoever started it must hear of its end.
 		this.saveQuietly(process);
 		this.#supervise(process);
+	}
+
+	async #explained(call: Promise<void>): Promise<void> {
+		try {
+			await call;
+		} catch (error) {
+			throw await explainDamage(error, this, this.#host);
+		}
 	}
 
 	/** An exec may be started again; a container whose first process could not start is over, and its clients may then delete it. */
@@ -288,16 +296,17 @@ export class Container {
 		const exit = await processEnd(process, { machine, stdio: this.#stdio, log: this.#host.log, onDeath });
 		if (process.execId === "") {
 			await execsEnd(this.id, this.execs.values(), this.#host.log);
-			await this.#returnMessages(machine);
+			await this.#returnMessages(machine, exit);
 		}
 		await this.stopped(process, exit);
 	}
 
 	/** Whoever hears of the end reads the message: it must be there by then. */
-	async #returnMessages(machine: Machine): Promise<void> {
+	async #returnMessages(machine: Machine, { status }: ExitRecord): Promise<void> {
 		if (!machine.details.files) return;
+		const reason = (): Promise<string> => (status === 0 ? Promise.resolve("") : damageOf(this, this.#host));
 		try {
-			await raceLasting(returnMessages(this.id, this.spec, machine.agent), machine.died);
+			await raceLasting(returnMessages(this.id, this.spec, machine.agent, reason), machine.died);
 		} catch (error) {
 			this.#host.log.warn("a termination message stays in the guest", { container: this.id, error: explain(error) });
 		}

@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 
 import type { OciSpec } from "../agent/oci-spec.ts";
 import type { VerityLayer } from "../agent/storages.ts";
+import { ShimError } from "../base/errors.ts";
 import type { Scope } from "../base/scope.ts";
 import type { RootfsImage, RootfsImages } from "../storage/images.ts";
 import { chooseDisk, diskSource, plugDisk, releaseDisk } from "./container-disk.ts";
@@ -93,6 +94,11 @@ export async function makeContainer(
 /** The agent of a VM that was booting when the disk was made turns out not to know layers: the container gets one file system instead. */
 async function flatten(pod: MakingPod, container: Container, request: CreateRequest, signal: AbortSignal): Promise<void> {
 	pod.images.knowGuest(pod.config.guest.image, false);
+	if (isConfidential(pod))
+		throw new ShimError(
+			"spec.unsupported",
+			`the guest agent of pod ${pod.podId} takes no layers, and a confidential pod takes nothing else`,
+		);
 	await releaseDisk(pod, container);
 	const image = await pod.timeline.step("rootfs-image", () => prepareImage(pod, request, container.spec, container.scope, false, signal));
 	container.disk = await chooseDisk(pod, image.path);
@@ -104,8 +110,12 @@ async function flatten(pod: MakingPod, container: Container, request: CreateRequ
 /** Whether the guest's agent takes layers, as far as that is known: before its first answer it is taken for our own. */
 function takesLayers(pod: MakingPod): boolean {
 	if (!pod.config.storage.layers) return false;
+	if (isConfidential(pod)) return true;
 	return pod.state.kind === "running" ? pod.machine().details.verity : pod.images.guestTakesLayers(pod.config.guest.image);
 }
+
+/** Its policy vouches for root hashes of layers. */
+const isConfidential = (pod: MakingPod): boolean => pod.config.confidential.mode !== "off";
 
 function prepareImage(
 	pod: MakingPod,
@@ -122,6 +132,7 @@ function prepareImage(
 		owner: pod.owner,
 		name: request.id,
 		container: layers ? { address, namespace, id: request.id } : undefined,
+		layersOnly: isConfidential(pod),
 		scope,
 		signal,
 	});

@@ -14,6 +14,7 @@ import { nodeSize } from "../host/node.ts";
 import type { RootfsImages } from "../storage/images.ts";
 import { checkAnnotations } from "./confidential.ts";
 import type { Container } from "./container.ts";
+import { reportDamage } from "./damage.ts";
 import { growForPages, growVm } from "./growth.ts";
 import { Journal } from "./journal.ts";
 import { KeeperEnd } from "./keeper-end.ts";
@@ -168,6 +169,15 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	publish(event: PodEvent): void {
 		this.#services.publish(this.identity, event);
+	}
+
+	/** The guest says what of the node's was changed. */
+	async damaged(text: string): Promise<void> {
+		await reportDamage(text, [...this.containers.values()], this);
+	}
+
+	imageDamaged(file: string): void {
+		this.images.suspect(file);
 	}
 
 	/** The VM has ended by itself: so has a sandbox. */

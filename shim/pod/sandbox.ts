@@ -53,6 +53,8 @@ export interface SandboxOwner {
 	vmEnded(): void;
 	/** The guest has ended a process of this container for want of memory. */
 	outOfMemory(containerId: string): void;
+	/** The guest says what of the node's was changed. */
+	damaged(text: string): Promise<void>;
 }
 
 /** The VMM's name of the pod's writable disk. */
@@ -60,7 +62,6 @@ const SCRATCH_DISK = "scratch";
 
 /** What a guest may tell of changed disks: it is not trusted with the log. */
 const MAX_DAMAGE = 64;
-const MAX_DAMAGE_CHARACTERS = 1_000;
 
 /** The sandbox of one pod. */
 export class Sandbox {
@@ -331,11 +332,7 @@ export class Sandbox {
 
 	async #watchDamage(machine: Machine): Promise<void> {
 		for (let told = 0; told < MAX_DAMAGE && this.#state.kind === "running"; told++) {
-			const text = await machine.agent.nextDamage();
-			this.#owner.log.error(
-				"what the guest has of the node is not what it was",
-				new ShimError("guest.damage", text.slice(0, MAX_DAMAGE_CHARACTERS)),
-			);
+			await this.#owner.damaged(await machine.agent.nextDamage());
 		}
 	}
 

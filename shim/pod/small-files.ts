@@ -93,11 +93,15 @@ export async function copySmallFiles(
 
 const isWritable = (mount: OciMount): boolean => !(mount.options ?? []).includes("ro");
 
+/** Kubelet's file for a container's termination message (`<root>/pods/<uid>/containers/<name>/<8 hexadecimal digits>`). */
+const TERMINATION_MESSAGE = /\/pods\/[^/]+\/containers\/[^/]+\/[0-9a-f]{8}$/u;
+
 /**
  * Writes back what an ended container has put into files that were, and still are, empty on the host.
+ * @param reason what is known of its end, for the termination message of one that left none; empty when that is nothing
  * @throws ShimError when the guest can't be asked or the host's file can't be written
  */
-export async function returnMessages(containerId: string, spec: OciSpec, agent: AgentClient): Promise<void> {
+export async function returnMessages(containerId: string, spec: OciSpec, agent: AgentClient, reason: () => Promise<string>): Promise<void> {
 	for (const { mount, source, guestPath } of candidates(containerId, spec)) {
 		if (source === "" || !isWritable(mount)) continue;
 		const handle = await openPlain(source, constants.O_WRONLY);
@@ -106,6 +110,7 @@ export async function returnMessages(containerId: string, spec: OciSpec, agent: 
 			if ((await handle.stat()).size > 0) continue;
 			const data = await agent.readFile(guestPath, MAX_MESSAGE_BYTES);
 			if (data.length > 0) await handle.writeFile(data);
+			else if (TERMINATION_MESSAGE.test(source)) await handle.writeFile(await reason());
 		} finally {
 			await handle.close();
 		}

@@ -15,6 +15,8 @@ export const LAYER_SUFFIX = ".layer";
 /** containerd's ids: at most 76 characters of these. A pod's key is of the same kind. */
 const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
 
+/** Attempts to put an image into a pod's folder. */
+const MAX_PUTS = 3;
 /** Unit of `stat`'s blocks (stat(2)). */
 const BLOCK_BYTES = 512;
 
@@ -107,17 +109,19 @@ export class ImageCache {
 	}
 
 	/**
-	 * Puts an image at a pod's path by `place`, which is tried again when the pod's folder was removed in between with its last image.
+	 * Puts an image at a pod's path by `place`. The pod's folder is there unless this is the pod's first image; it goes with its last one, also while another
+	 * is put there.
 	 * @throws what `place` throws
 	 */
 	async #put(path: string, place: () => Promise<void>): Promise<void> {
-		await makeFolder(dirname(path));
-		try {
-			await place();
-		} catch (error) {
-			if (errnoOf(error) !== "ENOENT") throw error;
-			await makeFolder(dirname(path));
-			await place();
+		for (let attempt = 1; ; attempt++) {
+			try {
+				await place();
+				return;
+			} catch (error) {
+				if (errnoOf(error) !== "ENOENT" || attempt === MAX_PUTS) throw error;
+				await makeFolder(dirname(path));
+			}
 		}
 	}
 
@@ -130,10 +134,7 @@ export class ImageCache {
 		const now = new Date();
 		try {
 			await utimes(image, now, now);
-			await this.#put(path, async () => {
-				await rm(path, { force: true });
-				await link(image, path);
-			});
+			await this.#put(path, () => linkInstead(image, path));
 			return true;
 		} catch (error) {
 			if (errnoOf(error) === "ENOENT") return false;
@@ -201,6 +202,17 @@ export class ImageCache {
 			if (pid === undefined || startTimeOf(Number(pid))?.toString() === startTime) continue;
 			await rm(join(this.#building, name), { recursive: true, force: true });
 		}
+	}
+}
+
+/** A second name for a file, in place of what has that name. */
+async function linkInstead(file: string, path: string): Promise<void> {
+	try {
+		await link(file, path);
+	} catch (error) {
+		if (errnoOf(error) !== "EEXIST") throw error;
+		await rm(path, { force: true });
+		await link(file, path);
 	}
 }
 

@@ -74,6 +74,8 @@ export function chainIdOf(diffIds: readonly string[]): string {
 /** Asks the containerds of a node, over one connection to each. */
 export class ImageLayers {
 	readonly #connections = new Map<string, Promise<ContainerdApi>>();
+	/** The snapshotter of the latest container, by containerd and namespace. */
+	readonly #snapshotters = new Map<string, string>();
 	readonly #contentFolders = new Map<string, Promise<string | undefined>>();
 
 	/** Closes all connections. */
@@ -91,13 +93,18 @@ export class ImageLayers {
 	async chainOf(ref: ContainerRef, mounts: readonly RootfsMount[], signal: AbortSignal): Promise<{ chainId: string; image: string }> {
 		const api = await this.#connect(ref.address);
 		const call = { timeoutMs: CALL_MS, signal };
+		const snapshot = (snapshotter: string, key: string): Promise<[string | undefined, readonly MountInfo[] | undefined]> =>
+			Promise.all([told(api.parentOf(ref.namespace, snapshotter, key, call)), told(api.mounts(ref.namespace, snapshotter, key, call))]);
+		// Nearly always the snapshot has the container's name, and the snapshotter is the last one: one way instead of two.
+		const guess = this.#snapshotters.get(`${ref.address} ${ref.namespace}`);
+		const guessed = guess === undefined ? undefined : snapshot(guess, ref.id);
+		guessed?.catch(() => undefined);
 		const container = await told(api.container(ref.namespace, ref.id, call));
 		if (container === undefined || container.snapshotKey === "") throw new NoLayers(`container ${ref.id} has no snapshot`);
 		const { snapshotter, snapshotKey, image } = container;
-		const [parent, own] = await Promise.all([
-			told(api.parentOf(ref.namespace, snapshotter, snapshotKey, call)),
-			told(api.mounts(ref.namespace, snapshotter, snapshotKey, call)),
-		]);
+		this.#snapshotters.set(`${ref.address} ${ref.namespace}`, snapshotter);
+		const right = guessed !== undefined && guess === snapshotter && snapshotKey === ref.id;
+		const [parent, own] = await (right ? guessed : snapshot(snapshotter, snapshotKey));
 		if (parent === undefined || own === undefined) throw new NoLayers(`the snapshot ${snapshotKey} is gone`);
 		if (!v.is(DigestSchema, parent)) throw new NoLayers(`the snapshot ${snapshotKey} was not made of an image's layers`);
 		if (!isDeepStrictEqual(own.map(plainMount), mounts.map(plainMount)))

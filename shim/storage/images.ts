@@ -15,7 +15,7 @@ import { convert } from "./convert.ts";
 import { ImageCache } from "./image-cache.ts";
 import { imageKey, isEmptyLayer, requireLayers } from "./layer-identity.ts";
 import type { ContainerRef } from "./image-layers.ts";
-import { LayeredImages } from "./layered-images.ts";
+import { LayeredImages, layersMissing } from "./layered-images.ts";
 import type { DiskLayer } from "./layer-program.ts";
 import { planRootfs } from "./rootfs-plan.ts";
 import type { Layer, RootfsMount, RootfsPlan } from "./rootfs-plan.ts";
@@ -50,6 +50,8 @@ export interface PrepareRequest {
 	readonly name: string;
 	/** The container, when its image's layers are wanted one by one; what can't be had so is flattened. */
 	readonly container?: ContainerRef | undefined;
+	/** What can't be had in layers is refused instead. */
+	readonly layersOnly?: boolean | undefined;
 	/** Gives the image back when it closes. */
 	readonly scope: Scope;
 	readonly signal?: AbortSignal | undefined;
@@ -113,6 +115,7 @@ export class RootfsImages {
 			signal.throwIfAborted();
 			const path = this.#cache.podPath(request.owner, request.name);
 			request.scope.defer(`image ${path}`, () => this.#cache.drop(path));
+			if (request.layersOnly === true && !shared) throw layersMissing(request.name, "its root filesystem is no unchanged image");
 			const layered = shared ? await this.#layered(request, plan, path, signal) : undefined;
 			const single = shared && layered === undefined ? await readyImage(layers) : undefined;
 			const image = layered ?? single ?? (shared ? await this.#shared(plan, path, signal) : await this.#own(layers, plan, path, signal));
@@ -139,6 +142,11 @@ export class RootfsImages {
 		this.#layers.watch(address);
 	}
 
+	/** A guest found something changed on a disk of layers with this identity (see `fileIdentity`): it is checked, and no pod gets it if it is damaged. */
+	suspect(file: string): void {
+		this.#layers.suspect(file);
+	}
+
 	/** To be called once at start: removes the images of pods that are gone and what interrupted conversions left. */
 	async sweep(liveOwners: ReadonlySet<string>): Promise<void> {
 		await this.#cache.sweep(liveOwners);
@@ -157,14 +165,14 @@ export class RootfsImages {
 	}
 
 	async #layered(
-		{ container, mounts }: PrepareRequest,
+		{ container, mounts, layersOnly = false }: PrepareRequest,
 		plan: RootfsPlan,
 		path: string,
 		signal: AbortSignal,
 	): Promise<RootfsImage | undefined> {
 		if (container === undefined) return undefined;
-		const taken = await this.#layers.take({ container, mounts, plan, path }, signal);
-		return taken === undefined ? undefined : { path, sizeBytes: (await stat(path)).size, ...taken };
+		const taken = await this.#layers.take({ container, mounts, plan, path, layersOnly }, signal);
+		return taken === undefined ? undefined : { path, ...taken };
 	}
 
 	async #shared(plan: RootfsPlan, path: string, signal: AbortSignal): Promise<RootfsImage> {

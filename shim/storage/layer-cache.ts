@@ -90,7 +90,7 @@ export class LayerCache {
 		await makeFolder(this.#staging);
 		for (let attempt = 1; ; attempt++) {
 			await this.#convertAll(content.layers, bounds);
-			const layers: DiskSource[] = content.layers.map(({ diffId }) => ({ layer: this.#path(diffId) })).reverse();
+			const layers: DiskSource[] = content.layers.map(({ diffId }) => ({ layer: this.path(diffId) })).reverse();
 			try {
 				await assembleDisk({ layers, output, staging: this.#staging, timeoutMs: bounds.timeoutMs, signal: bounds.signal });
 				return;
@@ -148,7 +148,7 @@ export class LayerCache {
 		const blob = await layer.open(signal);
 		const made = await convertLayer({
 			...{ diffId, digest, blob, timeoutMs, signal },
-			...{ output: this.#path(diffId), staging: this.#staging },
+			...{ output: this.path(diffId), staging: this.#staging },
 			onProgress: onProgress === undefined ? undefined : (done, total) => onProgress({ diffId, done, total, cached: false }),
 		});
 		onProgress?.({ diffId, done: 1, total: 1, cached: false });
@@ -158,7 +158,7 @@ export class LayerCache {
 	/** What a layer's file says of itself, if it is there. A damaged one is made again. */
 	async #known(diffId: string): Promise<LayerDescription | undefined> {
 		if (!(await this.#isThere(diffId))) return undefined;
-		const path = this.#path(diffId);
+		const path = this.path(diffId);
 		const known = await describeLayer(path).catch(() => undefined);
 		if (known?.description.diffId === diffId) return known.description;
 		await rm(path, { force: true });
@@ -169,7 +169,7 @@ export class LayerCache {
 	async #isThere(diffId: string): Promise<boolean> {
 		const now = new Date();
 		try {
-			await utimes(this.#path(diffId), now, now);
+			await utimes(this.path(diffId), now, now);
 			return true;
 		} catch (error) {
 			if (errnoOf(error) === "ENOENT") return false;
@@ -177,7 +177,8 @@ export class LayerCache {
 		}
 	}
 
-	#path(diffId: string): string {
+	/** Where the file of a layer is. */
+	path(diffId: string): string {
 		return join(this.#folder, diffId.slice("sha256:".length) + LAYER_SUFFIX);
 	}
 

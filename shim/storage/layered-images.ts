@@ -1,6 +1,6 @@
 /** Root filesystems as disks of their images' layers (docs/images.md). */
 
-import { rm } from "node:fs/promises";
+import { rm, stat } from "node:fs/promises";
 
 import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
@@ -9,6 +9,7 @@ import { erofsFiles } from "./erofs-layers.ts";
 import type { ImageCache } from "./image-cache.ts";
 import { chainIdOf, ImageLayers, NoLayers } from "./image-layers.ts";
 import type { ContainerRef, ImageContent } from "./image-layers.ts";
+import { ImageCheck } from "./image-check.ts";
 import { ImageWatch } from "./image-watch.ts";
 import { diskKey, LayerCache, readDisk } from "./layer-cache.ts";
 import { imageKey } from "./layer-identity.ts";
@@ -35,11 +36,14 @@ export interface WantedLayers {
 	readonly plan: RootfsPlan;
 	/** The pod's path of the disk. */
 	readonly path: string;
+	/** Nothing else will do. */
+	readonly layersOnly: boolean;
 }
 
 /** A disk of layers that a pod has. */
 export interface LayeredImage {
 	readonly cached: boolean;
+	readonly sizeBytes: number;
 	/** Topmost first. */
 	readonly layers: readonly DiskLayer[];
 }
@@ -60,22 +64,30 @@ export class LayeredImages {
 	readonly #layers: LayerCache;
 	readonly #containerd = new ImageLayers();
 	readonly #watch: ImageWatch;
+	readonly #check: ImageCheck;
 
 	constructor(options: LayeredImagesOptions) {
 		this.#options = options;
 		this.#layers = new LayerCache(options.cacheDir);
 		this.#watch = new ImageWatch(this.#containerd, (...image) => this.#prepareAhead(...image), options.log);
+		this.#check = new ImageCheck(options.cache, this.#layers, options.log);
 	}
 
 	/** Ends the watch of images and closes connections to containerd. */
 	close(): Promise<void> {
 		this.#watch.close();
+		this.#check.close();
 		return this.#containerd.close();
 	}
 
 	/** Prepares images that this containerd pulls from now on. */
 	watch(address: string): void {
 		this.#watch.watch(address);
+	}
+
+	/** A guest found something changed on a disk (see `ImageCheck.suspect`). */
+	suspect(file: string): void {
+		this.#check.suspect(file);
 	}
 
 	/** Removes what dead converters left. */
@@ -86,17 +98,19 @@ export class LayeredImages {
 	/**
 	 * Gives a pod the disk of a container's layers, and makes it first when there is none.
 	 * @returns undefined when the layers can't be had, which the log tells
-	 * @throws ShimError storage.full, storage.image, wait.deadline, wait.canceled
+	 * @throws ShimError storage.layer when nothing else will do, storage.full, storage.image, wait.deadline, wait.canceled
 	 */
-	async take({ container, mounts, plan, path }: WantedLayers, signal: AbortSignal): Promise<LayeredImage | undefined> {
+	async take({ container, mounts, plan, path, layersOnly }: WantedLayers, signal: AbortSignal): Promise<LayeredImage | undefined> {
 		try {
 			const { chainId, image } = await this.#containerd.chainOf(container, mounts, signal);
 			const find = (): Promise<ImageContent> => this.#containerd.contentOf(container.address, container.namespace, image, chainId, signal);
-			const files = erofsFiles(plan.lowers);
+			// Images of another program have root hashes that do not follow from the layers.
+			const files = layersOnly ? undefined : erofsFiles(plan.lowers);
 			const key = diskKey(chainId, files === undefined ? undefined : await imageKey(plan.lowers, []));
 			return await this.#take({ key, chainId, path, files, find }, signal);
 		} catch (error) {
 			if (!(error instanceof NoLayers) && !(error instanceof ShimError && error.reason === "storage.layer")) throw error;
+			if (layersOnly) throw layersMissing(container.id, explain(error));
 			this.#options.log?.warn("layers are flattened, and the image's hash does not follow from its digest", {
 				container: container.id,
 				reason: explain(error),
@@ -112,7 +126,8 @@ export class LayeredImages {
 		for (let attempt = 0; attempt < MAX_TAKES; attempt++) {
 			if (await cache.take(key, path)) {
 				try {
-					return { cached, layers: await readDisk(path, chainId) };
+					const [layers, { size }] = await Promise.all([readDisk(path, chainId), stat(path)]);
+					return { cached, layers, sizeBytes: size };
 				} catch (error) {
 					log?.warn("a damaged disk of layers is made again", { key, reason: explain(error) });
 					await rm(cache.imagePath(key), { force: true });
@@ -148,4 +163,11 @@ export class LayeredImages {
 		const key = diskKey(chainIdOf(content.layers.map(({ diffId }) => diffId)));
 		await builds.wait(key, `the layers of ${name}`, (given) => this.#build(key, content, given), signal);
 	}
+}
+
+/** The refusal of a container that may have its image in layers only. */
+export function layersMissing(container: string, reason: string): ShimError {
+	return new ShimError("storage.layer", `container ${container} can't have its image in layers, and its pod takes no other: ${reason}`, {
+		remedy: 'see docs/images.md, "When an image is flattened all the same"',
+	});
 }

@@ -13,6 +13,7 @@ import { eventually } from "../support/retry.ts";
 import { randomBytes, randomSource } from "../support/random.ts";
 
 const SECTOR = 512;
+const BLOCK = 4096;
 /** Bytes of a table that its checksums cover: header and entries. */
 const TABLE_SECTORS = 33;
 const SEED = 20_261_125;
@@ -82,7 +83,10 @@ t.test("a VM with a disk of three layers", async (t) => {
 
 	await t.test("a byte that was changed in a layer's data or tree is never read, and the layer is named", async (t) => {
 		for (const layer of disk.layers) {
-			const inTree = Array.from({ length: 3 }, () => layer.start + layer.dataBytes + random(layer.treeBytes));
+			// A hash block counts to its last byte, also where its hashes have ended and only padding is left.
+			const inTree = Array.from({ length: layer.treeBytes / BLOCK }, (_, block) => layer.start + layer.dataBytes + block * BLOCK).flatMap(
+				(block) => [block + random(BLOCK), block + BLOCK - 1],
+			);
 			const inData = Array.from({ length: 4 }, () => layer.start + random(layer.dataBytes));
 			for (const at of [...inTree, ...inData]) {
 				flip(disk.path, at);

@@ -48,7 +48,7 @@ interface Place {
 	readonly image: TestImage;
 	readonly warnings: string[];
 	readonly folder: string;
-	readonly prepare: (id: string, mounts: readonly RootfsMount[]) => Promise<RootfsImage>;
+	readonly prepare: (id: string, mounts: readonly RootfsMount[], layersOnly?: boolean) => Promise<RootfsImage>;
 	/** Makes a container and gives its mounts. */
 	readonly create: (id: string) => Promise<RootfsMount[]>;
 }
@@ -74,8 +74,10 @@ async function place(t: Test, version: (typeof everydayVersions)[number]): Promi
 	const { namespace, address } = containerd;
 	return {
 		...{ containerd, ctr, api, images, image, warnings, folder },
-		prepare: (id, mounts) =>
-			images.prepare({ mounts, rootfsDir: join(folder, "none"), owner: "pod", name: id, scope, container: { address, namespace, id } }),
+		prepare: (id, mounts, layersOnly) => {
+			const container = { address, namespace, id };
+			return images.prepare({ mounts, rootfsDir: join(folder, "none"), owner: "pod", name: id, scope, container, layersOnly });
+		},
 		create: async (id) => {
 			await ctr.callOk(["container", "create", image.name, id]);
 			return await mountsOf(api, containerd, id);
@@ -132,6 +134,10 @@ for (const version of everydayVersions) {
 		const other = [{ type: "bind", source: join(containerd.rootDir, "fifo"), target: "", options: ["ro", "rbind"] }];
 		t.equal((await prepare("second", other)).layers, undefined, "mounts that are not the container's are flattened");
 		t.match(told(), /not the snapshot/);
+		await t.rejects(prepare("second", other, true), {
+			reason: "storage.layer",
+			message: /in layers, and its pod takes no other: .*not the snapshot/,
+		});
 		await ctr.callOk(["image", "rm", "--sync", image.name]);
 		rmSync(join(first.path, "../../../../..", "rootfs"), { recursive: true });
 		const gone = await prepare("second", await mountsOf(api, containerd, "second"));

@@ -241,7 +241,7 @@ impl Agent {
         if damage.is_empty() {
             return error;
         }
-        Error::new(error.code, format!("{error}; {}", damage.join("; ")))
+        Error::damaged(format!("{error}; {}", damage.join("; ")))
     }
 
     /// Removes a container, whatever it does; bounded by the request's time.

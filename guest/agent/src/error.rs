@@ -15,6 +15,7 @@ pub enum Code {
     FailedPrecondition = 9,
     Unimplemented = 12,
     Internal = 13,
+    DataLoss = 15,
 }
 
 /// A failure on its way to the caller.
@@ -44,6 +45,11 @@ impl Error {
     /// Something in the guest failed.
     pub fn internal(text: impl Into<String>) -> Self {
         Self::new(Code::Internal, text)
+    }
+
+    /// What the guest has of the host is not what it was.
+    pub fn damaged(text: impl Into<String>) -> Self {
+        Self::new(Code::DataLoss, text)
     }
 
     /// There is no such container, process or path.

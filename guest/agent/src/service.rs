@@ -5,7 +5,9 @@ use crate::copyfile::{copy_file, read_file};
 use crate::error::{Code, Error, Result};
 use crate::guest;
 use crate::network;
-use crate::proto::extensions::{ListRequest, NextDamageResponse, ReadFileRequest, ReadFileResponse};
+use crate::proto::extensions::{
+    ContainerDamageRequest, ContainerDamageResponse, ListRequest, NextDamageResponse, ReadFileRequest, ReadFileResponse,
+};
 use crate::proto::grpc::{
     health_check_response, AddArpNeighborsRequest, CloseStdinRequest, ExecProcessRequest, GetDiagnosticDataRequest,
     GetDiagnosticDataResponse, HealthCheckResponse, Interfaces, Metrics, OomEvent, PauseContainerRequest,
@@ -106,6 +108,13 @@ impl Agent {
             "NextDamage" => encode(NextDamageResponse {
                 text: self.storages.verity.damaged.next().await,
             }),
+            "ContainerDamage" => {
+                let message: ContainerDamageRequest = decode(request)?;
+                let storages = self.container(&message.container_id)?.storages();
+                encode(ContainerDamageResponse {
+                    text: self.storages.damage(&storages).join("; "),
+                })
+            }
             other => Err(Error::new(
                 Code::Unimplemented,
                 format!("snp.v1.Damage has no method {other:?}"),

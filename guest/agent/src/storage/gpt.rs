@@ -40,7 +40,7 @@ pub fn read(disk: &File, sectors: u64) -> Result<Vec<Option<Region>>> {
         ..primary
     };
     if backup.other != 1 || backup != same {
-        return Err(Error::invalid("the partition table's backup is of another table"));
+        return Err(Error::damaged("the partition table's backup is of another table"));
     }
     read_entries(disk, &backup).context("the partition table's backup")?;
     Ok(partitions)
@@ -48,7 +48,7 @@ pub fn read(disk: &File, sectors: u64) -> Result<Vec<Option<Region>>> {
 
 fn read_header(disk: &File, sector: u64, sectors: u64) -> Result<Header> {
     if sector == 0 || sector >= sectors {
-        return Err(Error::invalid(format!(
+        return Err(Error::damaged(format!(
             "its header can't be in sector {sector} of {sectors}"
         )));
     }
@@ -60,31 +60,31 @@ fn read_header(disk: &File, sector: u64, sectors: u64) -> Result<Header> {
     let table_end = header.entries_at.checked_add(table);
     let usable = header.first_usable <= header.last_usable && header.last_usable < sectors;
     if header.own != sector || !usable || table_end.is_none_or(|end| end > sectors) {
-        return Err(Error::invalid("its header points out of the disk"));
+        return Err(Error::damaged("its header points out of the disk"));
     }
     Ok(header)
 }
 
 fn parse_header(bytes: &[u8; SECTOR_BYTES as usize]) -> Result<Header> {
     if &bytes[..8] != SIGNATURE || u32_at(bytes, 8) != REVISION || u32_at(bytes, 12) as usize != HEADER_BYTES {
-        return Err(Error::invalid("its header is none"));
+        return Err(Error::damaged("its header is none"));
     }
     let mut summed = bytes[..HEADER_BYTES].to_vec();
     summed[16..20].fill(0);
     if crc32fast::hash(&summed) != u32_at(bytes, 16) {
-        return Err(Error::invalid("its header has a wrong checksum"));
+        return Err(Error::damaged("its header has a wrong checksum"));
     }
     if bytes[20..24]
         .iter()
         .chain(&bytes[HEADER_BYTES..])
         .any(|byte| *byte != 0)
     {
-        return Err(Error::invalid("its header has something where nothing belongs"));
+        return Err(Error::damaged("its header has something where nothing belongs"));
     }
     let entries = u32_at(bytes, 80) as usize;
     if entries == 0 || entries > ENTRIES_MAX || !entries.is_multiple_of(4) || u32_at(bytes, 84) as usize != ENTRY_BYTES
     {
-        return Err(Error::invalid(format!(
+        return Err(Error::damaged(format!(
             "it has {entries} entries of {} bytes",
             u32_at(bytes, 84)
         )));
@@ -108,7 +108,7 @@ fn read_entries(disk: &File, header: &Header) -> Result<Vec<Option<Region>>> {
     disk.read_exact_at(&mut bytes, header.entries_at * SECTOR_BYTES)
         .context("read its entries")?;
     if crc32fast::hash(&bytes) != header.entries_crc {
-        return Err(Error::invalid("its entries have a wrong checksum"));
+        return Err(Error::damaged("its entries have a wrong checksum"));
     }
     let partitions = bytes
         .chunks_exact(ENTRY_BYTES)
@@ -121,7 +121,7 @@ fn read_entries(disk: &File, header: &Header) -> Result<Vec<Option<Region>>> {
         .windows(2)
         .any(|pair| pair[0].start + pair[0].bytes > pair[1].start)
     {
-        return Err(Error::invalid("partitions overlap"));
+        return Err(Error::damaged("partitions overlap"));
     }
     Ok(partitions)
 }
@@ -132,7 +132,7 @@ fn parse_entry(entry: &[u8], header: &Header) -> Result<Option<Region>> {
     }
     let (first, last) = (u64_at(entry, 32), u64_at(entry, 40));
     if first < header.first_usable || last > header.last_usable || first > last {
-        return Err(Error::invalid("it is not within the disk"));
+        return Err(Error::damaged("it is not within the disk"));
     }
     // The last usable sector is on the disk, so nothing here overflows.
     Ok(Some(Region {

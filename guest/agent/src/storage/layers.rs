@@ -147,7 +147,7 @@ async fn mount_layer(entry: &mut Entry, storage: &Storage, folder: &Path, verity
 pub fn mount_verified(entry: &mut Entry, storage: &Storage, folder: &Path, layer: &Rc<Opened>) -> Result<()> {
     let mounted = mount_device(entry, storage, folder, &layer.path());
     let explained = mounted.map_err(|error| match layer.damage() {
-        Some(damage) => Error::new(error.code, format!("{damage} ({error})")),
+        Some(damage) => Error::damaged(format!("{damage} ({error})")),
         None => error,
     });
     entry.layers.push(layer.clone());
