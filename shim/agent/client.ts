@@ -20,6 +20,8 @@ import {
 import { GrpcCode } from "../wire/codes.ts";
 import { RemoteError, type TtrpcClient } from "../wire/client.ts";
 import { grpc, snp, types } from "../../proto/gen/agent.js";
+import { requestJson } from "./request-json.ts";
+import type { MessageCodec, NamedRequest } from "./request-json.ts";
 
 const AGENT_SERVICE = "grpc.AgentService";
 const HEALTH_SERVICE = "grpc.Health";
@@ -76,9 +78,6 @@ export interface VolumeEntry {
 /** A route as the agent takes it; `family` is 0 for IPv4 and 1 for IPv6. */
 export type RouteToTell = Omit<types.Route.$Properties, "family"> & { readonly family: number };
 
-interface Codec<T> {
-	encode(message: T): { finish(): Uint8Array };
-}
 interface Decoder<T> {
 	decode(bytes: Uint8Array): T;
 }
@@ -90,15 +89,34 @@ export interface ProcessAddress {
 	readonly execId: string;
 }
 
+/** What others get to know of the calls. */
+export interface AgentHooks {
+	/** Called with every request before it is sent. */
+	readonly onRequest?: ((request: NamedRequest) => void) | undefined;
+	/** Says more of a request that the guest's policy denies than the guest did; undefined when there is no more to say. Never rejects. */
+	readonly onDenied?: ((request: NamedRequest) => Promise<Denial | undefined>) | undefined;
+}
+
+/** A denial, explained. */
+export interface Denial {
+	/** What was denied and why. */
+	readonly text: string;
+	/** What the pod's owner can do. */
+	readonly remedy: string;
+}
+
 /** A connection to one guest's agent. */
 export class AgentClient {
 	readonly #client: TtrpcClient;
 	readonly #timeoutMs: number;
+	readonly #hooks: AgentHooks;
+	#lastDenial: ShimError | undefined;
 
 	/** @param timeoutMs bound of every call that doesn't wait for something to happen */
-	constructor(client: TtrpcClient, timeoutMs: number) {
+	constructor(client: TtrpcClient, timeoutMs: number, hooks: AgentHooks = {}) {
 		this.#client = client;
 		this.#timeoutMs = timeoutMs;
+		this.#hooks = hooks;
 	}
 
 	/** Settles, with the reason, when the connection has ended; never rejects. */
@@ -314,11 +332,18 @@ export class AgentClient {
 		}));
 	}
 
-	async #send<T>(method: string, codec: Codec<T>, request: T, options?: CallOptions): Promise<void> {
+	async #send<T>(method: string, codec: MessageCodec<T>, request: T, options?: CallOptions): Promise<void> {
 		await this.#raw(AGENT_SERVICE, method, codec, request, options);
 	}
 
-	async #call<T, A>(service: string, method: string, codec: Codec<T>, request: T, answer: Decoder<A>, options?: CallOptions): Promise<A> {
+	async #call<T, A>(
+		service: string,
+		method: string,
+		codec: MessageCodec<T>,
+		request: T,
+		answer: Decoder<A>,
+		options?: CallOptions,
+	): Promise<A> {
 		const bytes = await this.#raw(service, method, codec, request, options);
 		try {
 			return answer.decode(bytes);
@@ -329,14 +354,22 @@ export class AgentClient {
 		}
 	}
 
-	async #raw<T>(service: string, method: string, codec: Codec<T>, request: T, options: CallOptions = {}): Promise<Uint8Array> {
+	async #raw<T>(service: string, method: string, codec: MessageCodec<T>, request: T, options: CallOptions = {}): Promise<Uint8Array> {
 		const timeoutMs = options.timeoutMs ?? this.#timeoutMs;
+		this.#hooks.onRequest?.(requestJson(method, codec, request));
 		try {
 			return await this.#client.call(service, method, codec.encode(request).finish(), { timeoutMs, signal: options.signal });
 		} catch (error) {
-			if (error instanceof RemoteError) throw remoteFailure(method, error);
-			throw error;
+			if (!(error instanceof RemoteError)) throw error;
+			if (error.code !== GrpcCode.PERMISSION_DENIED) throw remoteFailure(method, error);
+			this.#lastDenial = deniedError(method, error, await this.#hooks.onDenied?.(requestJson(method, codec, request)));
+			throw this.#lastDenial;
 		}
+	}
+
+	/** The last request that the guest's policy denied; undefined when there was none. */
+	get lastDenial(): ShimError | undefined {
+		return this.#lastDenial;
 	}
 }
 
@@ -381,6 +414,12 @@ const BEFORE_PROGRAM: readonly (readonly [RegExp, string])[] = [
 	[/\b(?:cwd|chdir)\b/iu, "name an absolute path as the working directory"],
 	[/^mount\b/iu, "check the mount's type, source and options: the guest's own kernel has to know them"],
 ];
+
+/** A denial in the host's words where it knows them, else in the agent's. */
+function deniedError(method: string, error: RemoteError, denial: Denial | undefined): ShimError {
+	if (denial !== undefined) return new ShimError("policy.denied", denial.text, { remedy: denial.remedy });
+	return new ShimError("policy.denied", `${method} in the guest: ${error.message}`, { cause: error });
+}
 
 /** The agent's own words become the message; what it does not have is told apart from what failed. */
 function remoteFailure(method: string, error: RemoteError): ShimError {

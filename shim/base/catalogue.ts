@@ -108,6 +108,13 @@ export const CATALOGUE = {
 	"attest.manifest": entry("invalid-argument", "give the guest-manifest.json that was built with the guest's files"),
 	"attest.reference": entry("invalid-argument", "give a file of snpctl measure --reference, with the public key of who made it"),
 	"measure.input": entry("invalid-argument", "give the files that the guest is started with, unchanged"),
+	"policy.denied": entry(
+		"permission-denied",
+		"snpctl policy explain says which rule it was and what to add; the pod's owner makes a new policy",
+	),
+	"policy.input": entry("invalid-argument", "snpctl policy --help says what it takes"),
+	"policy.invalid": entry("invalid-argument", "mend the policy at the place that is named, or make it anew with snpctl policy generate"),
+	"policy.program": entry("failed-precondition", "install snp-policy beside snpd and snpctl"),
 	"initdata.invalid": entry(
 		"invalid-argument",
 		"have snpctl policy generate --initdata make it: base64 of gzip of TOML with version, algorithm and [data]",

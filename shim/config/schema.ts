@@ -148,6 +148,10 @@ export const ConfigSchema = v.strictObject({
 	}),
 	debug: table("Aids for finding faults. They cost time or tell what should stay secret.", {
 		console: flag(false, "Whether the guest's console is kept in `console.log` in the pod's folder. It makes the start slower."),
+		requests: flag(
+			false,
+			"Whether every request to the guest is kept in `requests.jsonl` in the pod's folder, up to 4 MiB, until snpd ends: `snpctl policy check --requests` tries a policy with them. They hold the containers' environment, secrets included.",
+		),
 	}),
 });
 

@@ -19,6 +19,7 @@ import type { Vmm, VmmEvent } from "../vmm/launcher.ts";
 import { diskAddress, planVm } from "../vmm/plan.ts";
 import { dialGuest } from "../vmm/vsock.ts";
 import { TtrpcClient } from "../wire/client.ts";
+import { agentHooks } from "./denials.ts";
 import { DeviceRemovals } from "./device-removals.ts";
 import { INITDATA_DISK } from "./initdata-disk.ts";
 import { requireReadBack, requireSnp } from "./launch.ts";
@@ -220,6 +221,7 @@ async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd
 		const client = new AgentClient(
 			new TtrpcClient(socket, { name: `the guest agent of pod ${podId}`, log: context.log }),
 			config.timeouts.agent_call_ms,
+			agentHooks(context.folder, config, context.log),
 		);
 		scope.defer("agent connection", () => client.close());
 		await client.check({ signal });

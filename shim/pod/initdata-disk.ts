@@ -4,9 +4,10 @@
  */
 
 import { writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
-import { messageOf, ShimError } from "../base/errors.ts";
+import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 import type { BootDisk } from "./boot.ts";
 
 /** The disk's id in the VM and its serial in the guest. */
@@ -41,4 +42,17 @@ export function writeInitdataDisk(podFolder: string, gzip: Uint8Array): BootDisk
 		throw new ShimError("journal.write", `the pod's initdata can't be written to ${path}: ${messageOf(error)}`, { cause: error });
 	}
 	return { id: INITDATA_DISK, path };
+}
+
+/** The packed initdata that a pod's guest was given; undefined when it was given none. @throws Error when the file can't be read */
+export async function readInitdataDisk(podFolder: string): Promise<Uint8Array | undefined> {
+	try {
+		const image = await readFile(join(podFolder, FILE));
+		const start = MAGIC.length + LENGTH_BYTES;
+		if (image.length < start || !image.subarray(0, MAGIC.length).equals(MAGIC)) return undefined;
+		return image.subarray(start, start + Number(image.readBigUInt64LE(MAGIC.length)));
+	} catch (error) {
+		if (errnoOf(error) === "ENOENT") return undefined;
+		throw error;
+	}
 }

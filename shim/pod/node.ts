@@ -313,6 +313,17 @@ export class PodNode {
 		return kept.spans;
 	}
 
+	/**
+	 * What the policy of a running pod, or of the pod of a container, has denied last; null when it has denied nothing.
+	 * @throws ShimError `pod.not-found`
+	 */
+	denial(id: string): { readonly text: string } | null {
+		const pod = [...this.#pods.values()].find((one) => one.identity.podId === id || one.knows(id));
+		if (pod === undefined) throw new ShimError("pod.not-found", `no pod or container ${id} is known`);
+		const denied = pod.state.kind === "running" ? pod.state.machine.agent.lastDenial : undefined;
+		return denied === undefined ? null : { text: explain(denied) };
+	}
+
 	#keepTimeline(pod: Pod): void {
 		const { key, podId } = pod.identity;
 		if (pod.timeline.spans.length === 0) return;

@@ -18,6 +18,7 @@ import { SHARE_OPTION } from "../vmm/share-daemon.ts";
 import type { Vmm } from "../vmm/launcher.ts";
 import { dialGuest } from "../vmm/vsock.ts";
 import { TtrpcClient } from "../wire/client.ts";
+import { agentHooks } from "./denials.ts";
 import { GuestEnd } from "./boot.ts";
 import { Container } from "./container.ts";
 import { SandboxContainer } from "./sandbox-container.ts";
@@ -145,6 +146,7 @@ async function greet(pod: Pod, vmm: Vmm, vsock: string): Promise<AgentClient | u
 		const agent = new AgentClient(
 			new TtrpcClient(socket, { name: `the guest agent of pod ${pod.identity.podId}`, log: pod.log }),
 			agent_call_ms,
+			agentHooks(pod.folder, pod.config, pod.log),
 		);
 		await agent.check();
 		return agent;

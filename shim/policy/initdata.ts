@@ -77,7 +77,7 @@ export function decodeInitdata(annotation: string): Initdata {
 	const text = annotation.replaceAll(/\s/gu, "");
 	if (!/^[A-Za-z0-9+/]+={0,2}$/u.test(text) || text.length % 4 !== 0) throw invalid("is no base64 (RFC 4648, with padding)");
 	const gzip = Buffer.from(text, "base64");
-	const toml = unpack(gzip);
+	const toml = unpackInitdata(gzip);
 	const parts = parseInitdata(toml);
 	return { ...parts, toml, gzip, hostData: initdataDigest(toml, parts.algorithm) };
 }
@@ -109,7 +109,8 @@ export function initdataDigest(toml: Uint8Array, algorithm: InitdataAlgorithm): 
 		.padEnd(2 * HOST_DATA_BYTES, "0");
 }
 
-function unpack(gzip: Buffer): Buffer {
+/** The TOML text of packed initdata. @throws ShimError `initdata.invalid` */
+export function unpackInitdata(gzip: Uint8Array): Buffer {
 	try {
 		return gunzipSync(gzip, { maxOutputLength: MAX_INITDATA_BYTES });
 	} catch (error) {

@@ -11,6 +11,7 @@ const requestSchema = v.variant("op", [
 	v.object({ op: v.literal("delete"), address: v.string(), namespace: v.string(), id: v.string(), bundle: v.optional(v.string(), "") }),
 	v.object({ op: v.literal("list") }),
 	v.object({ op: v.literal("timeline"), id: v.string() }),
+	v.object({ op: v.literal("denial"), id: v.string() }),
 ]);
 
 /**
@@ -37,5 +38,7 @@ export async function answerControl(node: PodNode, value: unknown): Promise<Reco
 			return { pods: node.list() };
 		case "timeline":
 			return { spans: node.timeline(request.id) };
+		case "denial":
+			return { denial: node.denial(request.id) };
 	}
 }
