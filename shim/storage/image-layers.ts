@@ -39,6 +39,8 @@ export interface ImageLayer {
 export interface ImageContent {
 	/** The lowest first. */
 	readonly layers: readonly ImageLayer[];
+	/** How its containers run unless they are told otherwise; undefined for a configuration that is not of the form. */
+	readonly defaults: ImageDefaults | undefined;
 }
 
 /** Why layers can't be known; the root filesystem can still be flattened. */
@@ -64,7 +66,14 @@ const ConfigSchema = v.object({
 	os: v.optional(v.string(), OS),
 	architecture: v.optional(v.string(), ARCHITECTURE),
 	rootfs: v.object({ diff_ids: v.pipe(v.array(DigestSchema), v.minLength(1)) }),
+	config: v.optional(v.unknown()),
 });
+const strings = v.nullish(v.array(v.string()), []);
+const text = v.nullish(v.string(), "");
+/** The part of a configuration that containers are made with (OCI image specification, config.md). */
+const DefaultsSchema = v.object({ Env: strings, Entrypoint: strings, Cmd: strings, WorkingDir: text, User: text });
+/** How an image's containers run unless they are told otherwise. */
+export type ImageDefaults = v.InferOutput<typeof DefaultsSchema>;
 
 /** The chain id of layers, the lowest first. */
 export function chainIdOf(diffIds: readonly string[]): string {
@@ -207,7 +216,8 @@ export async function contentFrom(
 			digest: layer.digest,
 			open: (signal: AbortSignal) => open(layer.digest, signal),
 		}));
-		return { layers };
+		const defaults = v.safeParse(DefaultsSchema, config.config ?? {});
+		return { layers, defaults: defaults.success ? defaults.output : undefined };
 	}
 	throw new NoLayers(last);
 }

@@ -9,7 +9,8 @@ import { messageOf, ShimError } from "../base/errors.ts";
 import { ImageCache, LAYER_SUFFIX } from "./image-cache.ts";
 import type { CachedFile } from "./image-cache.ts";
 import { chainIdOf, contentFrom, ImageLayers, NoLayers } from "./image-layers.ts";
-import type { ImageContent } from "./image-layers.ts";
+import type { ImageContent, ImageDefaults } from "./image-layers.ts";
+import { imageFiles } from "./archive-files.ts";
 import { diskKey, LayerCache, readDisk } from "./layer-cache.ts";
 import type { LayerProgress } from "./layer-cache.ts";
 import { DigestSchema, parseJson, verifyFile } from "./layer-program.ts";
@@ -35,6 +36,14 @@ export interface InspectedImage {
 	readonly path: string | null;
 	/** Topmost first, as a pod's VM gets them. */
 	readonly layers: readonly DiskLayer[];
+}
+
+/** An image with all that a container is made of. */
+export interface DescribedImage extends InspectedImage {
+	readonly defaults: ImageDefaults;
+	/** `/etc/passwd` and `/etc/group`; undefined when there is none. */
+	readonly passwd: string | undefined;
+	readonly group: string | undefined;
 }
 
 /** What one file of the cache is. */
@@ -93,6 +102,18 @@ export class ImageStore {
 		const made = await this.#layers.makeLayers(content, { timeoutMs: this.#timeoutMs, signal, onProgress });
 		const layers = made.map(({ diffId, dataBytes, treeBytes, rootHash }) => ({ diffId, dataBytes, treeBytes, rootHash }));
 		return { chainId, path: null, layers: layers.reverse() };
+	}
+
+	/**
+	 * An image with all that a container is made of: its layers with their root hashes, its defaults, its accounts.
+	 * @throws ShimError as `prepare`
+	 */
+	async describe(source: ImageSource, signal: AbortSignal, onProgress?: LayerProgress): Promise<DescribedImage> {
+		const content = await this.#content(source, signal);
+		const { defaults } = content;
+		if (defaults === undefined) throw new ShimError("storage.layer", "the image's configuration is not of the form of an image's");
+		const [passwd, group] = await imageFiles(content.layers, ["etc/passwd", "etc/group"], signal);
+		return { ...(await this.inspect(source, signal, onProgress)), defaults, passwd, group };
 	}
 
 	/** The disk of an image. @throws ShimError storage.layer when it was not prepared */

@@ -72,7 +72,7 @@ export class LayerCache {
 	 * @returns what they are, the lowest first
 	 * @throws ShimError storage.layer, storage.full, storage.image, wait.deadline, wait.canceled
 	 */
-	async makeLayers({ layers }: ImageContent, bounds: LayerBounds): Promise<readonly LayerDescription[]> {
+	async makeLayers({ layers }: Pick<ImageContent, "layers">, bounds: LayerBounds): Promise<readonly LayerDescription[]> {
 		await makeFolder(this.#staging);
 		const made = await this.#convertAll(layers, bounds);
 		return layers.map(({ diffId }) => {
@@ -86,7 +86,7 @@ export class LayerCache {
 	 * Makes what is missing of an image's layers, and the disk of all of them.
 	 * @throws ShimError storage.layer, storage.full, storage.image, wait.deadline, wait.canceled
 	 */
-	async makeDisk(content: ImageContent, output: string, bounds: LayerBounds): Promise<void> {
+	async makeDisk(content: Pick<ImageContent, "layers">, output: string, bounds: LayerBounds): Promise<void> {
 		await makeFolder(this.#staging);
 		for (let attempt = 1; ; attempt++) {
 			await this.#convertAll(content.layers, bounds);
