@@ -149,6 +149,10 @@ const steps = [
 	...programs.map((program) => ({ name: program.name, work: () => bundleProgram(program) })),
 	...parts.map((part) => ({ name: part.name, work: () => bundlePart(part) })),
 	{
+		name: "rules.rego",
+		work: () => replace(join(dist, "lib/rules.rego"), (staged) => copyFileSync(join(repository, "shim/policy/rules.rego"), staged)),
+	},
+	{
 		name: "containerd-shim-snp-v2",
 		work: () => {
 			const folder = run("scripts/build-keeper.sh");

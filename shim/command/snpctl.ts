@@ -22,6 +22,7 @@ const USAGE = `usage: snpctl [options] command
   attest show        every field of a report
   verify             follows a report to the commit, the policy and the images of its guest (snpctl verify --help)
   measure            SEV-SNP launch digests, ID blocks, signed reference values (snpctl measure --help)
+  policy generate ... makes a pod's policy; check tries it, explain says what it denied (snpctl policy --help)
   image prepare ...  the cache of images: prepare, list, inspect, verify, gc (snpctl image --help)
   version            the version of this build
 options:
@@ -59,6 +60,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) 
 	verify: async () => (await import("./verify.ts")).verify,
 	measure: async () => (await import("./measure.ts")).measure,
 	image: async () => (await import("./image-commands.ts")).image,
+	policy: async () => (await import("./policy.ts")).policy,
 };
 
 async function main(): Promise<void> {
