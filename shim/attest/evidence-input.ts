@@ -1,5 +1,7 @@
 /** From files to what is verified: a report (with the certificates that may follow it), certificates, revocation lists. Each file is recognised by its bytes. */
 
+import * as v from "valibot";
+
 import { ShimError } from "../base/errors.ts";
 import { isCertificateTable, readCertificateTable } from "./certificate-table.ts";
 import { parseCertificate } from "./certificate.ts";
@@ -20,13 +22,36 @@ export interface InputFile {
 export const MAX_EVIDENCE_BYTES = 1024 * 1024;
 
 const MAX_CERTIFICATES = 64;
+const OPENING_BRACE = 0x7b;
+
+/** What a guest answers at `/aa/evidence` (docs/contracts.md), as far as it is read. */
+const evidenceSchema = v.object({ report: v.string(), certificates: v.optional(v.nullable(v.string())) });
+
+/** The report in a guest's evidence, with the certificates behind it; the file itself when it is none. */
+function unpacked({ name, bytes }: InputFile): Buffer {
+	if (bytes[0] !== OPENING_BRACE) return bytes;
+	let document: unknown;
+	try {
+		document = JSON.parse(bytes.toString("utf8"));
+	} catch {
+		return bytes;
+	}
+	const evidence = v.safeParse(evidenceSchema, document);
+	if (!evidence.success) return bytes;
+	const { report, certificates } = evidence.output;
+	const parts = [report, certificates ?? ""].map((text) => Buffer.from(text, "base64"));
+	if (parts[0]?.length !== REPORT_BYTES)
+		throw new ShimError("attest.report", `${name} is evidence whose report has ${parts[0]?.length ?? 0} bytes, not ${REPORT_BYTES}`);
+	return Buffer.concat(parts);
+}
 
 /**
- * Reads a report, alone or with the certificate table of the extended guest request behind it.
+ * Reads a report, alone or with the certificate table of the extended guest request behind it, or in the evidence that a guest answers at `/aa/evidence`.
  * @throws ShimError `attest.report` that says what the file is when it is no report
  */
 export function readReport(file: InputFile): { readonly report: Report; readonly certificates: readonly Certificate[] } {
-	const { name, bytes } = file;
+	const { name } = file;
+	const bytes = unpacked(file);
 	const rest = bytes.subarray(REPORT_BYTES);
 	const followed = rest.length > 0 && (isCertificateTable(rest) || rest.every((byte) => byte === 0));
 	const foreign = bytes.length === REPORT_BYTES && looksLikeReport(bytes) ? undefined : recognise(bytes);

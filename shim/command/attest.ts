@@ -25,7 +25,7 @@ const EXIT = { notGenuine: 2, notExpected: 3 } as const;
 
 export const ATTEST_USAGE = `usage: snpctl attest show REPORT
        snpctl attest verify REPORT --certificates FILE [options]
-REPORT is an SEV-SNP attestation report as a guest gets it (1184 bytes: outblob of configfs-tsm).
+REPORT is an SEV-SNP attestation report as a guest gets it (1184 bytes: outblob of configfs-tsm), or the evidence that our guests answer at /aa/evidence.
 evidence:
   --certificates FILE      the VCEK or VLEK certificate, with or without its chain: DER, PEM, or a certificate table (auxblob); may be repeated.
                            AMD's own certificates (ARK, ASK, ASVK of Milan, Genoa and Turin) are built in

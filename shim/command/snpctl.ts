@@ -9,6 +9,7 @@ import * as v from "valibot";
 import { explain, messageOf, ShimError } from "../base/errors.ts";
 import { CONFIG_FILE_VARIABLE, daemonSocket, DEFAULT_CONFIG_FILE } from "../base/names.ts";
 import { dropInsOf, loadConfig } from "../config/load.ts";
+import { kernelParameters } from "../pod/plan.ts";
 import { askDaemon } from "../wire/control-client.ts";
 import { renderTimeline } from "./render-timeline.ts";
 import { table } from "./table.ts";
@@ -18,6 +19,7 @@ const USAGE = `usage: snpctl [options] command
   ps                 the pods of this node
   timeline ID        the steps of a pod's start (ID: pod or container)
   config check       reads the configuration and says what is wrong with it
+  config cmdline     the guest kernel's command line, which is measured
   attest verify      is an SEV-SNP attestation report genuine and as expected? (snpctl attest --help)
   attest show        every field of a report
   verify             follows a report to the commit, the policy and the images of its guest (snpctl verify --help)
@@ -81,6 +83,7 @@ async function main(): Promise<void> {
 	if (command === "ps" && argument === undefined) return ps(options);
 	if (command === "timeline" && argument !== undefined && rest.length === 0) return timeline(argument, options);
 	if (command === "config" && argument === "check" && rest.length === 0) return checkConfig(options);
+	if (command === "config" && argument === "cmdline" && rest.length === 0) return print(kernelParameters(await readConfig()));
 	throw new ShimError("call.invalid", complaint(positionals), { remedy: USAGE });
 }
 

@@ -42,6 +42,18 @@ t.test("a report comes alone, or with its certificate table", async (t) => {
 	);
 });
 
+t.test("a report comes in a guest's evidence; evidence that is none is named", async (t) => {
+	const certificates = table({ guid: guids.VCEK, bytes: vcek }).toString("base64");
+	const evidence = (fields: Readonly<Record<string, unknown>>) => file(JSON.stringify({ platform: "snp", cert_chain: null, ...fields }));
+	const read = readReport(evidence({ report: report.toString("base64"), certificates }));
+	t.ok(read.report.bytes.equals(report));
+	t.match(read.certificates, [{ subjectName: "SEV-VCEK" }]);
+	t.same(readReport(evidence({ report: report.toString("base64"), certificates: null })).certificates, []);
+	t.throws(() => readReport(evidence({ report: "AAAA" })), { reason: "attest.report", message: /evidence whose report has 3 bytes/ });
+	t.throws(() => readReport(evidence({})), { reason: "attest.report", message: /is JSON text/ });
+	t.throws(() => readReport(file("{not JSON")), { reason: "attest.report", message: /is JSON text/ });
+});
+
 t.test("certificates come in DER, PEM or a table", async (t) => {
 	t.match(readCertificates(file(vcek)), [{ subjectName: "SEV-VCEK", issuerName: "SEV-Milan" }]);
 	t.match(readCertificates(file(pem(vcek))), [{ subjectName: "SEV-VCEK" }]);

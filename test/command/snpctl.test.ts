@@ -45,6 +45,16 @@ t.test("config check tells what was read", async (t) => {
 	t.match(run("snpctl", ["config", "check"], config), { code: 1, err: /config\.toml:2.*guest\.vcpu.*vcpus/su });
 });
 
+t.test("config cmdline tells what is measured of a guest's start", async (t) => {
+	const config = join(t.testdir(), "config.toml");
+	writeFileSync(config, 'confidential.mode = "snp"\n[guest]\nkernel_parameters = "extra=1"\n');
+	t.match(run("snpctl", ["config", "cmdline"], config), {
+		code: 0,
+		out: /^reboot=t panic=-1 .* quiet agent\.log=info extra=1\n$/u,
+		err: "",
+	});
+});
+
 t.test("a second snpd in one folder is told of the first", async (t) => {
 	const folder = mkdtempSync("/tmp/snpd-");
 	t.teardown(() => rmSync(folder, { recursive: true }));
