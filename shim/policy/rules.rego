@@ -521,25 +521,34 @@ storage_allowed(entry, storage) if {
 }
 
 volume_forms := {
-	"memory": {"driver": "ephemeral", "source": `^tmpfs$`, "fstype": `^tmpfs$`, "options": `^(?:size=[0-9]+|mode=[0-7]{1,4}|uid=[0-9]+|gid=[0-9]+)$`},
-	"huge": {"driver": "ephemeral", "source": `^nodev$`, "fstype": `^hugetlbfs$`, "options": `^(?:pagesize=2097152|size=[0-9]+|mode=[0-7]{1,4}|uid=[0-9]+|gid=[0-9]+|X-snp\.reserved)$`},
-	"scratch": {"driver": "local", "source": `^local$`, "fstype": `^local$`, "options": `^(?:mode=[0-7]{1,4}|uid=[0-9]+|fsgid=[0-9]+|X-snp\.in=/run/kata-containers/sandbox/scratch)$`},
-	"disk": {"driver": "blk", "source": device_pattern, "fstype": `^(?:ext4|xfs|erofs)$`, "options": `^[a-z][a-z0-9_=.-]*$`},
+	"memory": {"driver": "ephemeral", "driver_options": [], "source": `^tmpfs$`, "fstype": `^tmpfs$`, "options": `^(?:size=[0-9]+|mode=[0-7]{1,4}|uid=[0-9]+|gid=[0-9]+)$`},
+	"huge": {"driver": "ephemeral", "driver_options": [], "source": `^nodev$`, "fstype": `^hugetlbfs$`, "options": `^(?:pagesize=2097152|size=[0-9]+|mode=[0-7]{1,4}|uid=[0-9]+|gid=[0-9]+|X-snp\.reserved)$`},
+	"scratch": {"driver": "local", "driver_options": [], "source": `^local$`, "fstype": `^local$`, "options": `^(?:mode=[0-7]{1,4}|uid=[0-9]+|fsgid=[0-9]+|X-snp\.in=/run/kata-containers/sandbox/scratch)$`},
+	"own": {"driver": "blk", "driver_options": ["encryption_key=ephemeral", "create_filesystem"], "source": device_pattern, "fstype": `^btrfs$`, "options": `^(?:mode=[0-7]{1,4}|uid=[0-9]+|fsgid=[0-9]+)$`},
+	"disk": {"driver": "blk", "driver_options": [], "source": device_pattern, "fstype": `^(?:ext4|xfs|erofs)$`, "options": `^[a-z][a-z0-9_=.-]*$`},
 }
 
-volume_storage_problems(kind, storage) := union({
-	{"driver" | not storage.driver == volume_forms[kind].driver},
-	{"driver_options" | not storage.driver_options == []},
-	{"shared" | not storage.shared == false},
-	{field |
-		some field in ["source", "fstype"]
-		not regex.match(volume_forms[kind][field], storage[field])
-	},
-	{option |
-		some option in items(at(storage, ["options"]))
-		not regex.match(volume_forms[kind].options, option)
-	},
-})
+# An emptyDir is a folder of the pod's writable disk, or has a disk of its own, which the guest encrypts with a key that it makes.
+form_of(kind, storage) := "own" if {
+	kind == "scratch"
+	storage.driver == "blk"
+} else := kind
+
+volume_storage_problems(kind, storage) := problems if {
+	form := volume_forms[form_of(kind, storage)]
+	problems := union({
+		{field | some field in ["driver", "driver_options"]; not storage[field] == form[field]},
+		{"shared" | not storage.shared == false},
+		{field |
+			some field in ["source", "fstype"]
+			not regex.match(form[field], storage[field])
+		},
+		{option |
+			some option in items(at(storage, ["options"]))
+			not regex.match(form.options, option)
+		},
+	})
+}
 
 # --- Devices
 

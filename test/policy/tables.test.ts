@@ -60,6 +60,20 @@ const set = (at: Json, key: string | number, value: unknown): void =>
 	void ((at as unknown as Record<string | number, unknown>)[key] = value);
 const push = (list: Json, value: unknown): void => void list.push(value);
 
+const ENCRYPTED: readonly string[] = ["encryption_key=ephemeral", "create_filesystem"];
+
+/** Makes a volume's storage a disk of its own, on which the guest makes a file system. */
+function ownDisk(storage: Json, driverOptions: readonly string[]): void {
+	const fields = {
+		driver: "blk",
+		source: "0001:00:05.0",
+		fstype: "btrfs",
+		options: ["fsgid=2000", "mode=777"],
+		driver_options: [...driverOptions],
+	};
+	for (const [field, value] of Object.entries(fields)) set(storage, field, value);
+}
+
 t.test("containers", async (t) => {
 	await judge(t, [
 		create("as recorded", undefined, () => undefined),
@@ -299,6 +313,18 @@ t.test("mounts and storages", async (t) => {
 		create("an emptyDir on a disk of the host", "OCI.Mounts[", ({ storages }) => {
 			set(storages.at(2), "driver", "blk");
 			set(storages.at(2), "source", "09");
+		}),
+		create("an emptyDir with an encrypted disk of its own", undefined, ({ storages }) => ownDisk(storages.at(2), ENCRYPTED)),
+		create("an emptyDir with a disk that is not encrypted", "OCI.Mounts[", ({ storages }) =>
+			ownDisk(storages.at(2), ["create_filesystem"]),
+		),
+		create("an emptyDir with a disk that holds something", "OCI.Mounts[", ({ storages }) => ownDisk(storages.at(2), ENCRYPTED.slice(0, 1))),
+		create("an emptyDir with a disk and a key of the host's", "OCI.Mounts[", ({ storages }) =>
+			ownDisk(storages.at(2), ["encryption_key=kbs:///a/b", "create_filesystem"]),
+		),
+		create("an emptyDir with a disk of another file system", "OCI.Mounts[", ({ storages }) => {
+			ownDisk(storages.at(2), ENCRYPTED);
+			set(storages.at(2), "fstype", "ext4");
 		}),
 		create("an emptyDir with another mode", undefined, ({ storages }) => set(storages.at(2), "options", ["mode=755"])),
 		create("an emptyDir with an option of another kind", "OCI.Mounts[", ({ storages }) => push(storages.at(3).options, "exec,suid")),
