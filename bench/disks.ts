@@ -1,16 +1,21 @@
-/** `npm run bench:disks`: what the checks of layers and of writable disks cost in the guest. Ratios of one run: machines differ, and emulation most of all. */
+/**
+ * `npm run bench:disks [-- --json FILE]`: what the checks of layers and of writable disks cost in the guest. Ratios of one run: machines differ, and emulation
+ * most of all.
+ */
 
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { randomBytes } from "node:crypto";
-import { tmpdir } from "node:os";
+import { loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 import { upperStorage } from "../shim/agent/storages.ts";
 import type { StorageRequest } from "../shim/agent/storages.ts";
 import { GuestVm } from "../test/support/guest-vm.ts";
 import { buildLayerDisk, layerStorages } from "../test/support/layer-disk.ts";
 import { runOk } from "../test/support/process.ts";
+import { hostFacts } from "./host.ts";
 
 const RUNS = 3;
 const READ_MIB = 64;
@@ -38,14 +43,24 @@ async function measure(
 	return new Map([...times].map(([kind, values]) => [kind, median(values)]));
 }
 
-function show(what: string, mib: number, times: ReadonlyMap<string, number>): void {
+/** One kind of disk, beside the first one of its table. */
+type Result = { readonly what: string; readonly kind: string; readonly ms: number; readonly mibPerS: number; readonly toFirst: number };
+
+function show(what: string, mib: number, times: ReadonlyMap<string, number>): Result[] {
 	const [first = Number.NaN] = times.values();
-	for (const [kind, ms] of times)
+	const results = [...times].map(([kind, ms]) => ({
+		...{ what, kind, ms: Math.round(ms) },
+		...{ mibPerS: Math.round((mib * 1000) / ms), toFirst: Math.round((ms / first) * 100) / 100 },
+	}));
+	for (const { kind, ms, mibPerS, toFirst } of results)
 		console.log(
-			`${what.padEnd(24)} ${kind.padEnd(20)} ${ms.toFixed(0).padStart(6)} ms ${((mib * 1000) / ms).toFixed(0).padStart(6)} MiB/s ${(ms / first).toFixed(2).padStart(6)}`,
+			`${what.padEnd(24)} ${kind.padEnd(20)} ${String(ms).padStart(6)} ms ${String(mibPerS).padStart(6)} MiB/s ${toFirst.toFixed(2).padStart(6)}`,
 		);
+	return results;
 }
 
+const { json } = parseArgs({ options: { json: { type: "string" } } }).values;
+const host = hostFacts(loadavg()[0] ?? 0);
 const releases: (() => unknown)[] = [];
 const scope = { teardown: (release: () => unknown): unknown => releases.unshift(release) };
 try {
@@ -87,14 +102,17 @@ try {
 		"without dm-verity": bare,
 		"with dm-verity": (rootfs: string): StorageRequest[] => layerStorages(layers, layersAt, rootfs),
 	};
-	show("sequential read", READ_MIB, await measure(vm, readers, `read /data ${READ_MIB}`));
-	show("random read, 4 KiB", READ_MIB / 16, await measure(vm, readers, `random /data ${READ_MIB}`));
+	const results = [
+		...show("sequential read", READ_MIB, await measure(vm, readers, `read /data ${READ_MIB}`)),
+		...show("random read, 4 KiB", READ_MIB / 16, await measure(vm, readers, `random /data ${READ_MIB}`)),
+	];
 	const writers = {
 		memory: bare,
 		"disk, plain": (rootfs: string): StorageRequest[] => [...bare(rootfs), plain(rootfs)],
 		"disk, encrypted": (rootfs: string): StorageRequest[] => [...bare(rootfs), upperStorage(rootfs.split("/").at(-2) ?? "")],
 	};
-	show("sequential write", WRITE_MIB, await measure(vm, writers, `write /written ${WRITE_MIB}`));
+	results.push(...show("sequential write", WRITE_MIB, await measure(vm, writers, `write /written ${WRITE_MIB}`)));
+	if (json !== undefined) writeFileSync(json, `${JSON.stringify({ date: new Date().toISOString(), host, results }, undefined, 2)}\n`);
 } finally {
 	for (const release of releases) await release();
 }

@@ -2,7 +2,7 @@
 
 import { rm, stat } from "node:fs/promises";
 
-import { explain, ShimError } from "../base/errors.ts";
+import { ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { fileIdentity } from "../host/filesystem.ts";
 import type { ImageCache } from "./image-cache.ts";
@@ -88,7 +88,7 @@ export class ImageCheck {
 			return false;
 		} catch (error) {
 			if (!(error instanceof ShimError && error.reason === "storage.layer")) throw error;
-			this.#log?.error("a file of the image cache was changed", error, { reason: explain(error) });
+			this.#log?.error("a file of the image cache was changed", error);
 		}
 		// Somebody may have made it again meanwhile.
 		if ((await fileIdentity(path).catch(() => undefined)) !== before) return false;

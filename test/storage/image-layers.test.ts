@@ -146,6 +146,15 @@ for (const version of everydayVersions) {
 	});
 }
 
+t.test("an image of containerd's erofs snapshotter has the same layers", async (t) => {
+	const { api, containerd, create, ctr, image, prepare } = await place(t, "2");
+	const { layers } = await prepare("first", await create("first"));
+	await ctr.callOk(["image", "import", "--local", "--platform", image.platform, "--snapshotter", "erofs", image.file]);
+	await ctr.callOk(["container", "create", "--snapshotter", "erofs", image.name, "second"]);
+	const other = await prepare("second", await mountsOf(api, containerd, "second"), true);
+	t.strictSame(other.layers, layers);
+});
+
 t.test("images are prepared when they are pulled", async (t) => {
 	const { containerd, ctr, images, folder } = await place(t, "2");
 	images.watch(containerd.address);
