@@ -3,7 +3,7 @@
  * `.proto` files, every field present.
  */
 
-import { grpc } from "../../proto/gen/agent.js";
+import { grpc, snp } from "../../proto/gen/agent.js";
 
 /** A message class that protobufjs has generated. */
 export interface MessageCodec<T> {
@@ -11,8 +11,8 @@ export interface MessageCodec<T> {
 	decode(bytes: Uint8Array): object;
 }
 
-/** Bytes that no policy needs: they are what is copied. */
-const LEFT_OUT: ReadonlySet<string> = new Set(["CopyFileRequest", "ChangeRequest"]);
+/** Requests whose bytes no policy needs: they are what is copied. */
+const WITHOUT_BYTES: ReadonlySet<string> = new Set(["CopyFileRequest", "WriteStreamRequest"]);
 
 /** The message of an RPC, where it is not the RPC's name and `Request`. */
 const MESSAGES: Readonly<Record<string, string>> = {
@@ -36,7 +36,23 @@ export function ruleOf(method: string): string {
 /** A request as a policy sees it: absent messages are null, absent texts empty, numbers of 64 bits are plain numbers, bytes are lists of numbers. */
 export function requestJson<T>(method: string, codec: MessageCodec<T>, request: T): NamedRequest {
 	const name = ruleOf(method);
-	return { name, input: plain(codec.decode(codec.encode(request).finish()), LEFT_OUT.has(name)) };
+	const message = codec.decode(codec.encode(request).finish());
+	return { name, input: message instanceof snp.v1.ChangeRequest ? changeInput(message) : plain(message, WITHOUT_BYTES.has(name)) };
+}
+
+const WHATS = ["folder", "file", "link", "hard_link", "rename", "remove"] as const;
+
+/** A change of a volume says what it is; paths and targets are texts, and what is in files is left out. */
+function changeInput({ volume, changes }: snp.v1.ChangeRequest): unknown {
+	const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString("utf8");
+	return {
+		volume,
+		changes: changes.map((change) => {
+			const what = WHATS.find((one) => change[one] !== null && change[one] !== undefined) ?? "";
+			const target = change.link?.target ?? change.hard_link ?? change.rename;
+			return { path: text(change.path ?? new Uint8Array()), what, target: target === null || target === undefined ? null : text(target) };
+		}),
+	};
 }
 
 /** A CreateSandbox request, as a policy sees it. */

@@ -66,7 +66,7 @@ export const ConfigSchema = v.strictObject({
 			mode: choice(
 				"off",
 				["off", "snp", "sample"],
-				'"snp": every pod\'s memory is encrypted by the processor (SEV-SNP), and its guest obeys only the policy that the pod brings; a pod is refused where that can\'t be had. "sample": the same without SNP and with published keys, for trials. It is INSECURE.',
+				'With "snp" every pod\'s memory is encrypted by the processor (SEV-SNP), and its guest obeys only the policy that the pod brings; a pod is refused where that can\'t be had. "sample" is the same without SNP and with published keys, for trials. It is INSECURE.',
 			),
 			igvm: path(
 				"/usr/share/containerd-shim-snp/guest.igvm",

@@ -948,6 +948,8 @@ GetOOMEventRequest := true
 
 NextDamageRequest := true
 
+ContainerDamageRequest := true
+
 DestroySandboxRequest := true
 
 CheckRequest := true

@@ -548,6 +548,7 @@ t.test("what every pod needs, and what none does", async (t) => {
 		"GuestDetailsRequest",
 		"GetOOMEventRequest",
 		"NextDamageRequest",
+		"ContainerDamageRequest",
 		"DestroySandboxRequest",
 	];
 	const useless = {
