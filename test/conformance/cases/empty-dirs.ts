@@ -13,7 +13,7 @@ const GROUP = 2000;
 const WRITTEN_MIB = 40;
 /** What a file system takes for itself, and what is free and not given back. */
 const MORE_MIB = 20;
-const LIMITS_MIB = { little: 1, some: 100 };
+const LIMITS_MIB = { little: 1, some: 64 };
 
 /** What kubelet counts of a volume: the blocks of the files in its folder. */
 async function usedMib(folder: string): Promise<number> {
@@ -134,7 +134,7 @@ export const EMPTY_DIRS: readonly ConformanceCase[] = [
 				await container.output("dd if=/dev/zero of=/free/much bs=1M count=8 2>/dev/null; rm /some/much; cp /some/file /some/copy");
 				assert.equal(await pod.output("cat /some/copy", { mounts }), "prepared");
 			},
-			{ annotations: { "io.containerd.snp.empty-dir-limits": "little=1Mi, some=100Mi" } },
+			{ annotations: { "io.containerd.snp.empty-dir-limits": "little=1Mi, some=64Mi" } },
 		),
 	},
 	{

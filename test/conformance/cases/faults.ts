@@ -12,7 +12,7 @@ import { SLEEP, type CaseContext, type ConformanceCase, type TestContainer } fro
 const WAIT_MS = 60_000;
 const NOT_FOUND = 5;
 /** A file that is copied into a VM, and takes a while. */
-const LARGE_BYTES = 60 * 1024 * 1024;
+const LARGE_BYTES = 24 * 1024 * 1024;
 
 /** Kills the process that the runtime names as the container's: the VM itself where pods are VMs. */
 async function killProcessOf(context: CaseContext, container: TestContainer): Promise<void> {
