@@ -315,7 +315,7 @@ mount_differences(entry, mount, path) := {reason(entry.name, concat(".", [path, 
 }
 
 system_differences(entry, form, mount, path) := union({
-	field_differences(entry.name, mount, ["type"], [path], form.type, "mounts"),
+	type_differences(entry, mount, path, form.type),
 	field_differences(entry.name, mount, ["source"], [path], form.source, "mounts"),
 	set_differences(entry.name, concat(".", [path, "options"]), form.must, form.may, at(mount, ["options"]), "mounts"),
 	{r |
@@ -334,11 +334,19 @@ free_options(access) := [] if access in ["ro", "rw"]
 
 free_options("either") := ["ro", "rw"]
 
+# Kata's agent calls the field `type_`, since `type` is a word of its language.
+type_of(message) := object.get(message, "type_", at(message, ["type"]))
+
+type_differences(entry, mount, path, expected) := {r |
+	not type_of(mount) == expected
+	r := reason(entry.name, concat(".", [path, "type"]), expected, type_of(mount), "mounts")
+}
+
 # How a mount is bound says nothing of what is in it.
 bind_options := ["rbind", "bind", "rprivate", "private"]
 
 declared_differences(entry, wanted, mount, path) := union({
-	field_differences(entry.name, mount, ["type"], [path], "bind", "mounts"),
+	type_differences(entry, mount, path, "bind"),
 	{r |
 		not source_fits(wanted, at(mount, ["source"]))
 		r := reason(entry.name, concat(".", [path, "source"]), sprintf("a place for %v", [wanted.kinds]), at(mount, ["source"]), "mounts")
@@ -579,7 +587,7 @@ devices_differences(entry) := union({
 })
 
 device_allowed(device) if {
-	device.type == "blk"
+	type_of(device) == "blk"
 	device.vm_path == ""
 	regex.match(device_pattern, device.id)
 }

@@ -197,6 +197,13 @@ t.test("mounts and storages", async (t) => {
 			"OCI.Mounts[",
 			mount("/proc", (one) => set(one, "type", "bind")),
 		),
+		create("types under the name that Kata's agent gives them", undefined, ({ OCI }) => {
+			for (let index = 0; index < OCI.Mounts.length; index++) {
+				const one = OCI.Mounts.at(index) as unknown as Record<string, unknown>;
+				one["type_"] = one["type"];
+				delete one["type"];
+			}
+		}),
 		create(
 			"/proc with programs",
 			"OCI.Mounts[",
