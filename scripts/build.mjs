@@ -192,6 +192,11 @@ const steps = [
 			),
 	},
 	{
+		name: "bzImage",
+		work: () =>
+			link(join(dist, "share/bzImage"), join(run("guest/build-kernel.sh", "--path"), "bzImage"), "build it with guest/build-kernel.sh"),
+	},
+	{
 		name: "guest manifest",
 		work: () => {
 			const [kernel, initramfs] = [run("guest/build-kernel.sh", "--path"), run("guest/build-initramfs.sh", "--path")];

@@ -29,7 +29,8 @@ export interface Provenance {
 	readonly manifest: GuestManifest;
 	/** The manifest's file, for messages. */
 	readonly manifestName: string;
-	/** The initramfs among the manifest's files. */
+	/** The guest's files among the manifest's. */
+	readonly kernel: string;
 	readonly initramfs: string;
 	/** Measurements that the manifest's files give, in hexadecimal, by what they are for: `2 processors`. */
 	readonly measurements: ReadonlyMap<string, string>;
@@ -50,7 +51,7 @@ export function checkProvenance(list: Checklist, report: Report, facts: Provenan
 	check("layers", "the images are held to root hashes by the policy", () => checkLayers(facts));
 }
 
-function checkGuest(report: Report, { manifest, manifestName, initramfs, measurements }: Provenance): Outcome {
+function checkGuest(report: Report, { manifest, manifestName, kernel, initramfs, measurements }: Provenance): Outcome {
 	const got = report.measurement.toString("hex");
 	const launch = [...measurements].find(([, measurement]) => measurement === got)?.[0];
 	if (launch === undefined)
@@ -63,7 +64,7 @@ function checkGuest(report: Report, { manifest, manifestName, initramfs, measure
 			"this is another guest, or one that was started with another command line, IGVM file or number of processors (--cmdline, --igvm, --vcpus)",
 		);
 	const files = [
-		["vmlinux", outputHash(manifest.kernel, "vmlinux", manifestName)],
+		[kernel, outputHash(manifest.kernel, kernel, manifestName)],
 		[initramfs, outputHash(manifest.initramfs, initramfs, manifestName)],
 	] as const;
 	return passed(`${launch}; ${files.map(([name, hash]) => `${name} ${hash.toString("hex")}`).join(", ")}`);

@@ -97,6 +97,7 @@ export const CATALOGUE = {
 		"build Cloud Hypervisor with the features kvm,igvm,sev_snp,fw_cfg, and set hypervisor.path to it",
 	),
 	"confidential.igvm": entry("failed-precondition", "install the IGVM file whole, or set confidential.igvm"),
+	"confidential.kernel": entry("failed-precondition", "set confidential.kernel to the bzImage that is built with vmlinux"),
 	"confidential.size": entry("failed-precondition", "make the pod anew with the larger limits"),
 	"attest.report": entry("invalid-argument", "give the report as the guest got it: 1184 bytes, configfs-tsm's outblob"),
 	"attest.certificate": entry(

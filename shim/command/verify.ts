@@ -45,7 +45,8 @@ const OPTIONS = {
 	sample: { type: "boolean" },
 } as const;
 
-const KERNEL = "vmlinux";
+const KERNEL = "bzImage";
+const SAMPLE_KERNEL = "vmlinux";
 const INITRAMFS = "initramfs";
 const SAMPLE_INITRAMFS = "initramfs-sample-insecure";
 const MAX_INPUT_BYTES = 8 * 1024 * 1024;
@@ -101,6 +102,7 @@ async function verdictOn(path: string, values: Values, manifestName: string): Pr
 	const facts: Provenance = {
 		manifest,
 		manifestName,
+		kernel: sample ? SAMPLE_KERNEL : KERNEL,
 		initramfs: sample ? SAMPLE_INITRAMFS : INITRAMFS,
 		measurements: sample ? sampleMeasurements(manifest, manifestName, values) : await measurementsOf(manifest, manifestName, values),
 		policy: initdata?.policy,
@@ -125,7 +127,7 @@ async function measurementsOf(manifest: GuestManifest, name: string, values: Val
 function sampleMeasurements(manifest: GuestManifest, name: string, values: Values): Map<string, string> {
 	const hash = (part: "kernel" | "initramfs", output: string): string => outputHash(manifest[part], output, name).toString("hex");
 	const launch = {
-		kernel: hash("kernel", KERNEL),
+		kernel: hash("kernel", SAMPLE_KERNEL),
 		initramfs: hash("initramfs", SAMPLE_INITRAMFS),
 		commandLine: values.cmdline ?? manifest.commandLine,
 	};

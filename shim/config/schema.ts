@@ -72,6 +72,10 @@ export const ConfigSchema = v.strictObject({
 				"/usr/share/containerd-shim-snp/guest.igvm",
 				"With snp: the IGVM file that the VM starts from. Guest policy and ID block are in it. {vcpus} in its name stands for the number of the pod's processors: an ID block is for one number.",
 			),
+			kernel: path(
+				"/usr/share/containerd-shim-snp/bzImage",
+				"With snp: the guest's kernel, in place of guest.kernel; a bzImage, which is what the first code in the VM loads.",
+			),
 			sample_image: path(
 				"/usr/share/containerd-shim-snp/initramfs-sample-insecure",
 				"With sample: the guest's initramfs, in place of guest.image.",

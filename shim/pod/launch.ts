@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { constants, createReadStream } from "node:fs";
-import { access, readFile, stat } from "node:fs/promises";
+import { access, open, readFile, stat } from "node:fs/promises";
 import { pipeline } from "node:stream/promises";
 
 import { decodeGuestPolicy, guestPolicyProblem } from "../attest/guest-policy.ts";
@@ -22,16 +22,20 @@ import type { PodPlan } from "./plan.ts";
 /** Firmware, not a disk: Cloud Hypervisor reads it whole as well. */
 const MAX_IGVM_BYTES = 64 * 1024 * 1024;
 
+const BOOT_MAGIC = "HdrS";
+const BOOT_MAGIC_AT = 0x202;
+
 /**
  * Checks what a plan is launched from.
  * @returns the plan; in sample mode with what stands for the launch's measurement
- * @throws ShimError `guest.file-missing` that names the file and its configuration key, `confidential.igvm`
+ * @throws ShimError `guest.file-missing` that names the file and its configuration key, `confidential.kernel`, `confidential.igvm`
  */
 export async function readyPlan(plan: PodPlan): Promise<PodPlan> {
 	const { confidential } = plan;
 	await checkGuestFiles(plan);
 	if (confidential === undefined) return plan;
 	if (confidential.mode === "snp") {
+		await checkKernel(plan.kernel);
 		await checkIgvm(confidential.igvm, plan);
 		return plan;
 	}
@@ -43,9 +47,10 @@ export async function readyPlan(plan: PodPlan): Promise<PodPlan> {
 
 /** Checks that the files of a plan are there. */
 async function checkGuestFiles(plan: PodPlan): Promise<void> {
+	const mode = plan.confidential?.mode;
 	const files = [
-		{ path: plan.kernel, key: "guest.kernel", what: "kernel" },
-		{ path: plan.image, key: plan.confidential?.mode === "sample" ? "confidential.sample_image" : "guest.image", what: "image" },
+		{ path: plan.kernel, key: mode === "snp" ? "confidential.kernel" : "guest.kernel", what: "kernel" },
+		{ path: plan.image, key: mode === "sample" ? "confidential.sample_image" : "guest.image", what: "image" },
 	];
 	for (const { path, key, what } of files) {
 		try {
@@ -57,6 +62,19 @@ async function checkGuestFiles(plan: PodPlan): Promise<void> {
 			});
 		}
 	}
+}
+
+/** Cloud Hypervisor cuts what it passes through fw_cfg at the end of the setup code (Linux, Documentation/arch/x86/boot.rst), whatever the file is. */
+async function checkKernel(path: string): Promise<void> {
+	const head = Buffer.alloc(BOOT_MAGIC_AT + BOOT_MAGIC.length);
+	const file = await open(path);
+	try {
+		await file.read(head, 0, head.length, 0);
+	} finally {
+		await file.close();
+	}
+	if (head.subarray(BOOT_MAGIC_AT).toString("latin1") === BOOT_MAGIC) return;
+	throw new ShimError("confidential.kernel", `the kernel ${path} is no bzImage: the first code of a confidential VM could not load it`);
 }
 
 /** A file that is cut, opens the guest, or is for another launch is refused here: the processor would only say that the launch failed. */

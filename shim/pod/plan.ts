@@ -82,7 +82,7 @@ export function planPod(podId: string, spec: PodSpec, config: Config, folder: st
 	const confidential = planConfidential(podId, spec.annotations ?? {}, config, size.vcpus);
 	return {
 		hypervisorPath: config.hypervisor.path,
-		kernel: config.guest.kernel,
+		kernel: confidential?.mode === "snp" ? config.confidential.kernel : config.guest.kernel,
 		image: confidential?.mode === "sample" ? config.confidential.sample_image : config.guest.image,
 		kernelParameters: kernelParameters(config),
 		...size,

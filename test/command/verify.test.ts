@@ -22,6 +22,7 @@ import { repositoryDir } from "../support/paths.ts";
 const SPEC = { line: "Milan", key: "vcek", tcb: Buffer.from("0300000000000873", "hex"), chipId: Buffer.alloc(64, 9) } as const;
 const COMMAND_LINE = "panic=-1 quiet";
 const KERNEL = Buffer.alloc(8192, 7);
+const SAMPLE_KERNEL = Buffer.alloc(8192, 8);
 const [INITRAMFS, SAMPLE] = [Buffer.from("initramfs"), Buffer.from("sample")];
 const REVISION = "12".repeat(20);
 const ROOT = { web: ["ab".repeat(32), "cd".repeat(32)], log: ["ef".repeat(32)] };
@@ -32,7 +33,7 @@ const manifest: GuestManifest = {
 	version: 1,
 	source: { revision: REVISION, changed: [] },
 	commandLine: COMMAND_LINE,
-	kernel: { outputs: [output("vmlinux", KERNEL)], inputs: [], tools: [], recipe: "1" },
+	kernel: { outputs: [output("bzImage", KERNEL), output("vmlinux", SAMPLE_KERNEL)], inputs: [], tools: [], recipe: "1" },
 	initramfs: { outputs: [output("initramfs", INITRAMFS), output("initramfs-sample-insecure", SAMPLE)], inputs: [], tools: [], recipe: "2" },
 };
 const policyData = {
@@ -109,7 +110,7 @@ t.test("a genuine report leads to manifest, commit, policy and images in one com
 	t.equal(code, 0, out);
 	t.match(out, /^VERIFIED: .* is genuine/);
 	for (const line of [
-		new RegExp(`^passed +guest +.*: 3 processors; vmlinux ${sha256(KERNEL)}, initramfs ${sha256(INITRAMFS)}$`, "m"),
+		new RegExp(`^passed +guest +.*: 3 processors; bzImage ${sha256(KERNEL)}, initramfs ${sha256(INITRAMFS)}$`, "m"),
 		new RegExp(`^passed +source +.*: ${REVISION}$`, "m"),
 		new RegExp(`^passed +host-data +.*: ${initdata.hostData}$`, "m"),
 		new RegExp(`^passed +policy +.*SHA-256 ${sha256(Buffer.from(generated))}$`, "m"),
@@ -134,7 +135,7 @@ t.test("the first thing that leads elsewhere is named, with exit code 3", async 
 		["guest", [report({ measurement: Buffer.alloc(48, 1) }), ...common, ...snp]],
 		["guest", [report(), ...common, ...snp, "--vcpus", "1-2"]],
 		["guest", [report(), ...common, ...snp, "--cmdline", `${COMMAND_LINE} init=/bin/sh`]],
-		["guest", [report(), ...other({ kernel: { ...manifest.kernel, outputs: [output("vmlinux", SAMPLE)] } }), ...snp]],
+		["guest", [report(), ...other({ kernel: { ...manifest.kernel, outputs: [output("bzImage", SAMPLE)] } }), ...snp]],
 		["source", [report(), ...other({ source: { revision: REVISION, changed: ["guest/agent/src/main.rs"] } }), ...snp]],
 		["host-data", [report({ hostData: "00".repeat(32) }), ...common, ...snp]],
 		["report-data", [report(), ...common, ...snp, "--report-data", "0102"]],
@@ -163,7 +164,7 @@ t.test("a policy that was not generated names no images, and that is said", asyn
 
 t.test("sample mode is taken only by its name, and says INSECURE each time; a processor's report is never taken for one", async (t) => {
 	const { report, sampleReport, common, snp } = place(t);
-	const launch = { kernel: sha256(KERNEL), initramfs: sha256(SAMPLE), commandLine: COMMAND_LINE };
+	const launch = { kernel: sha256(SAMPLE_KERNEL), initramfs: sha256(SAMPLE), commandLine: COMMAND_LINE };
 	const measurement = Buffer.from(sampleMeasurement(launch), "hex");
 	const { code, out } = await run(t, sampleReport(measurement), ...common, "--sample");
 	t.equal(code, 0, out);

@@ -9,6 +9,7 @@ import type { ConformanceCase } from "../conformance/context.ts";
 import { runSuite } from "../conformance/suite.ts";
 import { SNP_HANDLER, SNP_SANDBOX_HANDLER } from "../support/cri/containerd-config.ts";
 import { directives } from "../attest/measure/igvm-cases.ts";
+import { distShareDir } from "../support/paths.ts";
 import { buildFalseVmm } from "../support/false-vmm.ts";
 import { igvmPlatform, igvmPolicy, makeIgvm } from "../support/firmware.ts";
 import { runCases, type Bed, type Case } from "../support/fixture.ts";
@@ -36,7 +37,7 @@ async function refused(t: Test, bed: Bed, refusal: Refusal): Promise<void> {
 	const { containerd, ctr } = bed;
 	const igvm = join(containerd.rootDir, "guest.igvm");
 	writeFileSync(igvm, refusal.igvm ?? makeIgvm([igvmPlatform(), igvmPolicy(0x30000n), ...directives(SEED)]));
-	const append = `${refusal.lines ?? ""}\n[confidential]\nmode = "${refusal.mode}"\nigvm = ${JSON.stringify(igvm)}\n`;
+	const append = `${refusal.lines ?? ""}\n[confidential]\nmode = "${refusal.mode}"\nigvm = ${JSON.stringify(igvm)}\nkernel = ${JSON.stringify(join(distShareDir, "bzImage"))}\n`;
 	await containerd.configure({
 		layers: true,
 		append,

@@ -294,7 +294,7 @@ case_confidential() { # a node without SEV-SNP, and a VMM that may be built for 
   "$CH_BIN" --version -v 2>/dev/null | grep -q sev_snp && wanted='this node can.t start a confidential VM: .*SEV-SNP'
   like 'confidential: initdata without a confidential runtime class' 'this runtime class is not confidential' "$(run --rm --annotation "$initdata" $image g1 true 2>&1)"
   mkdir -p "$work/config.toml.d"
-  printf '[confidential]\nmode = "snp"\nigvm = "%s"\n[storage]\nlayers = true\n[debug]\nconsole = false\n' "$IGVM" >"$work/config.toml.d/snp.toml"
+  printf '[confidential]\nmode = "snp"\nigvm = "%s"\nkernel = "%s"\n[storage]\nlayers = true\n[debug]\nconsole = false\n' "$IGVM" "$DIST/share/bzImage" >"$work/config.toml.d/snp.toml"
   like 'confidential: what can not be is said, and no other VM takes its place' "$wanted" "$(run --rm --annotation "$initdata" $image g2 true 2>&1)"
   head -c 100 "$IGVM" >"$work/cut.igvm"
   sed -i "s#^igvm.*#igvm = \"$work/cut.igvm\"#" "$work/config.toml.d/snp.toml"

@@ -40,7 +40,9 @@ const igvmFile = (policy = POLICY): Buffer => makeIgvm([igvmPlatform(), igvmPoli
 /** A confidential pod's plan from files in a folder. */
 function planIn(folder: string, igvm: Buffer, changes: Partial<Config["confidential"]> = {}, hypervisor = "/none"): PodPlan {
 	const path = (name: string): string => join(folder, name);
-	writeFileSync(path("kernel"), Buffer.alloc(8192, 7));
+	const kernel = Buffer.alloc(8192, 7);
+	kernel.write("HdrS", 0x202);
+	writeFileSync(path("kernel"), kernel);
 	writeFileSync(path("initramfs"), "initramfs");
 	writeFileSync(path("sample"), "sample");
 	writeFileSync(path("guest-1.igvm"), igvm);
@@ -51,7 +53,7 @@ function planIn(folder: string, igvm: Buffer, changes: Partial<Config["confident
 		hypervisor: { ...config.hypervisor, path: hypervisor },
 		guest: { ...config.guest, kernel: path("kernel"), image: path("initramfs") },
 		storage: { ...config.storage, scratch: "memory" },
-		confidential: { mode: "snp", igvm: path("guest-{vcpus}.igvm"), sample_image: path("sample"), ...changes },
+		confidential: { mode: "snp", igvm: path("guest-{vcpus}.igvm"), kernel: path("kernel"), sample_image: path("sample"), ...changes },
 	};
 	return planPod("p1", spec, wanted, folder, NODE);
 }
@@ -128,6 +130,18 @@ t.test("sample mode takes its own image, and tells the guest HOST_DATA and what 
 	rmSync(plan.image);
 	await t.rejects(readyPlan(plan), failing({ reason: "guest.file-missing", remedy: /confidential\.sample_image/ }));
 	t.notMatch((await readyPlan(planIn(folder, igvmFile()))).kernelParameters, /sample/, "a confidential guest is never told any of it");
+});
+
+t.test("a kernel that the first code of a confidential VM can't load is named with its key", async (t) => {
+	const folder = t.testdir();
+	const plan = planIn(folder, igvmFile());
+	writeFileSync(plan.kernel, "\x7fELF");
+	await t.rejects(
+		readyPlan(plan),
+		failing({ reason: "confidential.kernel", message: /kernel is no bzImage/, remedy: /confidential\.kernel/ }),
+	);
+	rmSync(plan.kernel);
+	await t.rejects(readyPlan(plan), failing({ reason: "guest.file-missing", remedy: /confidential\.kernel/ }));
 });
 
 /** Boots under a false VMM; tells the calls that it got. */
