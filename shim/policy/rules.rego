@@ -195,12 +195,22 @@ env_differences(entry, process, prefix) := {reason(entry.name, concat(".", [pref
 
 env_fits(entry, process) if {
 	is_array(process.Env)
-	names := {env_name(text) | some text in items(at(process, ["Env"]))}
-	count(names) == count(process.Env)
-	count([name | some name, expected in entry.process.env; not is_optional(expected); not name in names]) == 0
-	count([text | some text in items(at(process, ["Env"])); is_named(entry, env_name(text)); not fits(entry.process.env[env_name(text)], env_value(text))]) == 0
-	others := [text | some text in items(at(process, ["Env"])); not is_named(entry, env_name(text))]
-	regex.match(sprintf("^(?:(?:%s)\n)*$", [concat("|", entry.process.env_patterns)]), concat("", [line | some text in others; line := concat("", [text, "\n"])]))
+
+	# Before the values: two of one name are an error there.
+	count({env_name(text) | some text in process.Env}) == count(process.Env)
+	wanted := entry.process.env
+	got := {name: value |
+		some text in process.Env
+		split := indexof(text, "=")
+		split > 0
+		name := substring(text, 0, split)
+		value := substring(text, split + 1, -1)
+	}
+	count(got) == count(process.Env)
+	count([name | some name, value in got; expected := wanted[name]; expected != value; not fits(expected, value)]) == 0
+	count([name | some name, expected in wanted; not got[name]; not is_optional(expected)]) == 0
+	others := [line | some name, value in got; not wanted[name]; line := concat("", [name, "=", value, "\n"])]
+	regex.match(sprintf("^(?:(?:%s)\n)*$", [concat("|", entry.process.env_patterns)]), concat("", others))
 }
 
 env_details(entry, process, prefix) := union({
