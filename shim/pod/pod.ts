@@ -67,8 +67,8 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	nextStream = 1;
 	readonly #services: PodServices;
 	readonly #mailbox: Mailbox;
-	/** The container that is being made: its removal, or the pod's, ends the making. */
-	#making: { readonly id: string; readonly abort: AbortController } | undefined;
+	/** Containers that are being made, or wait for their turn: their removal, or the pod's, ends the making. */
+	readonly #making = new Set<{ readonly id: string; readonly abort: AbortController }>();
 
 	constructor(identity: PodIdentity, folder: string, config: Config, services: PodServices) {
 		this.identity = identity;
@@ -146,7 +146,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	endAlone(id: string): void {
 		const others = [...this.containers.keys()].filter((other) => other !== id);
-		const busy = this.#making !== undefined || this.volumes.writers().length > 0;
+		const busy = this.#making.size > 0 || this.volumes.writers().length > 0;
 		if (others.length === 0 && !busy) this.sandbox.end();
 	}
 
@@ -200,9 +200,10 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		this.keeper.ready();
 	}
 
-	/** True for a container that is here, or was and is remembered. */
+	/** True for a container that is here, is being made, or was here and is remembered. */
 	knows(containerId: string): boolean {
-		return this.containers.has(containerId) || this.tombstones.knows(containerId);
+		const making = [...this.#making].some(({ id }) => id === containerId);
+		return making || this.containers.has(containerId) || this.tombstones.knows(containerId);
 	}
 
 	/** @throws ShimError `container.not-found` */
@@ -218,25 +219,25 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	 * @returns the PID to report
 	 */
 	create(request: CreateRequest, replay: boolean): Promise<number> {
-		return this.exclusive(async () => {
-			if (this.containers.has(request.id)) {
+		const { id, bundle, rootfs, stdio } = request;
+		const make = async (signal: AbortSignal, abort: AbortController): Promise<number> => {
+			if (this.containers.has(id)) {
 				if (replay) return this.pid;
-				throw new ShimError("container.exists", `container ${request.id} exists already`);
+				throw new ShimError("container.exists", `container ${id} exists already`);
 			}
 			if (this.state.kind === "lost") throw this.state.death;
-			const { id, bundle, rootfs, stdio } = request;
-			await this.making(id, async (_, abort) => {
-				const spec = await this.timeline.step("read-spec", () => this.readSpec(bundle));
-				const hooks = hooksLeftOut(spec);
-				if (hooks.length > 0)
-					this.log.warn("hooks are not run: there is no container on the host", { container: id, hooks: hooks.join(", ") });
-				if (this.state.kind === "new") await this.#createFirst(request, spec, abort);
-				else await this.#createFurther(request, spec, abort);
-			});
+			signal.throwIfAborted();
+			const spec = await this.timeline.step("read-spec", () => this.readSpec(bundle));
+			const hooks = hooksLeftOut(spec);
+			if (hooks.length > 0)
+				this.log.warn("hooks are not run: there is no container on the host", { container: id, hooks: hooks.join(", ") });
+			if (this.state.kind === "new") await this.#createFirst(request, spec, abort);
+			else await this.#createFurther(request, spec, abort);
 			this.publish({ kind: "create", containerId: id, bundle, rootfs, stdio, pid: this.pid });
 			this.log.info("container created", { container: id });
 			return this.pid;
-		});
+		};
+		return this.making(id, (signal, abort) => this.exclusive(() => make(signal, abort)));
 	}
 
 	/** Runs work after all earlier calls that change the pod. */
@@ -246,18 +247,25 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	/** Runs work that a removal of this container, or of the pod, aborts. */
 	async making<T>(id: string, work: (signal: AbortSignal, abort: AbortController) => Promise<T>): Promise<T> {
-		const abort = new AbortController();
-		this.#making = { id, abort };
+		const entry = { id, abort: new AbortController() };
+		this.#making.add(entry);
 		try {
-			return await work(abort.signal, abort);
+			return await work(entry.abort.signal, entry.abort);
 		} finally {
-			this.#making = undefined;
+			this.#making.delete(entry);
 		}
 	}
 
-	/** Aborts what is being made: the pod is being stopped, or removed. */
+	/** Aborts what is being made, or waits for it: the pod is being stopped, or removed. */
 	giveUp(what: string): void {
-		this.#making?.abort.abort(new ShimError("wait.canceled", `pod ${this.podId} is being ${what}`));
+		for (const { abort } of this.#making) abort.abort(new ShimError("wait.canceled", `pod ${this.podId} is being ${what}`));
+	}
+
+	/** Aborts the making of one container. @returns false when it is not being made */
+	#giveUpContainer(containerId: string, what: string): boolean {
+		const found = [...this.#making].filter(({ id }) => id === containerId);
+		for (const { abort } of found) abort.abort(new ShimError("wait.canceled", `container ${containerId} is being ${what}`));
+		return found.length > 0;
 	}
 
 	/** A container's specification. @throws ShimError `spec.invalid` */
@@ -348,27 +356,24 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	async delete(containerId: string, execId: string, replay: boolean): Promise<DeleteResult> {
 		const earlier = this.tombstones.find(containerId, execId);
 		if (replay && earlier !== undefined) return earlier;
-		const container = this.container(containerId);
 		if (execId !== "") {
-			const result = container.deleteExec(execId);
+			const result = this.container(containerId).deleteExec(execId);
 			this.#bury(containerId, execId, result);
 			return result;
 		}
-		container.init.require(["created", "stopped"], "delete");
-		// Deleted while it is made: its maker has given up.
-		if (this.#making?.id === containerId)
-			this.#making.abort.abort(new ShimError("wait.canceled", `container ${containerId} is being deleted`));
+		const ended = (): Container => {
+			const container = this.container(containerId);
+			container.init.require(["created", "stopped"], "delete");
+			return container;
+		};
+		// One that is being made may not be known yet: its making is given up, and what of it is made by then goes.
+		if (!this.#giveUpContainer(containerId, "deleted")) ended();
 		const answer = deferred<DeleteResult>();
 		const removed = (result: DeleteResult): void => {
 			this.publish({ kind: "delete", containerId, execId, pid: result.pid, status: result.exitStatus, atMs: result.exitedAtMs });
 			answer.resolve(result);
 		};
-		this.#mailbox
-			.run(async () => {
-				if (!this.containers.has(containerId)) throw new ShimError("container.not-found", `container ${containerId} is deleted already`);
-				await this.#removeContainer(container, removed);
-			})
-			.catch((error: unknown) => answer.reject(error));
+		this.#mailbox.run(async () => await this.#removeContainer(ended(), removed)).catch((error: unknown) => answer.reject(error));
 		return answer.promise;
 	}
 
@@ -456,9 +461,8 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	 */
 	async discard(containerId: string): Promise<DeleteResult | undefined> {
 		const known = (): DeleteResult | undefined => this.tombstones.find(containerId, "");
-		const made = this.#making?.id === containerId;
+		const made = this.#giveUpContainer(containerId, "removed");
 		if (!made && !this.containers.has(containerId)) return known();
-		if (made) this.#making?.abort.abort(new ShimError("wait.canceled", `container ${containerId} is being removed`));
 		return this.#mailbox
 			.run(async () => {
 				const container = this.containers.get(containerId);
