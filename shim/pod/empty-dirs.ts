@@ -56,7 +56,7 @@ export class EmptyDirs {
 	 * @param path kubelet's folder
 	 * @param limitBytes what it shall hold at most, when that is known
 	 * @returns where the guest's agent finds the disk; undefined for one that lies on the pod's writable disk
-	 * @throws ShimError `storage.scratch`, `storage.full`, `vmm.api`
+	 * @throws ShimError `volume.missing`, `storage.scratch`, `storage.full`, `vmm.api`
 	 */
 	async use(path: string, limitBytes: number | undefined, machine: Machine, signal: AbortSignal): Promise<string | undefined> {
 		const known = this.#known.get(path);
@@ -71,7 +71,8 @@ export class EmptyDirs {
 			this.#host.save();
 			await makeEmptyDirFile(file, limitBytes, storage.empty_dir_mib * BYTES_PER_MIB);
 			const disk = await diskAt(file);
-			if (disk === undefined) throw new ShimError("volume.missing", `the file ${file} is gone`);
+			// Whoever can write to kubelet's folder can put something else there: a VM gets what was made, no device, and nothing that a link leads to.
+			if (disk?.path !== file) throw new ShimError("volume.missing", `the file ${file} is gone, or is a link`);
 			return await this.#disks.use(disk, POD, machine, signal);
 		} catch (error) {
 			await this.#remove(file);

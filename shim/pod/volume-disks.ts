@@ -40,6 +40,9 @@ export interface DisksHost {
 	save(): void;
 }
 
+/** With one PCI segment alone, how many of its slots the pod's own disks may take: what they are for can do without, and other disks can't. */
+const POD_DISKS_ON_FIRST = 8;
+const ON_FIRST = /^[0-9a-f]{2}$/u;
 /** How long a guest may take to let a disk go; the release of a container is bounded by twice that. */
 const LEAVE_MS = 5_000;
 /** The VMM's words when another process has the disk (Cloud Hypervisor v53: locks of open file descriptions). */
@@ -115,12 +118,21 @@ export class VolumeDisks {
 		}
 	}
 
+	/** The first PCI segment that a disk may be on. */
+	#firstSegment({ users }: DiskRecord, segments: number): number {
+		if (!users.includes(POD)) return 0;
+		const onFirst = this.record().filter((disk) => disk.users.includes(POD) && ON_FIRST.test(disk.source)).length;
+		return segments === 1 && onFirst < POD_DISKS_ON_FIRST ? 0 : 1;
+	}
+
 	/** Has the VMM take the disk, on the first PCI segment with room; the first one's slots go last, since others need them. */
-	async #add({ id, readonly }: DiskRecord, path: string, machine: Machine, signal: AbortSignal): Promise<string> {
+	async #add(record: DiskRecord, path: string, machine: Machine, signal: AbortSignal): Promise<string> {
+		const { id, readonly } = record;
 		const { config, pciSegments } = this.#host;
 		const segments = machine.details.pci ? pciSegments : 1;
 		const call = { timeoutMs: config.timeouts.vmm_call_ms, signal };
-		for (let segment = segments - 1; segment >= 0; segment--) {
+		const first = this.#firstSegment(record, segments);
+		for (let segment = segments - 1; segment >= first; segment--) {
 			try {
 				const device = await machine.vmm.client.addDisk(planDisk({ id, path, readonly, segment }), call);
 				const source = deviceSource(device?.bdf ?? "", machine.details.pci);

@@ -3,8 +3,9 @@
 import { readdir, realpath } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
-import { messageOf, ShimError } from "../base/errors.ts";
-import { makeScratchFile, removeScratchFile } from "./scratch-file.ts";
+import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
+import type { ErrorReason } from "../base/errors.ts";
+import { makeSparseFile, removeScratchFile } from "./scratch-file.ts";
 
 const MIB = 1024 * 1024;
 /** The smallest disk that the guest takes. */
@@ -27,20 +28,40 @@ export async function emptyDirFile(folder: string, owner: string): Promise<strin
 	try {
 		return join(await realpath(folder), `containerd-shim-snp-${owner}.img`);
 	} catch (error) {
-		throw new ShimError("volume.missing", `the emptyDir ${folder} can't be used: ${messageOf(error)}`, { cause: error });
+		throw unusable(folder, error, "volume.missing");
 	}
 }
 
 /**
- * Makes the file anew. Those that the volume has from earlier sandboxes of its pod go: nobody has their keys any more.
+ * Makes the file anew, and never the folder: kubelet would not get rid of one that it has removed. Those that the volume has from earlier sandboxes of its pod go: nobody has their keys any more.
  * @param limitBytes what the volume shall hold; undefined: as much as the file may have
  * @param maxBytes the file's size at most
- * @throws ShimError `storage.scratch`, `storage.full`
+ * @throws ShimError `volume.missing`, `storage.scratch`, `storage.full`
  */
 export async function makeEmptyDirFile(file: string, limitBytes: number | undefined, maxBytes: number): Promise<void> {
 	const folder = dirname(file);
-	for (const name of await readdir(folder)) if (NAME.test(name)) await removeScratchFile(join(folder, name));
-	await makeScratchFile(file, limitBytes === undefined ? maxBytes : Math.min(diskBytes(limitBytes), maxBytes));
+	try {
+		for (const name of await readdir(folder)) if (NAME.test(name)) await removeScratchFile(join(folder, name));
+		await makeSparseFile(file, limitBytes === undefined ? maxBytes : Math.min(diskBytes(limitBytes), maxBytes));
+	} catch (error) {
+		throw unusable(folder, error, REASONS.get(errnoOf(error) ?? "") ?? "storage.scratch");
+	}
+}
+
+const REASONS: ReadonlyMap<string, ErrorReason> = new Map([
+	["ENOENT", "volume.missing"],
+	["ENOTDIR", "volume.missing"],
+	["ENOSPC", "storage.full"],
+	["EDQUOT", "storage.full"],
+]);
+
+function unusable(folder: string, error: unknown, reason: ErrorReason): ShimError {
+	return new ShimError(reason, `the emptyDir ${folder} can't have a file for what the pod writes: ${messageOf(error)}`, {
+		cause: error,
+		...(reason === "storage.scratch"
+			? { remedy: 'see that kubelet\'s folder for the volume takes files, or set storage.scratch = "memory"' }
+			: {}),
+	});
 }
 
 /** How large a disk must be to hold so much; a little more fits, as well. */

@@ -20,20 +20,28 @@ const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants;
 export async function makeScratchFile(path: string, maxBytes: number): Promise<void> {
 	try {
 		await makeFolder(dirname(path));
-		const { totalBytes } = await spaceAt(dirname(path));
-		const bytes = totalBytes > 0 ? Math.min(maxBytes, totalBytes) : maxBytes;
-		const file = await open(path, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY, MODE);
-		try {
-			await file.truncate(Math.floor(bytes / BLOCK_BYTES) * BLOCK_BYTES);
-		} finally {
-			await file.close();
-		}
+		await makeSparseFile(path, maxBytes);
 	} catch (error) {
 		const reason = errnoOf(error) === "ENOSPC" ? "storage.full" : "storage.scratch";
 		throw new ShimError(reason, `the file ${path} for what the pod writes can't be made: ${messageOf(error)}`, {
 			remedy: 'set storage.scratch_dir to a folder on a disk of the node, or storage.scratch = "memory"',
 			cause: error,
 		});
+	}
+}
+
+/**
+ * Makes the file in a folder that is there.
+ * @throws SystemError: EEXIST, ENOENT, ENOSPC, EROFS
+ */
+export async function makeSparseFile(path: string, maxBytes: number): Promise<void> {
+	const { totalBytes } = await spaceAt(dirname(path));
+	const bytes = totalBytes > 0 ? Math.min(maxBytes, totalBytes) : maxBytes;
+	const file = await open(path, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY, MODE);
+	try {
+		await file.truncate(Math.floor(bytes / BLOCK_BYTES) * BLOCK_BYTES);
+	} finally {
+		await file.close();
 	}
 }
 

@@ -31,7 +31,9 @@ t.test("what is no limit is refused by its text", (t) => {
 		"cache=1Mi;work=1Mi",
 		"cache=1Mi,",
 		"a=1__proto__",
+		"a=1constructor",
 	])
 		t.throws(() => read(text), failing({ reason: "spec.invalid", message: /empty-dir-limits: ".*" is no limit/ }), text);
+	t.throws(() => read("a=1Mi, b=1Mi, a=2Mi"), failing({ reason: "spec.invalid", message: /"a=2Mi" is the second limit/ }));
 	t.end();
 });

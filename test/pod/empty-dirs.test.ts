@@ -1,16 +1,17 @@
 /** emptyDirs with disks: in the journal before they are made, made once for the pod, and gone with its VM. */
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
 import type { Test } from "tap";
 import { Log } from "../../shim/base/log.ts";
 import { defaultConfig } from "../../shim/config/schema.ts";
+import { fileKey } from "../../shim/host/disks.ts";
 import { DeviceRemovals } from "../../shim/pod/device-removals.ts";
 import { EmptyDirs } from "../../shim/pod/empty-dirs.ts";
 import type { EmptyDirRecord } from "../../shim/pod/empty-dirs.ts";
 import type { Machine } from "../../shim/pod/machine.ts";
-import { VolumeDisks } from "../../shim/pod/volume-disks.ts";
+import { POD, VolumeDisks } from "../../shim/pod/volume-disks.ts";
 import type { DiskRecord } from "../../shim/pod/volume-disks.ts";
 import { VmmClient } from "../../shim/vmm/client.ts";
 import { failing } from "../base/failing.ts";
@@ -22,7 +23,7 @@ const FULL = answer(500, JSON.stringify(["Error from API", "Failed to find an av
 const BROKEN = answer(500, JSON.stringify(["Error from API", "broken"]));
 
 /** A pod with one emptyDir, and a VMM whose answers the test gives. */
-async function setUp(t: Test, options: { readonly add?: () => string; readonly landlock?: boolean } = {}) {
+async function setUp(t: Test, options: { readonly add?: (call: string) => string; readonly landlock?: boolean } = {}) {
 	const dir = mkdtempSync(join(tmpdir(), "snp-"));
 	const path = join(dir, "work");
 	mkdirSync(path);
@@ -31,7 +32,7 @@ async function setUp(t: Test, options: { readonly add?: () => string; readonly l
 	const journal: { readonly records: readonly EmptyDirRecord[]; readonly files: number }[] = [];
 	const server = await serveApi(join(dir, "api.sock"), ({ path: call }) => {
 		calls.push(call);
-		return options.add?.() ?? answer(200, '{"id":"vol","bdf":"0000:00:05.0"}');
+		return options.add?.(call) ?? answer(200, '{"id":"vol","bdf":"0000:00:05.0"}');
 	});
 	t.teardown(async () => {
 		await server.close();
@@ -56,10 +57,14 @@ async function setUp(t: Test, options: { readonly add?: () => string; readonly l
 	} as unknown as Machine;
 	const use = (limitBytes?: number) => emptyDirs.use(path, limitBytes, machine, new AbortController().signal);
 	/** As a new snpd finds them. */
-	const restored = (): { emptyDirs: EmptyDirs; disks: VolumeDisks } => {
-		const old: readonly DiskRecord[] = disks.record();
-		const again = new VolumeDisks(host, old);
-		return { disks: again, emptyDirs: new EmptyDirs(host, again, emptyDirs.record()) };
+	const restored = (
+		old: { readonly disks: readonly DiskRecord[]; readonly emptyDirs: readonly EmptyDirRecord[] } = {
+			disks: disks.record(),
+			emptyDirs: emptyDirs.record(),
+		},
+	): { emptyDirs: EmptyDirs; disks: VolumeDisks } => {
+		const again = new VolumeDisks(host, old.disks);
+		return { disks: again, emptyDirs: new EmptyDirs(host, again, old.emptyDirs) };
 	};
 	return { emptyDirs, disks, machine, path, calls, journal, use, restored };
 }
@@ -99,4 +104,21 @@ t.test("a disk that could not be plugged in leaves nothing, and is tried anew", 
 	t.same([emptyDirs.record(), readdirSync(path)], [[], []]);
 	broken = false;
 	t.equal(await use(), "06");
+});
+
+t.test("what an snpd left that was killed before the disk was plugged in is made anew by the next one", async (t) => {
+	const gone = answer(500, JSON.stringify(["Error from API", "No device with id vol1 to remove"]));
+	const added = answer(200, '{"id":"vol","bdf":"0000:00:07.0"}');
+	const { machine, path, calls, restored } = await setUp(t, { add: (call) => (call.endsWith("remove-device") ? gone : added) });
+	const file = join(path, `containerd-shim-snp-${OWNER}.img`);
+	writeFileSync(file, "half");
+	const record = { id: "vol1", key: fileKey(file), readonly: false, source: "", users: [POD] };
+	const later = restored({ disks: [record], emptyDirs: [{ path, file }] });
+	await later.disks.resume(new Set(), machine);
+	t.same(later.disks.record(), []);
+	t.equal(await later.emptyDirs.use(path, 64 * MIB, machine, new AbortController().signal), "07");
+	t.same(calls, ["/api/v1/vm.remove-device", "/api/v1/vm.add-disk"]);
+	t.ok(statSync(file).size > 64 * MIB);
+	await later.emptyDirs.end();
+	t.same(readdirSync(path), []);
 });

@@ -9,7 +9,7 @@ import { defaultConfig } from "../../shim/config/schema.ts";
 import { diskAt } from "../../shim/host/disks.ts";
 import { DeviceRemovals } from "../../shim/pod/device-removals.ts";
 import type { Machine } from "../../shim/pod/machine.ts";
-import { VolumeDisks } from "../../shim/pod/volume-disks.ts";
+import { POD, VolumeDisks } from "../../shim/pod/volume-disks.ts";
 import type { DiskRecord } from "../../shim/pod/volume-disks.ts";
 import { VmmClient } from "../../shim/vmm/client.ts";
 import { failing } from "../base/failing.ts";
@@ -19,7 +19,10 @@ const NO_SLOT = ["Error from API", "Error from device manager", "Failed to find 
 const LOCKED = ["Error from API", "Cannot lock images of all block devices", "The file is already locked"];
 
 /** A VMM whose answers the test gives, and the disks of one pod in it. */
-async function setUp(t: Test, options: { readonly add?: (segment: number) => string; readonly records?: readonly DiskRecord[] } = {}) {
+async function setUp(
+	t: Test,
+	options: { readonly add?: (segment: number) => string; readonly records?: readonly DiskRecord[]; readonly segments?: number } = {},
+) {
 	const dir = mkdtempSync(join(tmpdir(), "snp-"));
 	const calls: string[] = [];
 	/** The journal as it was when each call came. */
@@ -43,7 +46,7 @@ async function setUp(t: Test, options: { readonly add?: (segment: number) => str
 	const host = {
 		config: defaultConfig(),
 		log: new Log(() => undefined),
-		pciSegments: 2,
+		pciSegments: options.segments ?? 2,
 		nextNumber: () => next++,
 		save: () => {
 			saved = disks.record();
@@ -80,6 +83,18 @@ t.test("a full PCI segment is passed over; when all are, the error says so and n
 	const none = await setUp(t, { add: () => full });
 	await t.rejects(none.disks.use(none.disk, "a", none.machine, none.signal), failing({ reason: "pod.slots-full", message: /image/ }));
 	t.same(none.disks.record(), []);
+});
+
+t.test("the pod's own disks leave slots to those that can't do without", async (t) => {
+	const full = answer(500, JSON.stringify(NO_SLOT));
+	const { disks, machine, disk, calls, signal } = await setUp(t, { add: (segment) => (segment === 0 ? answer(200, "{}") : full) });
+	await t.rejects(disks.use(disk, POD, machine, signal), failing({ reason: "pod.slots-full" }));
+	t.same(calls, ["add-disk vol1 1", "remove-device vol1 0"], "nothing is asked of the first segment");
+	const alone = await setUp(t, { segments: 1 });
+	const others = Array.from({ length: 8 }, (_, number) => ({ ...alone.disk, key: `file ${number}` }));
+	for (const other of others) t.equal(await alone.disks.use(other, POD, alone.machine, alone.signal), "05");
+	await t.rejects(alone.disks.use(alone.disk, POD, alone.machine, alone.signal), failing({ reason: "pod.slots-full" }));
+	t.equal(await alone.disks.use(alone.disk, "a", alone.machine, alone.signal), "05", "a container's own comes in");
 });
 
 t.test("a disk that another VM has is refused by name", async (t) => {

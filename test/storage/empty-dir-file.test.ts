@@ -37,3 +37,13 @@ t.test("no symbolic link leads to the file; a folder that is gone is named", asy
 	t.equal(dirname(await emptyDirFile(join(dir, "link"), NEW)), join(dir, "real"));
 	await t.rejects(emptyDirFile(join(dir, "gone"), NEW), failing({ reason: "volume.missing", message: /gone/ }));
 });
+
+t.test("a folder that kubelet has removed meanwhile stays away; one that can't have the file is named", async (t) => {
+	const dir = t.testdir({ other: {} });
+	const gone = join(dir, "gone");
+	await t.rejects(makeEmptyDirFile(join(gone, "file"), undefined, MIB), failing({ reason: "volume.missing", message: /emptyDir .*gone/ }));
+	t.notOk(existsSync(gone));
+	const taken = await emptyDirFile(join(dir, "other"), NEW);
+	mkdirSync(taken);
+	await t.rejects(makeEmptyDirFile(taken, undefined, MIB), failing({ reason: "storage.scratch", message: /emptyDir .*other/ }));
+});
