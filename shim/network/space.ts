@@ -113,10 +113,8 @@ export function joinEndpoints(space: NamespaceAddress, endpoints: readonly Endpo
 			return joined;
 		} catch (error) {
 			// The taps go with their descriptors; the redirections to them do not.
-			for (const { endpoint, fds } of joined) {
-				closeTap(fds);
-				await removeRedirect(netlink, endpoint.index);
-			}
+			for (const { fds } of joined) closeTap(fds);
+			for (const { endpoint } of joined) await removeRedirect(netlink, endpoint.index);
 			throw error;
 		}
 	});

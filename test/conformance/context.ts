@@ -1,5 +1,5 @@
 /** What a conformance case works with: pods and containers by short calls, all of which are removed afterwards. */
-import { mkdirSync, readFileSync, readlinkSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { rm, rmdir } from "node:fs/promises";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
@@ -260,13 +260,22 @@ export class CaseContext {
 			}
 			return true;
 		});
+		const files = this.#uids.flatMap((uid) => filesForEmptyDirs(this.bed.podDir(uid)));
 		for (const uid of this.#uids) {
 			// Only the folder itself: what is left in it is the runtime's to remove.
 			for (const folder of cgroupsNamed([this.bed.containerd.cgroupMark]).filter((path) => path.endsWith(`/${uid}`)))
 				await rmdir(folder).catch(() => undefined);
 			await rm(this.bed.podDir(uid), { recursive: true, force: true });
 		}
+		if (files.length > 0) throw new Error(`emptyDirs keep ${files.join(", ")}`);
 	}
+}
+
+/** The files of disks that the runtime has left in a pod's emptyDirs. */
+function filesForEmptyDirs(podDir: string): string[] {
+	const volumes = join(podDir, "volumes/kubernetes.io~empty-dir");
+	if (!existsSync(volumes)) return [];
+	return readdirSync(volumes, { recursive: true, encoding: "utf8" }).filter((name) => /\/containerd-shim-snp-[^/]*\.img$/.test(name));
 }
 
 /** One conformance case. */
