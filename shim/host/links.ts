@@ -55,6 +55,8 @@ export interface Route {
 	readonly metric: number;
 	/** 0: the interface's. */
 	readonly mtu: number;
+	/** Of routes: 254 for the main one. */
+	readonly table: number;
 }
 
 /** A neighbour's hardware address. */
@@ -87,7 +89,8 @@ const RTAX_MTU = 2;
 const NDA = { DST: 1, LLADDR: 2 } as const;
 const AF_INET = 2;
 const AF_INET6 = 10;
-const TABLE_MAIN = 254;
+/** Addresses of the node itself: the kernel makes its routes. */
+const TABLE_LOCAL = 255;
 /** A route that the kernel made for one packet. */
 const RTM_F_CLONED = 0x200;
 
@@ -105,7 +108,7 @@ export async function readSnapshot(netlink: Netlink): Promise<Snapshot> {
 	return {
 		links: links.map(linkOf),
 		addresses: addresses.filter(isIp).map(addressOf),
-		routes: routes.filter((route) => isIp(route) && tableOf(route) === TABLE_MAIN && (route.word(8) & RTM_F_CLONED) === 0).map(routeOf),
+		routes: routes.filter((route) => isIp(route) && tableOf(route) !== TABLE_LOCAL && (route.word(8) & RTM_F_CLONED) === 0).map(routeOf),
 		neighbours: neighbours.filter(isIp).map(neighbourOf),
 	};
 }
@@ -165,6 +168,7 @@ function routeOf(message: Message): Route {
 		flags: message.word(8) & 0xff,
 		metric: attributes.number(RTA.PRIORITY) ?? 0,
 		mtu: attributes.nested(RTA.METRICS).number(RTAX_MTU) ?? 0,
+		table: tableOf(message),
 	};
 }
 

@@ -44,6 +44,8 @@ const IFA_F = { DADFAILED: 0x08, PERMANENT: 0x80 } as const;
 const RTN_UNICAST = 1;
 const RTPROT = { KERNEL: 2, RA: 9 } as const;
 const RTNH_F_ONLINK = 4;
+/** RT_TABLE_MAIN of linux/rtnetlink.h. */
+const TABLE_MAIN = 254;
 const NUD_PERMANENT = 0x80;
 
 const TAP_PREFIX = "snp";
@@ -136,7 +138,10 @@ function planRoutes(
 	omitted: string[],
 ): GuestRoute[] {
 	const best = new Map<string, Route>();
-	for (const route of routes) {
+	const others = new Set(routes.filter(({ table, link }) => table !== TABLE_MAIN && names.has(link)).map(({ table }) => table));
+	for (const table of others)
+		omitted.push(`routes of table ${table}: the guest agent's protocol carries neither other tables than the main one nor their rules`);
+	for (const route of routes.filter(({ table }) => table === TABLE_MAIN)) {
 		const text = `route to ${route.destination === "" ? "default" : route.destination}`;
 		if (isMadeByGuest(route, addresses)) continue;
 		if (route.type !== RTN_UNICAST || !names.has(route.link)) {

@@ -71,6 +71,7 @@ t.test("readSnapshot gives what ip made", async (t) => {
 	space.ip("route add default via 10.7.0.1 metric 7 mtu 1300");
 	space.ip("route add 10.9.0.0/16 via 169.254.1.1 dev eth0 onlink src 10.7.0.2");
 	space.ip("route add fd09::/48 via fd07::1");
+	space.ip("route add 10.55.0.0/16 dev eth0 table 100");
 	space.ip("neigh add 10.7.0.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent");
 	const { links, addresses, routes, neighbours } = await readSnapshot(netlink);
 	const eth0 = links.find((link) => link.name === "eth0");
@@ -95,7 +96,15 @@ t.test("readSnapshot gives what ip made", async (t) => {
 	);
 	t.match(
 		on(routes).find(({ destination }) => destination === "fd09::/48"),
-		{ gateway: "fd07::1", v6: true },
+		{ gateway: "fd07::1", v6: true, table: 254 },
+	);
+	t.match(
+		on(routes).find(({ destination }) => destination === "10.55.0.0/16"),
+		{ table: 100 },
+	);
+	t.notOk(
+		routes.some(({ table }) => table === 255),
+		"those to the node itself are left out",
 	);
 	t.match(
 		on(neighbours).find(({ address }) => address === "10.7.0.1"),

@@ -18,7 +18,7 @@ const address = (link: number, text: string, prefix: number, more: Partial<Addre
 });
 const route = (link: number, destination: string, gateway: string, more: Partial<Route> = {}): Route => ({
 	...{ destination, v6: destination.includes(":") || gateway.includes(":"), gateway, source: "", link },
-	...{ scope: 0, type: 1, protocol: 3, flags: 0, metric: 0, mtu: 0 },
+	...{ scope: 0, type: 1, protocol: 3, flags: 0, metric: 0, mtu: 0, table: 254 },
 	...more,
 });
 const neighbour = (link: number, text: string, more: Partial<Neighbour> = {}): Neighbour => ({
@@ -187,4 +187,16 @@ t.test("chooseNetwork: a path, a new namespace, the host's own", async (t) => {
 		message: /hostNetwork/,
 		remedy: /another runtime class/,
 	});
+});
+
+t.test("routes of other tables, as source-based routing has them, are left out, and each table is said once", async (t) => {
+	const routes = [
+		route(2, "", "10.1.2.1"),
+		route(2, "", "10.1.2.9", { table: 100 }),
+		route(2, "10.7.0.0/16", "", { table: 100 }),
+		route(1, "10.8.0.0/16", "", { table: 101 }),
+	];
+	const plan = planNetwork(snapshot({ links: [LOOPBACK, link(2, "eth0")], addresses: [address(2, "10.1.2.3", 24)], routes }));
+	t.match(plan.routes, [{ dest: "", gateway: "10.1.2.1" }]);
+	t.match(plan.omitted, [/^routes of table 100: /]);
 });
