@@ -12,7 +12,7 @@ const WAIT = task.WaitRequest.encode({ id: "c", exec_id: "" }).finish();
 /** A service over one process that is in no guest. */
 function serviceOver(process: GuestProcess): TaskService {
 	const pod = { container: () => ({ process: () => process }) };
-	return new TaskService({ find: () => pod } as unknown as PodNode, "0");
+	return new TaskService({ find: () => pod, marked: (_: string, error: unknown) => error } as unknown as PodNode, "0");
 }
 
 function caller(timeoutMs?: number): Caller {
