@@ -179,8 +179,14 @@ export class PodVolumes {
 	/** An emptyDir that the guest makes; one that is not in memory gets a disk, where the guest can make a file system on it. */
 	async #bringEmpty(kind: EmptyDirKind, path: string, work: Work): Promise<StorageRequest> {
 		const storage = await emptyDir(kind, path, work.pagesReserved);
-		if (kind !== "scratch" || !this.#host.hasScratch) return storage;
-		const source = await this.emptyDirs.use(path, work.limits.get(basename(path)), work.machine, work.signal);
+		if (kind !== "scratch") return storage;
+		const limitBytes = work.limits.get(basename(path));
+		if (!this.#host.hasScratch) {
+			if (limitBytes !== undefined)
+				this.#host.log.warn("the limit of an emptyDir does not hold: it is in the VM's memory", { volume: path });
+			return storage;
+		}
+		const source = await this.emptyDirs.use(path, limitBytes, work.machine, work.signal);
 		return source === undefined ? storage : emptyDirDiskStorage(storage, source);
 	}
 
