@@ -720,6 +720,7 @@ CreateSandboxRequest_reasons := union({
 	field_differences("", input, ["hostname"], [], policy_data.pod.hostname, "hostname"),
 	field_differences("", input, ["guest_hook_path"], [], "", "sandbox"),
 	field_differences("", input, ["kernel_modules"], [], [], "sandbox"),
+	field_differences("", input, ["sandbox_pidns"], [], false, "namespaces"),
 	{r |
 		not is_list(at(input, ["storages"]))
 		r := reason("", "storages", "a list", at(input, ["storages"]), "sandbox")

@@ -406,6 +406,7 @@ t.test("the sandbox and its network", async (t) => {
 		sandbox("another host name", "hostname", (input) => set(input, "hostname", "evil")),
 		sandbox("a resolver", undefined, ({ dns }) => push(dns, "nameserver 10.0.0.1")),
 		sandbox("modules", "kernel_modules", ({ kernel_modules }) => push(kernel_modules, { name: "evil", parameters: [] })),
+		sandbox("processes that see each other", "sandbox_pidns", (input) => set(input, "sandbox_pidns", true)),
 		sandbox("hooks", "guest_hook_path", (input) => set(input, "guest_hook_path", "/hooks")),
 		sandbox("a writable disk without a key", "storages[", ({ storages }) => set(storages.at(-1), "driver_options", ["create_filesystem"])),
 		sandbox("a writable disk that is not made anew", "storages[", ({ storages }) =>
