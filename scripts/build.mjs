@@ -181,6 +181,15 @@ const steps = [
 		name: "initramfs",
 		work: () => link(join(dist, "share/initramfs"), join(run("guest/build-initramfs.sh"), "initramfs"), "run guest/build-initramfs.sh"),
 	},
+	{
+		name: "initramfs-sample-insecure",
+		work: () =>
+			link(
+				join(dist, "share/initramfs-sample-insecure"),
+				join(run("guest/build-initramfs.sh", "--sample"), "initramfs"),
+				"run guest/build-initramfs.sh --sample",
+			),
+	},
 	// Minutes, not seconds: the kernel is linked when it is there, and built by the set-up.
 	{
 		name: "vmlinux",

@@ -74,8 +74,8 @@ put_in_place() {
   mv -T "$1" "$2"
 }
 
-# cargo_static REPOSITORY PACKAGE PROGRAM: builds a release of one workspace member as a static binary
-# and prints its path. Its target folder is in the cache, shared by the members, one for each checkout:
+# cargo_static REPOSITORY PACKAGE PROGRAM [ARGUMENT...]: builds a release of one workspace member as a static binary
+# and prints its path; cargo gets the further arguments. Its target folder is in the cache, shared by the members, one for each checkout:
 # cargo takes workspaces in different folders for the same one, and would mix them. --target keeps the
 # flags away from build scripts and macros, which must stay dynamic. Local paths are mapped away, so
 # that equal sources give equal bytes wherever they lie.
@@ -85,7 +85,7 @@ cargo_static() {
   CARGO_TARGET_DIR="$target_dir" LIBSECCOMP_LINK_TYPE=static \
     LIBSECCOMP_LIB_PATH="${LIBSECCOMP_LIB_PATH:-/usr/lib/x86_64-linux-gnu}" \
     RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$1=/src --remap-path-prefix=$home=/cargo --remap-path-prefix=$target_dir=/target" \
-    cargo build --manifest-path "$1/Cargo.toml" --release --locked --target "$host" -p "$2" --bin "$3" >&2 || return 1
+    cargo build --manifest-path "$1/Cargo.toml" --release --locked --target "$host" -p "$2" --bin "$3" "${@:4}" >&2 || return 1
   printf '%s\n' "$target_dir/$host/release/$3"
 }
 
@@ -107,10 +107,10 @@ assert_static() {
 # rust_hash REPOSITORY FILE...: the short name of what a static Rust program is built of: the files, the compiler, and the way it is called.
 rust_hash() { { rustc -vV; declare -f cargo_static; } | hash_inputs "$@"; }
 
-# static_program REPOSITORY PACKAGE PROGRAM FOLDER: builds a program of one workspace member and puts it into FOLDER.
+# static_program REPOSITORY PACKAGE PROGRAM FOLDER [ARGUMENT...]: builds a program of one workspace member and puts it into FOLDER.
 static_program() {
   local built
-  built="$(cargo_static "$1" "$2" "$3")" ||
+  built="$(cargo_static "$1" "$2" "$3" "${@:5}")" ||
     fail "$3 did not compile (cargo's messages are above). When they speak of Cargo.lock: run 'cargo metadata' once and commit Cargo.lock"
   assert_static "$built"
   cp "$built" "$4/$3"

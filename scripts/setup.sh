@@ -33,7 +33,7 @@ packages=(
 # Dependencies of the Rust programs use the 2024 edition.
 least_cargo_minor=85
 
-step_count=12
+step_count=13
 step_number=0
 
 # step NAME CHECK WORK: skips WORK when CHECK succeeds; both are functions of this file.
@@ -113,6 +113,9 @@ build_kernel() { guest/build-kernel.sh >/dev/null; }
 have_initramfs() { [ -d "$(guest/build-initramfs.sh --path)" ]; }
 build_initramfs() { guest/build-initramfs.sh >/dev/null; }
 
+have_sample() { [ -d "$(guest/build-initramfs.sh --sample --path)" ]; }
+build_sample() { guest/build-initramfs.sh --sample >/dev/null; }
+
 have_containerd() { [ -x "$(cache_dir)/containerd/1.6/bin/containerd" ] && [ -x "$(cache_dir)/containerd/2/bin/containerd" ]; }
 fetch_containerd() {
   scripts/fetch-containerd.sh 1.6 >/dev/null
@@ -132,6 +135,7 @@ step "policy engine" have_policy build_policy
 step "vsock for VMs under QEMU" have_vsock_back_end build_vsock_back_end
 step "guest kernel" have_kernel build_kernel
 step "guest initramfs" have_initramfs build_initramfs
+step "guest initramfs of sample mode" have_sample build_sample
 step "containerd 1.6 and 2.x for tests" have_containerd fetch_containerd
 step "programs in dist" never build_dist
 note "ready in $SECONDS s; the cache is $(cache_dir)"

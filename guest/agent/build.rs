@@ -1,5 +1,6 @@
 //! Generates the protocol's Rust types from `proto/agent` and links libseccomp statically.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::{env, error::Error};
 
@@ -16,7 +17,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let shared = here.join("../../proto");
     let own = here.join("proto");
     let files = protox::compile(PROTOS, [&shared, &own])?;
-    prost_build::Config::new().btree_map(["."]).compile_fds(files)?;
+    let mut config = prost_build::Config::new();
+    config.btree_map(["."]);
+    describe_requests(&mut config, &files);
+    config.compile_fds(files)?;
     println!("cargo:rerun-if-changed={}", shared.join("agent").display());
     println!("cargo:rerun-if-changed={}", own.display());
     println!("cargo:rerun-if-env-changed=LIBSECCOMP_LIB_PATH");
@@ -28,4 +32,57 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rustc-link-search=native={folder}");
     println!("cargo:rustc-link-lib=static=seccomp");
     Ok(())
+}
+
+/// Packages whose messages a policy sees as JSON.
+const SEEN: [&str; 2] = ["grpc", "types"];
+/// Messages of the package `snp.v1` that it sees.
+const SEEN_EXTENSIONS: [&str; 4] = [
+    "ReadFileRequest",
+    "ListRequest",
+    "NextDamageRequest",
+    "ContainerDamageRequest",
+];
+
+/// Lets requests be written as JSON with the names that Kata's agent has for fields: those of the `.proto` files, with a line behind words of Rust.
+fn describe_requests(config: &mut prost_build::Config, files: &prost_types::FileDescriptorSet) {
+    for file in &files.file {
+        let package = file.package();
+        for message in &file.message_type {
+            let extension = package == "snp.v1" && SEEN_EXTENSIONS.contains(&message.name());
+            if !SEEN.contains(&package) && !extension {
+                continue;
+            }
+            describe(config, &format!(".{package}.{}", message.name()), message);
+        }
+    }
+}
+
+fn describe(config: &mut prost_build::Config, path: &str, message: &prost_types::DescriptorProto) {
+    config.message_attribute(path, "#[derive(serde::Serialize)]");
+    let one_of = |field: &prost_types::FieldDescriptorProto| {
+        let index = field.oneof_index.filter(|_| !field.proto3_optional())?;
+        Some(message.oneof_decl[index as usize].name())
+    };
+    for field in &message.field {
+        let name = if field.name() == "type" { "type_" } else { field.name() };
+        let holder = one_of(field).map_or(path.to_string(), |one| format!("{path}.{one}"));
+        config.field_attribute(format!("{holder}.{}", field.name()), renamed(name));
+    }
+    let choices: BTreeSet<&str> = message.field.iter().filter_map(one_of).collect();
+    for one in choices {
+        config.enum_attribute(format!("{path}.{one}"), "#[derive(serde::Serialize)]");
+        // Without the first dot a path is only itself, not all below it.
+        config.field_attribute(format!("{path}.{one}").trim_start_matches('.'), renamed(one));
+    }
+    // The entries of maps are messages only in the descriptors.
+    let is_map =
+        |message: &prost_types::DescriptorProto| message.options.as_ref().is_some_and(|options| options.map_entry());
+    for inner in message.nested_type.iter().filter(|inner| !is_map(inner)) {
+        describe(config, &format!("{path}.{}", inner.name()), inner);
+    }
+}
+
+fn renamed(name: &str) -> String {
+    format!("#[serde(rename = \"{name}\")]")
 }

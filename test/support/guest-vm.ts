@@ -35,6 +35,14 @@ export interface Outcome {
 	readonly err: string;
 }
 
+/** What is not as in an ordinary guest. */
+export interface GuestKind {
+	/** The initramfs; `dist/share/initramfs` unless given. */
+	readonly initramfs?: string;
+	/** Further kernel parameters. */
+	readonly parameters?: string;
+}
+
 /** A VM with the agent in it. */
 export class GuestVm {
 	readonly folder: string;
@@ -55,6 +63,14 @@ export class GuestVm {
 	 * @param scratch the disk that is the pod's for writable layers; none unless given
 	 */
 	static async boot(t: Tap, disks: readonly DiskSpec[], scratch?: string): Promise<GuestVm> {
+		const vm = await GuestVm.bootBare(t, disks);
+		const storages = [shmStorage(), ...(scratch === undefined ? [] : [scratchStorage(await vm.slot(scratch))])];
+		await vm.agent.createSandbox({ hostname: "vm", dns: [], storages, sandbox_pidns: false, sandbox_id: "vm" });
+		return vm;
+	}
+
+	/** The same without a sandbox: the agent was not asked for anything yet. */
+	static async bootBare(t: Tap, disks: readonly DiskSpec[], kind: GuestKind = {}): Promise<GuestVm> {
 		requireBuilt();
 		const folder = mkdtempSync(join(tmpdir(), "snp-vm-"));
 		t.teardown(() => rmSync(folder, { recursive: true, force: true }));
@@ -68,8 +84,8 @@ export class GuestVm {
 				vcpus: 1,
 				memoryMiB: MEMORY_MIB,
 				kernelPath: join(distShareDir, "vmlinux"),
-				initramfsPath: join(distShareDir, "initramfs"),
-				cmdline: PARAMETERS,
+				initramfsPath: kind.initramfs ?? join(distShareDir, "initramfs"),
+				cmdline: [PARAMETERS, kind.parameters ?? ""].join(" ").trim(),
 				disks,
 				vsock: { cid: 3, socketPath: vsock },
 			}),
@@ -79,8 +95,6 @@ export class GuestVm {
 		const agent = new AgentClient(new TtrpcClient(socket, { name: "the agent", log: new Log(() => undefined) }), CALL_MS);
 		t.teardown(() => agent.close());
 		const vm = new GuestVm(folder, vmm, agent);
-		const storages = [shmStorage(), ...(scratch === undefined ? [] : [scratchStorage(await vm.slot(scratch))])];
-		await agent.createSandbox({ hostname: "vm", dns: [], storages, sandbox_pidns: false, sandbox_id: "vm" });
 		const { socket: log } = await dialGuest(vsock, AGENT_LOG_PORT, { timeoutMs: CALL_MS });
 		t.teardown(() => log.destroy());
 		log.on("error", () => undefined);

@@ -1,6 +1,7 @@
 //! The agent's state: one sandbox, its containers, and what they share.
 
 use crate::cgroup::Cgroups;
+use crate::confidential::guard::Guard;
 use crate::container::Container;
 use crate::error::{Code, Context, Error, Result};
 use crate::events::Events;
@@ -55,6 +56,8 @@ pub struct Agent {
     pub streams: Rc<Streams>,
     pub cgroups: Cgroups,
     pub storages: Rc<Storages>,
+    /// What the host may do.
+    pub guard: Rc<Guard>,
     /// Containers that lost a process for want of memory.
     pub ooms: Rc<Events>,
     /// Told when the sandbox is destroyed: the agent ends.
@@ -67,7 +70,7 @@ pub struct Agent {
 
 impl Agent {
     /// An agent without a sandbox.
-    pub fn new(options: Options, reaper: Rc<Reaper>, cgroups: Cgroups) -> Rc<Self> {
+    pub fn new(options: Options, reaper: Rc<Reaper>, cgroups: Cgroups, guard: Rc<Guard>) -> Rc<Self> {
         let storages = Rc::new(Storages::new(&options));
         Rc::new(Self {
             options,
@@ -75,6 +78,7 @@ impl Agent {
             streams: Rc::default(),
             cgroups,
             storages,
+            guard,
             ooms: Rc::default(),
             end: Notify::new(),
             sandbox: RefCell::default(),
@@ -274,6 +278,16 @@ impl Agent {
     /// The process of a container, see `Container::process`.
     pub fn process(&self, container: &str, exec: &str) -> Result<Rc<Process>> {
         self.container(container)?.process(exec)
+    }
+
+    /// Root hashes of the layers of each container that prove themselves, the topmost first.
+    pub fn layers(&self) -> Vec<(String, Vec<String>)> {
+        let containers = self.containers.borrow();
+        let layers = |container: &Container| self.storages.root_hashes(&container.storages());
+        containers
+            .values()
+            .map(|container| (container.id.clone(), layers(container)))
+            .collect()
     }
 
     /// The shared namespaces, once there is a sandbox.

@@ -1,8 +1,10 @@
 //! Connections from the host to ports of the guest's loopback: what a port-forward and a probe of localhost reach.
 
+use crate::confidential::guard::Guard;
 use crate::error::{Context, Error, Result};
 use crate::io::{Fd, Listener};
 use crate::streams::{after_failed_accept, read_token};
+use serde_json::json;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -20,7 +22,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 const ANSWER: &[u8] = b"OK\n";
 
 /// Accepts connections for ever: the host sends the port in decimal and a newline, and gets `OK` and a newline before the program's bytes.
-pub async fn serve(listener: Listener) {
+pub async fn serve(listener: Listener, guard: Rc<Guard>) {
     let places = Rc::new(());
     loop {
         match listener.accept().await {
@@ -28,10 +30,10 @@ pub async fn serve(listener: Listener) {
                 crate::warn!("a connection to a port was closed: {CONNECTIONS_MAX} others are open");
             }
             Ok((host, _)) => {
-                let place = places.clone();
+                let (place, guard) = (places.clone(), guard.clone());
                 tokio::task::spawn_local(async move {
                     let _place = place;
-                    if let Err(error) = forward(&host).await {
+                    if let Err(error) = forward(&host, &guard).await {
                         crate::debug!("a connection to a port ended: {error}");
                     }
                 });
@@ -41,10 +43,11 @@ pub async fn serve(listener: Listener) {
     }
 }
 
-async fn forward(host: &Fd) -> Result<()> {
+async fn forward(host: &Fd, guard: &Guard) -> Result<()> {
     let begin = async {
         let port = read_token(host).await.and_then(|port| u16::try_from(port).ok());
         let port = port.ok_or_else(|| Error::invalid("the host named no port"))?;
+        guard.allows("ForwardPortRequest", || json!({ "port": port }))?;
         connect(port).await.with_context(|| format!("connect to port {port}"))
     };
     let late = || Error::internal(format!("nobody took the connection within {BEGIN_MAX:?}"));

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod boot;
 pub mod cgroup;
+pub mod confidential;
 pub mod container;
 pub mod copyfile;
 pub mod dm;

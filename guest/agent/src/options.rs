@@ -32,6 +32,13 @@ pub struct Options {
     pub init: bool,
     /// Where cgroup2 is mounted.
     pub cgroup_root: PathBuf,
+    /// A file in place of the disk with the initdata (for tests).
+    pub initdata: Option<PathBuf>,
+    /// Hexadecimal digits that stand for HOST_DATA and MEASUREMENT.
+    #[cfg(feature = "sample")]
+    pub sample_host_data: String,
+    #[cfg(feature = "sample")]
+    pub sample_measurement: String,
 }
 
 impl Options {
@@ -47,6 +54,11 @@ impl Options {
             run_dir: KATA_DIR.into(),
             init: true,
             cgroup_root: "/sys/fs/cgroup".into(),
+            initdata: None,
+            #[cfg(feature = "sample")]
+            sample_host_data: String::new(),
+            #[cfg(feature = "sample")]
+            sample_measurement: String::new(),
         };
         for word in command_line.split_ascii_whitespace() {
             let Some((key, value)) = word.split_once('=') else {
@@ -57,6 +69,10 @@ impl Options {
                 ("agent.log", _) => options.log_level = Level::parse(value).unwrap_or(options.log_level),
                 ("agent.passfd_listener_port", Some(port)) => options.passfd = Some(Address::Vsock(port)),
                 ("agent.log_vport", Some(port)) => options.log = Some(Address::Vsock(port)),
+                #[cfg(feature = "sample")]
+                ("snp.sample_host_data", _) => options.sample_host_data = value.into(),
+                #[cfg(feature = "sample")]
+                ("snp.sample_measurement", _) => options.sample_measurement = value.into(),
                 _ => {}
             }
         }
@@ -64,7 +80,8 @@ impl Options {
     }
 
     /// The settings of a test on a host: `--listen unix:///path --streams unix:///path --run-dir DIR` and optionally
-    /// `--log-socket unix:///path`, `--forward unix:///path`, `--passfd unix:///path`, `--cgroup-root DIR`, `--log-level WORD`. An unknown argument is an error.
+    /// `--log-socket unix:///path`, `--forward unix:///path`, `--passfd unix:///path`, `--cgroup-root DIR`,
+    /// `--initdata FILE`, `--log-level WORD`. An unknown argument is an error.
     pub fn from_arguments(arguments: impl Iterator<Item = String>) -> Result<Self> {
         let mut arguments = arguments;
         let (mut agent, mut streams, mut run_dir) = (None, None, None);
@@ -86,6 +103,11 @@ impl Options {
                 "--forward" => options.forward = Some(address(&value)?),
                 "--passfd" => options.passfd = Some(address(&value)?),
                 "--cgroup-root" => options.cgroup_root = value.into(),
+                "--initdata" => options.initdata = Some(value.into()),
+                #[cfg(feature = "sample")]
+                "--sample-host-data" => options.sample_host_data = value,
+                #[cfg(feature = "sample")]
+                "--sample-measurement" => options.sample_measurement = value,
                 "--log-level" => {
                     let level = Level::parse(&value);
                     options.log_level = level.ok_or_else(|| Error::invalid(format!("no log level {value:?}")))?;

@@ -1,5 +1,6 @@
 //! A process of a container: its standard streams, its terminal, its end.
 
+use crate::confidential::guard::Allowed;
 use crate::error::{Context, Error, Result};
 use crate::io::{pipe, Fd};
 use crate::proto::stage::Plan;
@@ -35,7 +36,8 @@ impl Ports {
     }
 
     /// Waits, with a bound, for the streams that are named. Nothing may be held meanwhile that others need: a host may name what never comes.
-    pub async fn claim(self, streams: &Streams) -> Result<HostStreams> {
+    /// Streams that the host may not have are closed: it would wait for them.
+    pub async fn claim(self, streams: &Streams, allowed: Allowed) -> Result<HostStreams> {
         let claim = |number: u32| async move {
             match number {
                 0 => Ok(None),
@@ -45,17 +47,18 @@ impl Ports {
         let (stdin, stdout, stderr) = tokio::try_join!(claim(self.stdin), claim(self.stdout), claim(self.stderr))?;
         Ok(HostStreams {
             ports: self,
-            stdin,
-            stdout,
-            stderr,
+            allowed,
+            stdin: stdin.filter(|_| allowed.input),
+            stdout: stdout.filter(|_| allowed.output),
+            stderr: stderr.filter(|_| allowed.output),
         })
     }
 }
 
 /// The host's ends of a process's standard streams.
-#[derive(Default)]
 pub struct HostStreams {
     ports: Ports,
+    allowed: Allowed,
     stdin: Option<Fd>,
     stdout: Option<Fd>,
     stderr: Option<Fd>,
@@ -88,10 +91,9 @@ struct Line {
 }
 
 impl Line {
-    /// `used`: the host uses streams for this process.
-    fn open(host: Option<Fd>, used: bool, tty: bool, input: bool) -> Result<Self> {
-        // A host that uses streams and names none here wants none: /dev/null.
-        if tty || (host.is_none() && used) {
+    /// `unheard`: without a stream of the host's the process gets /dev/null.
+    fn open(host: Option<Fd>, unheard: bool, tty: bool, input: bool) -> Result<Self> {
+        if tty || (host.is_none() && unheard) {
             return Ok(Self {
                 host,
                 ..Self::default()
@@ -124,10 +126,11 @@ impl Process {
     /// Creates a process up to the point before its program starts.
     pub async fn create(reaper: &Reaper, mut plan: Plan, birth: Birth<'_>, host: HostStreams) -> Result<Self> {
         let tty = plan.process.as_ref().is_some_and(|process| process.terminal);
-        let used = host.ports.any();
-        let mut stdin = Line::open(host.stdin, used, tty, true)?;
-        let mut stdout = Line::open(host.stdout, used, tty, false)?;
-        let mut stderr = Line::open(host.stderr, used, tty, false)?;
+        // A host that uses streams and names none wants none; one that may have none gets none by requests either.
+        let (used, allowed) = (host.ports.any(), host.allowed);
+        let mut stdin = Line::open(host.stdin, used || !allowed.input, tty, true)?;
+        let mut stdout = Line::open(host.stdout, used || !allowed.output, tty, false)?;
+        let mut stderr = Line::open(host.stderr, used || !allowed.output, tty, false)?;
         (plan.stdin, plan.stdout, plan.stderr) = (stdin.number(), stdout.number(), stderr.number());
         let mut inherited = birth.inherited.clone();
         inherited.extend([plan.stdin, plan.stdout, plan.stderr].iter().filter(|fd| **fd >= 0));
@@ -151,7 +154,7 @@ impl Process {
                 return Err(error);
             }
         };
-        let (pumps, master_piped) = connect(&master, [&mut stdin, &mut stdout, &mut stderr]);
+        let (pumps, master_piped) = connect(&master, [&mut stdin, &mut stdout, &mut stderr], allowed);
         Ok(Self {
             pid: stage.pid,
             pidfd,
@@ -259,7 +262,7 @@ impl Process {
 }
 
 /// Joins the host's streams with the process's; gives the tasks, and whether one of them reads the terminal.
-fn connect(master: &Option<Rc<Fd>>, lines: [&mut Line; 3]) -> (Vec<AbortHandle>, bool) {
+fn connect(master: &Option<Rc<Fd>>, lines: [&mut Line; 3], allowed: Allowed) -> (Vec<AbortHandle>, bool) {
     let [stdin, stdout, stderr] = lines;
     let mut pumps = Vec::new();
     if let Some(host) = stdin.host.take() {
@@ -271,14 +274,15 @@ fn connect(master: &Option<Rc<Fd>>, lines: [&mut Line; 3]) -> (Vec<AbortHandle>,
         for line in [stdout, stderr] {
             let Some(host) = line.host.take() else { continue };
             if let Some(from) = line.own.take() {
-                pumps.push(spawn_local(pump_output(from, host)).abort_handle());
+                pumps.push(spawn_local(pump_output(from, Some(host))).abort_handle());
             }
         }
         return (pumps, false);
     };
-    let Some(host) = stdout.host.take() else {
+    let host = stdout.host.take();
+    if host.is_none() && allowed.output {
         return (pumps, false);
-    };
+    }
     let (master, input) = (master.clone(), pumps.first().cloned());
     let output = spawn_local(async move {
         pump_output(master, host).await;

@@ -8,7 +8,7 @@ use crate::io::{Fd, Listener};
 use crate::options::Options;
 use crate::reaper::{block_signals, Reaper};
 use crate::uevent::Uevents;
-use crate::{forward, log, ttrpc};
+use crate::{confidential, forward, log, ttrpc};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::{spawn_local, LocalSet};
@@ -50,7 +50,9 @@ async fn serve(options: Options) -> Result<()> {
         format!("snp-agent-{}", std::process::id())
     };
     let cgroups = Cgroups::prepare(&options.cgroup_root, &folder, options.init, inotify)?;
-    let agent = Agent::new(options.clone(), Rc::new(Reaper::default()), cgroups);
+    // Before anything listens: the first request finds the policy in force.
+    let (guard, confidential) = confidential::prepare(&options);
+    let agent = Agent::new(options.clone(), Rc::new(Reaper::default()), cgroups, guard);
     let stop = agent.clone();
     spawn_local(agent.reaper.clone().run(signals, move || stop.end.notify_one()));
 
@@ -63,13 +65,21 @@ async fn serve(options: Options) -> Result<()> {
             }
         });
     }
+    if let Some(confidential) = confidential {
+        let agent = agent.clone();
+        spawn_local(async move {
+            if let Err(error) = confidential::evidence::serve(confidential, agent).await {
+                crate::warn!("applications get no evidence: {error}");
+            }
+        });
+    }
     let listener = Listener::bind(&options.agent)?;
     spawn_local(agent.streams.clone().serve_tokens(Listener::bind(&options.streams)?));
     if let Some(address) = &options.passfd {
         spawn_local(agent.streams.clone().serve_peers(Listener::bind(address)?));
     }
     if let Some(address) = &options.forward {
-        spawn_local(forward::serve(Listener::bind(address)?));
+        spawn_local(forward::serve(Listener::bind(address)?, agent.guard.clone()));
     }
     if let Some(address) = &options.log {
         spawn_local(serve_log(Listener::bind(address)?));

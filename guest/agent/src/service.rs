@@ -1,6 +1,7 @@
 //! The services `grpc.AgentService` and `grpc.Health`: decode, one call, encode.
 
 use crate::agent::Agent;
+use crate::confidential::requests::{AGENT, DAMAGE, FILES, HEALTH};
 use crate::copyfile::{copy_file, read_file};
 use crate::error::{Code, Error, Result};
 use crate::guest;
@@ -11,8 +12,8 @@ use crate::proto::extensions::{
 use crate::proto::grpc::{
     health_check_response, AddArpNeighborsRequest, CloseStdinRequest, ExecProcessRequest, GetDiagnosticDataRequest,
     GetDiagnosticDataResponse, HealthCheckResponse, Interfaces, Metrics, OomEvent, PauseContainerRequest,
-    ReadStreamRequest, ReadStreamResponse, ResumeContainerRequest, Routes, SignalProcessRequest, StartContainerRequest,
-    StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest, UpdateContainerRequest,
+    ReadStreamRequest, ReadStreamResponse, ResumeContainerRequest, Routes, SetPolicyRequest, SignalProcessRequest,
+    StartContainerRequest, StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest, UpdateContainerRequest,
     UpdateEphemeralMountsRequest, UpdateInterfaceRequest, UpdateRoutesRequest, VersionCheckResponse,
     WaitProcessRequest, WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
 };
@@ -30,7 +31,7 @@ pub const AGENT_VERSION: &str = concat!("4.1.0-snp-", env!("CARGO_PKG_VERSION"))
 const API_VERSION: &str = "0.0.1";
 
 /// Methods of the protocol that this agent knows and does not do, and why.
-const NOT_DONE: [(&str, &str); 10] = [
+const NOT_DONE: [(&str, &str); 9] = [
     (
         "RemoveStaleVirtiofsShareMounts",
         "no file system is shared with the host",
@@ -43,21 +44,14 @@ const NOT_DONE: [(&str, &str); 10] = [
     ("AddSwap", "the guest uses no swap device"),
     ("AddSwapPath", "the guest uses no swap device"),
     ("ResizeVolume", "volumes keep their size"),
-    ("SetPolicy", "this agent enforces no policy yet"),
 ];
 
 impl Handler for Agent {
     fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Result<Vec<u8>>>>> {
         Box::pin(async move {
-            let result = match request.service.as_str() {
-                "grpc.AgentService" => self.agent_service(&request).await,
-                "grpc.Health" => health(&request),
-                "snp.v1.Files" => self.files(&request),
-                "snp.v1.Damage" => self.damage(&request).await,
-                other => Err(Error::new(
-                    Code::Unimplemented,
-                    format!("there is no service {other:?}"),
-                )),
+            let result = match self.guard.admit(&request) {
+                Ok(()) => self.serve(&request).await,
+                Err(denied) => Err(denied),
             };
             if let Err(error) = &result {
                 // The end of output is said by an error, and is none.
@@ -103,6 +97,19 @@ fn health(request: &Request) -> Result<Vec<u8>> {
 }
 
 impl Agent {
+    async fn serve(self: &Rc<Self>, request: &Request) -> Result<Vec<u8>> {
+        match request.service.as_str() {
+            AGENT => self.agent_service(request).await,
+            HEALTH => health(request),
+            FILES => self.files(request),
+            DAMAGE => self.damage(request).await,
+            other => Err(Error::new(
+                Code::Unimplemented,
+                format!("there is no service {other:?}"),
+            )),
+        }
+    }
+
     async fn damage(&self, request: &Request) -> Result<Vec<u8>> {
         match request.method.as_str() {
             "NextDamage" => encode(NextDamageResponse {
@@ -283,6 +290,10 @@ impl Agent {
                 network::add_neighbours(&message.neighbors.unwrap_or_default().arp_neighbors)?;
             }
             "CopyFile" => copy_file(&self.options.run_dir, &decode(request)?)?,
+            "SetPolicy" => {
+                let message: SetPolicyRequest = decode(request)?;
+                self.guard.set_policy(&message.policy)?;
+            }
             "SetGuestDateTime" => guest::set_time(&decode(request)?)?,
             "ReseedRandomDev" => guest::reseed(&decode(request)?)?,
             "OnlineCPUMem" => guest::bring_online(&decode(request)?).await?,

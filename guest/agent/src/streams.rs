@@ -159,19 +159,21 @@ fn parse_token(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.parse().ok().filter(|token| *token > 0)
 }
 
-/// Moves a process's output to the host until its last writer is gone, then closes the stream: VMMs tell their side of a close, which
+/// Moves a process's output to the host (or, without one, nowhere) until its last writer is gone, then closes the stream: VMMs tell their side of a close, which
 /// comes after all bytes, but not of a half-close. When the host goes first, the rest
 /// is read and thrown away: a program must not block because nobody listens.
-pub async fn pump_output(from: Rc<Fd>, to: Fd) {
+pub async fn pump_output(from: Rc<Fd>, to: Option<Fd>) {
     let mut buffer = vec![0u8; BUFFER_BYTES];
-    let mut listening = true;
+    let mut listening = to.as_ref();
     loop {
         let length = match from.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
             Ok(length) => length,
         };
-        if listening && to.write_all(&buffer[..length]).await.is_err() {
-            listening = false;
+        if let Some(to) = listening {
+            if to.write_all(&buffer[..length]).await.is_err() {
+                listening = None;
+            }
         }
     }
 }

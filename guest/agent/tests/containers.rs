@@ -308,16 +308,28 @@ fn a_shared_pid_namespace_without_a_sandbox_container_outlives_the_first_one() {
 }
 
 #[test]
+fn a_policy_of_the_host_is_in_force_and_decides_on_the_next_one() {
+    let agent = Agent::start();
+    let set = |text: &str| SetPolicyRequest {
+        policy: format!("package agent_policy\n{text}"),
+    };
+    let (code, text) = agent.refused("SetPolicy", &set("A := := 1"));
+    assert_eq!(
+        (code, text.starts_with("the policy can't be used: line 2, column 6")),
+        (3, true),
+        "{text}"
+    );
+    agent.sandbox();
+    agent.call::<()>("SetPolicy", &set("SetPolicyRequest := true"));
+    assert_eq!(agent.refused("CreateContainer", &agent.container("c1", &["true"])).0, 7);
+    agent.call::<()>("SetPolicy", &set("CreateContainerRequest := true"));
+    agent.call::<()>("CreateContainer", &agent.container("c1", &["true"]));
+    assert_eq!(agent.refused("SetPolicy", &set("")).0, 7);
+}
+
+#[test]
 fn what_the_agent_does_not_do_says_so() {
     let agent = Agent::start();
-    let (code, text) = agent.refused("SetPolicy", &SetPolicyRequest { policy: "x".into() });
-    assert_eq!(
-        (code, text.as_str()),
-        (
-            12,
-            "SetPolicy is not supported by this agent: this agent enforces no policy yet"
-        )
-    );
     assert_eq!(agent.refused("Dance", &CheckRequest::default()).0, 12);
     let mut request = agent.container("c1", &["true"]);
     request.storages.push(Storage {

@@ -286,6 +286,16 @@ impl Storages {
         damage
     }
 
+    /// Root hashes of the layers below these mount points, the topmost first.
+    pub fn root_hashes(&self, points: &[String]) -> Vec<String> {
+        let table = self.table.borrow();
+        let layers = points
+            .iter()
+            .filter_map(|point| table.get(point))
+            .flat_map(|entry| &entry.layers);
+        layers.map(|layer| layer.root_hash.clone()).collect()
+    }
+
     /// Unmounts everything.
     pub async fn release_all(&self) {
         let _guard = self.lock.lock().await;

@@ -189,6 +189,7 @@ pub struct Opened {
     _partition: Option<Partition>,
     /// How messages name it.
     name: String,
+    pub root_hash: String,
 }
 
 impl Opened {
@@ -300,6 +301,7 @@ fn open_layer(disk: &Path, number: Option<u32>, verity: &Verity) -> Result<Opene
         device,
         _partition: partition,
         name,
+        root_hash: verity.root_hash.clone(),
     })
 }
 

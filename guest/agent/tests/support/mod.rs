@@ -46,6 +46,21 @@ impl Agent {
         })
     }
 
+    /// As `start_alone`, with further arguments, and a loopback that works.
+    pub fn start_with(arguments: &[String]) -> Self {
+        let agent = Self::launch(|command| {
+            command.args(arguments);
+            unsafe {
+                command.pre_exec(|| match libc::unshare(libc::CLONE_NEWNET) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                });
+            }
+        });
+        agent.ip("link set lo up");
+        agent
+    }
+
     /// Runs `ip` in the agent's network namespace; gives its output.
     pub fn ip(&self, arguments: &str) -> String {
         let mut command = Command::new("ip");
