@@ -20,6 +20,7 @@ const MESSAGES: Readonly<Record<string, string>> = {
 	ReadStdout: "ReadStreamRequest",
 	ReadStderr: "ReadStreamRequest",
 	WriteStdin: "WriteStreamRequest",
+	GetVolumeStats: "VolumeStatsRequest",
 };
 
 /** A request with the name of its message. */
@@ -75,10 +76,21 @@ function plain(value: unknown, withoutBytes: boolean): unknown {
 	if (value instanceof Uint8Array) return withoutBytes ? [] : [...value];
 	if (Array.isArray(value)) return value.map((one) => plain(one, withoutBytes));
 	if ("toNumber" in value && typeof value.toNumber === "function") return Number(value.toNumber());
+	if (value instanceof grpc.LinuxSyscall) return syscall(value);
 	// What a message does not have is on its prototype.
 	const prototype: unknown = Object.getPrototypeOf(value);
-	const names = prototype === Object.prototype || prototype === null ? [] : Object.keys(prototype as object);
+	const isMessage = prototype !== Object.prototype && prototype !== null;
+	const names = isMessage ? Object.keys(prototype as object) : [];
 	return Object.fromEntries(
-		[...new Set([...names, ...Object.keys(value)])].map((name) => [name, plain((value as Record<string, unknown>)[name], withoutBytes)]),
+		[...new Set([...names, ...Object.keys(value)])].map((name) => [
+			isMessage && name === "type" ? "type_" : name,
+			plain((value as Record<string, unknown>)[name], withoutBytes),
+		]),
 	);
+}
+
+/** A choice is there as Kata's agent has it. */
+function syscall({ Names, Action, Args, errnoret }: grpc.LinuxSyscall): unknown {
+	const choice = errnoret === null || errnoret === undefined ? null : { errnoret };
+	return { Names: [...(Names ?? [])], Action, Args: plain(Args, false), ErrnoRet: choice };
 }

@@ -1,6 +1,9 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import t from "tap";
-import { containerRequest, copyRequest, requestJson, ruleOf, sandboxRequest } from "../../shim/agent/request-json.ts";
+import { containerRequest, copyRequest, requestJson, ruleOf, sandboxRequest, type MessageCodec } from "../../shim/agent/request-json.ts";
 import { grpc, snp } from "../../proto/gen/agent.js";
+import { repositoryDir } from "../support/paths.ts";
 
 t.test("every field of a request is there, under the protocol's name", async (t) => {
 	t.strictSame(
@@ -75,4 +78,23 @@ t.test("rules are named after messages", async (t) => {
 	t.equal(ruleOf("CreateContainer"), "CreateContainerRequest");
 	t.equal(ruleOf("ReadStderr"), "ReadStreamRequest");
 	t.equal(ruleOf("GetGuestDetails"), "GuestDetailsRequest");
+});
+
+/** What the guest's own test compares with as well (`guest/agent/src/confidential/requests_tests.rs`). */
+interface SharedCase {
+	readonly service: string;
+	readonly method: string;
+	readonly payload: string;
+	readonly rule: string;
+	readonly input: unknown;
+}
+
+t.test("the host sees requests as the guest does", async (t) => {
+	const cases = JSON.parse(readFileSync(join(repositoryDir, "proto/agent/policy-inputs.json"), "utf8")) as SharedCase[];
+	t.ok(cases.length > 0);
+	for (const { service, method, payload, rule, input } of cases) {
+		const messages: Record<string, unknown> = service === "grpc.AgentService" ? grpc : snp.v1;
+		const codec = messages[rule] as MessageCodec<object>;
+		t.strictSame(requestJson(method, codec, codec.decode(Buffer.from(payload, "hex"))), { name: rule, input }, method);
+	}
 });
