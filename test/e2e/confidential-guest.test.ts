@@ -1,5 +1,5 @@
 /** What a confidential guest does for its host, in sample mode: the pod's policy in force, evidence for applications, and nothing at all without an initdata that it can trust. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
@@ -125,6 +125,14 @@ async function answer(t: Test, disk: Buffer | undefined, hostData: string): Prom
 		(error: unknown) => String(error),
 	);
 }
+
+t.test("the guest of ordinary and of SNP pods has no code for samples", (t) => {
+	for (const mark of ["snp.sample_host_data", "INSECURE: this guest", "BEGIN PRIVATE KEY"]) {
+		t.ok(readFileSync(SAMPLE_IMAGE).includes(mark), `${mark} is in the image of sample mode`);
+		t.notOk(readFileSync(join(distShareDir, "initramfs")).includes(mark), `${mark} is in no other`);
+	}
+	t.end();
+});
 
 await runCases(cases, { withControl: false });
 
