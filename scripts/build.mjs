@@ -208,8 +208,10 @@ const steps = [
 	{
 		name: "guest manifest",
 		work: () => {
-			const [kernel, initramfs] = [run("guest/build-kernel.sh", "--path"), run("guest/build-initramfs.sh", "--path")];
-			run(process.execPath, "--import=tsx", "scripts/guest-manifest.ts", kernel, initramfs, join(dist, "share"));
+			const folders = [["guest/build-kernel.sh"], ["guest/build-initramfs.sh"], ["guest/build-initramfs.sh", "--sample"]].map(
+				([script = "", ...args]) => run(script, ...args, "--path"),
+			);
+			run(process.execPath, "--import=tsx", "scripts/guest-manifest.ts", ...folders, join(dist, "share"));
 		},
 	},
 ];

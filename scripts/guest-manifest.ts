@@ -1,5 +1,5 @@
 /**
- * Writes what the guest was made of: `node --import tsx scripts/guest-manifest.ts KERNEL_FOLDER INITRAMFS_FOLDER OUTPUT_FOLDER` leaves
+ * Writes what the guest was made of: `node --import tsx scripts/guest-manifest.ts KERNEL_FOLDER INITRAMFS_FOLDER SAMPLE_FOLDER OUTPUT_FOLDER` leaves
  * `guest-manifest.json` and `guest-sbom.json` (CycloneDX) in OUTPUT_FOLDER. Equal sources give equal files.
  */
 
@@ -20,6 +20,8 @@ import type { CargoMetadata, DebianPart } from "./guest/sbom.ts";
 
 const SBOM_FILE = "guest-sbom.json";
 const AGENT = "snp-agent";
+/** The image of sample mode: the same sources with one feature more. */
+const SAMPLE_INITRAMFS = "initramfs-sample-insecure";
 const TARGET = "x86_64-unknown-linux-gnu";
 const KERNEL_ARCHIVE = process.env["GUEST_KERNEL_SOURCE"] ?? "/usr/src/linux-source-6.12.tar.xz";
 const KERNEL_PACKAGE = "linux-source-6.12";
@@ -118,9 +120,9 @@ function replace(path: string, document: unknown): void {
 }
 
 function main(): void {
-	const [kernelFolder, initramfsFolder, target] = process.argv.slice(2);
-	if (kernelFolder === undefined || initramfsFolder === undefined || target === undefined)
-		throw new Error("usage: guest-manifest.ts KERNEL_FOLDER INITRAMFS_FOLDER OUTPUT_FOLDER");
+	const [kernelFolder, initramfsFolder, sampleFolder, target] = process.argv.slice(2);
+	if (kernelFolder === undefined || initramfsFolder === undefined || sampleFolder === undefined || target === undefined)
+		throw new Error("usage: guest-manifest.ts KERNEL_FOLDER INITRAMFS_FOLDER SAMPLE_FOLDER OUTPUT_FOLDER");
 	const agentInputs = output("guest/build-initramfs.sh", ["--inputs"]).split("\n");
 	const manifest: GuestManifest = {
 		version: 1,
@@ -133,7 +135,10 @@ function main(): void {
 			recipe: basename(kernelFolder),
 		},
 		initramfs: {
-			outputs: outputs(initramfsFolder, ["initramfs", AGENT]),
+			outputs: [
+				...outputs(initramfsFolder, ["initramfs", AGENT]),
+				...outputs(sampleFolder, ["initramfs"]).map((output) => ({ ...output, name: SAMPLE_INITRAMFS })),
+			],
 			inputs: inputs(agentInputs),
 			tools: [output("rustc", ["--version"]), ...packages(["libseccomp-dev", "libc6-dev"])],
 			recipe: basename(initramfsFolder),

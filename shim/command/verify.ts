@@ -4,6 +4,8 @@ import { createHash } from "node:crypto";
 import { stdout } from "node:process";
 import { parseArgs } from "node:util";
 
+import * as v from "valibot";
+
 import { outputHash, MAX_MANIFEST_BYTES, parseManifest } from "../attest/guest-manifest.ts";
 import type { GuestManifest } from "../attest/guest-manifest.ts";
 import { measureIgvmByHashes } from "../attest/measure/igvm-launch.ts";
@@ -51,7 +53,8 @@ const INITRAMFS = "initramfs";
 const SAMPLE_INITRAMFS = "initramfs-sample-insecure";
 const MAX_INPUT_BYTES = 8 * 1024 * 1024;
 const ALL_VCPUS = "1-64";
-const ROOT_HASH = /\b[0-9a-f]{64}\b/gu;
+/** What a guest answers at `/layers` (docs/contracts.md). */
+const openedSchema = v.object({ containers: v.array(v.object({ container: v.string(), layers: v.array(v.string()) })) });
 
 type Values = ReturnType<typeof readArguments>["values"];
 
@@ -150,7 +153,9 @@ async function readInitdata(path: string): Promise<{ readonly hostData: string; 
 
 async function readOpened(path: string): Promise<string[]> {
 	const text = (await readInput(path, "the opened layers", MAX_INPUT_BYTES)).toString("utf8");
-	return [...new Set(text.match(ROOT_HASH) ?? [])];
+	const answer = v.safeParse(v.pipe(v.string(), v.parseJson(), openedSchema), text);
+	if (!answer.success) throw new ShimError("attest.report", `${path} is not what a guest answers at /layers: ${answer.issues[0].message}`);
+	return [...new Set(answer.output.containers.flatMap(({ layers }) => layers))];
 }
 
 function print(text: string): number {

@@ -88,6 +88,10 @@ function place(t: Test) {
 	};
 }
 
+/** What a guest answers at /layers. */
+const opened = (layers: readonly string[]): string =>
+	JSON.stringify({ platform: "snp", containers: [{ container: "77".repeat(32), layers }] });
+
 /** What it prints, and its exit code. */
 async function run(t: Test, ...args: readonly string[]): Promise<{ code: number; out: string }> {
 	const captured = t.capture(process.stdout, "write", () => true);
@@ -139,14 +143,14 @@ t.test("the first thing that leads elsewhere is named, with exit code 3", async 
 		["source", [report(), ...other({ source: { revision: REVISION, changed: ["guest/agent/src/main.rs"] } }), ...snp]],
 		["host-data", [report({ hostData: "00".repeat(32) }), ...common, ...snp]],
 		["report-data", [report(), ...common, ...snp, "--report-data", "0102"]],
-		["layers", [report(), ...common, ...snp, "--opened", file("opened", JSON.stringify([ROOT.web[0], "99".repeat(32)]))]],
+		["layers", [report(), ...common, ...snp, "--opened", file("opened", opened([ROOT.web[0] ?? "", "99".repeat(32)]))]],
 	];
 	for (const [name, args] of cases) {
 		const { code, out } = await run(t, ...args);
 		t.equal(code, 3, `${name}: ${out}`);
 		t.match(out, new RegExp(`^  failed +${name}: `, "m"), name);
 	}
-	t.equal((await run(t, report(), ...common, ...snp, "--opened", file("opened", JSON.stringify({ layers: ROOT.log })))).code, 0);
+	t.equal((await run(t, report(), ...common, ...snp, "--opened", file("opened", opened(ROOT.log)))).code, 0);
 	const flipped = readFileSync(report());
 	flipped[0x91] = (flipped[0x91] ?? 0) ^ 1;
 	t.match(await run(t, file("report", flipped), ...common, ...snp), { code: 2, out: /failed +report\.signature/ });

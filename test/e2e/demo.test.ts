@@ -12,7 +12,7 @@ async function demo(...args: readonly string[]): Promise<Finished> {
 }
 
 requireBuilt();
-for (const name of ["container", "pod"]) {
+for (const name of ["container", "pod", "confidential"]) {
 	await t.test(`the demo ${name} plays to its end and leaves nothing`, async (t) => {
 		const { code, stdout, stderr } = await demo(name);
 		t.equal(code, 0, "exit code", { stdout, stderr });
@@ -23,5 +23,5 @@ for (const name of ["container", "pod"]) {
 await t.test("a demo that is not there is refused with the names of those that are", async (t) => {
 	const { code, stderr } = await demo("nope");
 	t.equal(code, 1);
-	t.match(stderr, /nope.*container, pod/);
+	t.match(stderr, /nope.*container, pod, confidential/);
 });

@@ -11,12 +11,14 @@ import { failing } from "../base/failing.ts";
 import { repositoryDir } from "../support/paths.ts";
 
 const sha256 = (data: Buffer | string): string => createHash("sha256").update(data).digest("hex");
-const folderOf = (script: string): string => execFileSync("bash", [script, "--path"], { cwd: repositoryDir, encoding: "utf8" }).trim();
+const folderOf = (script: string, ...args: readonly string[]): string =>
+	execFileSync("bash", [script, ...args, "--path"], { cwd: repositoryDir, encoding: "utf8" }).trim();
 
 t.test("the manifest of the built guest names every input and output with its hash, and is the same each time", async (t) => {
 	const [kernel, initramfs] = [folderOf("guest/build-kernel.sh"), folderOf("guest/build-initramfs.sh")];
+	const sample = folderOf("guest/build-initramfs.sh", "--sample");
 	const write = (target: string) => {
-		const args = ["--import=tsx", "scripts/guest-manifest.ts", kernel, initramfs, target];
+		const args = ["--import=tsx", "scripts/guest-manifest.ts", kernel, initramfs, sample, target];
 		const result = spawnSync(process.execPath, args, { cwd: repositoryDir, encoding: "utf8", timeout: 60_000 });
 		t.equal(result.status, 0, result.stderr);
 		return { json: readFileSync(join(target, "guest-manifest.json"), "utf8"), bill: readFileSync(join(target, "guest-sbom.json"), "utf8") };
@@ -30,7 +32,10 @@ t.test("the manifest of the built guest names every input and output with its ha
 		[manifest.initramfs, initramfs],
 	] as const) {
 		t.ok(part.outputs.length > 0);
-		for (const { name, sha256: wanted } of part.outputs) t.equal(sha256(readFileSync(join(place, name))), wanted, name);
+		for (const { name, sha256: wanted } of part.outputs) {
+			const path = name === "initramfs-sample-insecure" ? join(sample, "initramfs") : join(place, name);
+			t.equal(sha256(readFileSync(path)), wanted, name);
+		}
 		for (const { name, sha256: wanted } of part.inputs.filter(({ name }) => name.includes("/")))
 			t.equal(sha256(readFileSync(join(repositoryDir, name))), wanted, name);
 		t.equal(part.recipe, place.split("/").at(-1));
@@ -41,6 +46,7 @@ t.test("the manifest of the built guest names every input and output with its ha
 			name,
 		);
 	t.ok(manifest.kernel.inputs.some(({ name }) => name.startsWith("linux-source-")));
+	t.ok(manifest.initramfs.outputs.some(({ name }) => name === "initramfs-sample-insecure"));
 	t.match(manifest.commandLine, /^reboot=t panic=-1 .*quiet/);
 	t.equal(outputHash(manifest.kernel, "vmlinux", "it").toString("hex"), sha256(readFileSync(join(kernel, "vmlinux"))));
 
