@@ -195,13 +195,13 @@ t.test("mounts and storages", async (t) => {
 		create(
 			"/proc as another type",
 			"OCI.Mounts[",
-			mount("/proc", (one) => set(one, "type", "bind")),
+			mount("/proc", (one) => set(one, "type_", "bind")),
 		),
-		create("types under the name that Kata's agent gives them", undefined, ({ OCI }) => {
+		create("types under the protocol's own name", undefined, ({ OCI }) => {
 			for (let index = 0; index < OCI.Mounts.length; index++) {
 				const one = OCI.Mounts.at(index) as unknown as Record<string, unknown>;
-				one["type_"] = one["type"];
-				delete one["type"];
+				one["type"] = one["type_"];
+				delete one["type_"];
 			}
 		}),
 		create(
@@ -318,8 +318,10 @@ t.test("mounts and storages", async (t) => {
 			}),
 		),
 		create("an emptyDir on a disk of the host", "OCI.Mounts[", ({ storages }) => {
-			set(storages.at(2), "driver", "blk");
-			set(storages.at(2), "source", "09");
+			ownDisk(storages.at(2), []);
+		}),
+		create("an emptyDir in a folder of the pod's writable disk", undefined, ({ storages }) => {
+			Object.assign(storages.at(2), { driver: "local", source: "local", fstype: "local", driver_options: [] });
 		}),
 		create("an emptyDir with an encrypted disk of its own", undefined, ({ storages }) => ownDisk(storages.at(2), ENCRYPTED)),
 		create("an emptyDir with a disk that is not encrypted", "OCI.Mounts[", ({ storages }) =>
