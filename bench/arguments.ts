@@ -3,8 +3,8 @@ import { parseArgs } from "node:util";
 import { containerdVersions, isContainerdVersion, type ContainerdVersion } from "../test/support/paths.ts";
 
 export type BenchOptions = {
-	/** Cold starts by containerd's tasks, or pods through CRI. */
-	readonly subject: "cold-start" | "pods";
+	/** Cold starts by containerd's tasks, pods through CRI, or pods whose VM is none. */
+	readonly subject: "cold-start" | "pods" | "shim";
 	/** Measured cold starts of each runtime. */
 	readonly runs: number;
 	readonly containerd: ContainerdVersion;
@@ -14,8 +14,9 @@ export type BenchOptions = {
 	readonly svgFile: string | undefined;
 };
 
-export const USAGE = `usage: npm run bench -- [pods] [--runs N] [--containerd 1.6|2] [--json FILE] [--svg FILE]
+export const USAGE = `usage: npm run bench -- [pods|shim] [--runs N] [--containerd 1.6|2] [--json FILE] [--svg FILE]
   pods               pods through CRI (start, removal, network) instead of cold starts of containers
+  shim               what is the shim's own of it: pods whose VM does nothing, with processor time and memory
   --runs N           measured starts of each runtime, 1 to 1000 (default: 5)
   --containerd LINE  1.6 or 2 (default: 2)
   --json FILE        writes all numbers as JSON; the picture goes beside it unless --svg says where
@@ -49,6 +50,10 @@ function parseFile(flag: string, text: string | undefined): string | undefined {
 	return text;
 }
 
+function isSubject(text: string): text is BenchOptions["subject"] {
+	return text === "cold-start" || text === "pods" || text === "shim";
+}
+
 function read(argv: readonly string[]) {
 	try {
 		const string = { type: "string" } as const;
@@ -69,9 +74,9 @@ function read(argv: readonly string[]) {
  */
 export function parseArguments(argv: readonly string[]): BenchOptions | "help" {
 	const { values, positionals } = read(argv);
-	if (positionals.length > 1 || (positionals[0] ?? "pods") !== "pods")
-		throw new UsageError(`${JSON.stringify(positionals.join(" "))} is not what this can measure: give pods, or nothing`);
-	const subject = positionals.length === 1 ? "pods" : "cold-start";
+	const [subject = "cold-start"] = positionals;
+	if (positionals.length > 1 || !isSubject(subject))
+		throw new UsageError(`${JSON.stringify(positionals.join(" "))} is not what this can measure: give pods, shim, or nothing`);
 	if (values.help === true) return "help";
 	const jsonFile = parseFile("--json", values.json);
 	const svgFile = parseFile("--svg", values.svg) ?? jsonFile?.replace(/(\.json)?$/, ".svg");

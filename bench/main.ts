@@ -12,6 +12,7 @@ import { hostFacts, versionOf } from "./host.ts";
 import { measureColdStart, measureStartCommand, type ColdStart } from "./measure.ts";
 import { benchPods } from "./pod-bench.ts";
 import { ratios, runtimeResult, type BenchResults, type RuntimeResult } from "./results.ts";
+import { benchShim } from "./shim-bench.ts";
 import { renderSvg } from "./svg.ts";
 import { renderTables } from "./table.ts";
 
@@ -89,6 +90,7 @@ async function main(): Promise<void> {
 		return;
 	}
 	if (options.subject === "pods") return await benchPods(options, progress);
+	if (options.subject === "shim") return await benchShim(options, progress);
 	const results = await bench(options);
 	process.stdout.write(renderTables(results, SNP_RUNTIME, RUNC_RUNTIME));
 	if (options.jsonFile !== undefined) await writeFile(options.jsonFile, `${JSON.stringify(results, undefined, 2)}\n`);

@@ -8,7 +8,7 @@ import { align, cells } from "./table.ts";
 /** One thing that was measured under each runtime. */
 export type Figure = {
 	readonly name: string;
-	readonly unit: "ms" | "MiB/s";
+	readonly unit: "ms" | "MiB/s" | "MiB";
 	/** By the runtime's handler. */
 	readonly runtimes: Readonly<Record<string, Summary>>;
 	/** The shim's median over runc's. */
@@ -33,16 +33,21 @@ export function podResults(
 	pods: ReadonlyMap<string, readonly PodRun[]>,
 	flows: ReadonlyMap<string, readonly (readonly number[])[]>,
 ): PodResults {
-	const steps = STEPS.map(([key, name]) => figure(name, "ms", (handler) => (pods.get(handler) ?? []).map((run) => run[key])));
 	const rates = FLOWS.map(({ direction, streams }, index) =>
 		figure(`TCP ${direction.replaceAll("-", " ")}, ${streams === 1 ? "1 stream" : `${streams} streams`}`, "MiB/s", (handler) =>
 			(flows.get(handler) ?? []).map((pod) => pod[index] ?? 0),
 		),
 	);
-	return { ...about, figures: [...steps, ...rates] };
+	return { ...about, figures: [...podFigures(pods), ...rates] };
 }
 
-function figure(name: string, unit: Figure["unit"], samplesOf: (handler: string) => readonly number[]): Figure {
+/** The figures of pods' lives, by their runtimes' handlers. */
+export function podFigures(pods: ReadonlyMap<string, readonly PodRun[]>): Figure[] {
+	return STEPS.map(([key, name]) => figure(name, "ms", (handler) => (pods.get(handler) ?? []).map((run) => run[key])));
+}
+
+/** One figure from the samples of each runtime's handler. */
+export function figure(name: string, unit: Figure["unit"], samplesOf: (handler: string) => readonly number[]): Figure {
 	const runtimes = Object.fromEntries(HANDLERS.map((handler) => [handler, summarize(samplesOf(handler))]));
 	const [ours, other] = HANDLERS.map((handler) => runtimes[handler]?.median ?? 0);
 	return { name, unit, runtimes, ratio: (ours ?? 0) / (other ?? 1) };
@@ -72,7 +77,12 @@ function rowsOf(figures: readonly Figure[]): Row[] {
 	);
 }
 
-/** An SVG 1.1 document: the times, then what goes over the network. */
+const TITLES: Readonly<Record<Exclude<Figure["unit"], "ms">, string>> = {
+	"MiB/s": "TCP between a pod and its host",
+	MiB: "Memory of the shim's processes",
+};
+
+/** An SVG 1.1 document: the times, then what has other units. */
 export function renderPodSvg(results: PodResults): string {
 	const { figures, containerd } = results;
 	return picture([
@@ -80,6 +90,9 @@ export function renderPodSvg(results: PodResults): string {
 			title: `${HANDLERS.join(" beside ")}: pods through CRI, containerd ${containerd}`,
 			rows: rowsOf(figures.filter(({ unit }) => unit === "ms")),
 		},
-		{ title: "TCP between a pod and its host", rows: rowsOf(figures.filter(({ unit }) => unit !== "ms")) },
+		...(["MiB/s", "MiB"] as const).flatMap((wanted) => {
+			const chosen = figures.filter(({ unit }) => unit === wanted);
+			return chosen.length === 0 ? [] : [{ title: TITLES[wanted], rows: rowsOf(chosen) }];
+		}),
 	]);
 }

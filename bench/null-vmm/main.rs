@@ -1,0 +1,74 @@
+//! A VMM and a guest agent that do nothing and answer at once: what is left of a pod's times with it is the shim's own.
+//!
+//! Started like `cloud-hypervisor --api-socket fd=3 --event-monitor fd=4`. It serves what snpd asks of Cloud Hypervisor's REST API (`api.rs`), the hybrid
+//! vsock that `vm.create` names, and behind its ports the agent protocol (`agent.rs`). No process runs: a container ends when it is sent a signal that ends it.
+
+mod agent;
+mod api;
+mod receive;
+mod wire;
+
+use agent::Guest;
+use std::io::{Read, Write};
+use std::os::fd::FromRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::thread;
+
+const API_FD: i32 = 3;
+const AGENT_PORT: &str = "1024";
+const STREAM_PORT: &str = "1028";
+
+fn main() {
+    // SAFETY: the descriptor was handed over for this, and nobody else here uses it.
+    let listener = unsafe { UnixListener::from_raw_fd(API_FD) };
+    let machine = Arc::new(api::Machine::default());
+    for connection in listener.incoming().flatten() {
+        let machine = machine.clone();
+        thread::spawn(move || api::serve(connection, &machine, boot));
+    }
+}
+
+/// The guest "is up" when its socket is there: before the answer to `vm.boot`.
+fn boot(socket: String) {
+    if let Ok(listener) = UnixListener::bind(socket) {
+        thread::spawn(move || serve_vsock(&listener));
+    }
+}
+
+/// Takes the host's connections to ports of the guest: `CONNECT <port>`, answered by `OK <number>`.
+fn serve_vsock(listener: &UnixListener) {
+    let guest = Arc::new(Guest::default());
+    for (number, connection) in listener.incoming().flatten().enumerate() {
+        let guest = guest.clone();
+        thread::spawn(move || connect(connection, number, &guest));
+    }
+}
+
+fn connect(mut connection: UnixStream, number: usize, guest: &Arc<Guest>) -> Option<()> {
+    let line = read_line(&mut connection)?;
+    writeln!(connection, "OK {number}").ok()?;
+    match line.strip_prefix("CONNECT ")? {
+        AGENT_PORT => agent::serve(&connection, guest),
+        STREAM_PORT => {
+            let token = read_line(&mut connection)?.parse().ok()?;
+            guest.claim(token, connection);
+            Some(())
+        }
+        _ => None,
+    }
+}
+
+/// One line, byte by byte: what follows it is somebody else's.
+fn read_line(connection: &mut UnixStream) -> Option<String> {
+    let mut line = String::new();
+    let mut byte = [0u8];
+    while line.len() < 64 {
+        connection.read_exact(&mut byte).ok()?;
+        match byte[0] {
+            b'\n' => return Some(line),
+            other => line.push(other.into()),
+        }
+    }
+    None
+}
