@@ -17,6 +17,8 @@ import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 const MAX_FILE_BYTES = 1024 * 1024;
 /** Kubernetes shows 4 KiB of a termination message; a container may have written more. */
 const MAX_MESSAGE_BYTES = 64 * 1024;
+/** Answers of the guest that are waited for together. */
+const FILES_AT_ONCE = 8;
 const PERMISSION_BITS = 0o7777;
 const REGULAR_FILE = 0o100000;
 const FOLDER_MODE = 0o700;
@@ -63,32 +65,42 @@ export async function copySmallFiles(
 	signal: AbortSignal,
 ): Promise<Map<string, GuestSource>> {
 	const copied = new Map<string, GuestSource>();
-	for (const { destination, source, guestPath } of candidates(containerId, spec)) {
-		const handle = source === "" ? undefined : await openPlain(source, constants.O_RDONLY);
-		if (handle === undefined) continue;
-		try {
-			const stats = await handle.stat();
-			if (stats.size > MAX_FILE_BYTES) continue;
-			const data = await handle.readFile();
-			await agent.copyFile(
-				{
-					path: guestPath,
-					file_size: data.length,
-					file_mode: REGULAR_FILE | (stats.mode & PERMISSION_BITS),
-					dir_mode: FOLDER_MODE,
-					uid: stats.uid,
-					gid: stats.gid,
-					offset: 0,
-					data,
-				},
-				{ signal },
-			);
-			copied.set(destination, { path: guestPath });
-		} finally {
-			await handle.close();
+	const wanted = candidates(containerId, spec).filter(({ source }) => source !== "");
+	for (let at = 0; at < wanted.length; at += FILES_AT_ONCE) {
+		const some = wanted.slice(at, at + FILES_AT_ONCE);
+		const outcomes = await Promise.allSettled(some.map((file) => copyFile(file, agent, signal)));
+		for (const [index, outcome] of outcomes.entries()) {
+			if (outcome.status === "rejected") throw outcome.reason;
+			const { destination = "", guestPath = "" } = some[index] ?? {};
+			if (outcome.value) copied.set(destination, { path: guestPath });
 		}
 	}
 	return copied;
+}
+
+/** @returns whether it was a small file */
+async function copyFile({ source, guestPath }: SmallFile, agent: AgentClient, signal: AbortSignal): Promise<boolean> {
+	const handle = await openPlain(source, constants.O_RDONLY);
+	if (handle === undefined) return false;
+	try {
+		const stats = await handle.stat();
+		if (stats.size > MAX_FILE_BYTES) return false;
+		const data = await handle.readFile();
+		const file = {
+			path: guestPath,
+			file_size: data.length,
+			file_mode: REGULAR_FILE | (stats.mode & PERMISSION_BITS),
+			dir_mode: FOLDER_MODE,
+			uid: stats.uid,
+			gid: stats.gid,
+			offset: 0,
+			data,
+		};
+		await agent.copyFile(file, { signal });
+		return true;
+	} finally {
+		await handle.close();
+	}
 }
 
 const isWritable = (mount: OciMount): boolean => !(mount.options ?? []).includes("ro");

@@ -83,7 +83,7 @@ export class VolumeShares {
 			const daemon = await launchShareDaemon({ program: config.storage.virtiofsd, source, socket, folder });
 			record = { ...record, process: { pid: daemon.pid, startTime: daemon.startTime } };
 			this.#keep(record);
-			cgroup?.join(daemon.pid);
+			await cgroup?.join(daemon.pid);
 			const call = { timeoutMs: config.timeouts.vmm_call_ms, signal };
 			const plugging = machine.vmm.client.addFs({ id, tag: id, socket, num_queues: 1, queue_size: QUEUE_SIZE }, call);
 			plugging.catch(() => undefined);

@@ -25,7 +25,7 @@ export interface GuestConnection {
 }
 
 const FIRST_RETRY_MS = 10;
-const LAST_RETRY_MS = 50;
+const LAST_RETRY_MS = 20;
 const RETRY_GROWTH = 1.5;
 const MAX_ANSWER_BYTES = 32;
 const NEWLINE = 0x0a;
