@@ -5,7 +5,8 @@
 
 import { messageOf, ShimError } from "./errors.ts";
 
-type Release = () => void | Promise<void>;
+/** Gives a resource back. */
+export type Release = () => void | Promise<void>;
 
 interface Entry {
 	readonly name: string;
@@ -58,6 +59,15 @@ export class Scope {
 		if (entry !== undefined) await runAll(this.name, [entry]);
 	}
 
+	/**
+	 * Hands one resource to the caller, by name (the newest of that name): this scope releases it no more.
+	 * @returns its release; undefined when the name is unknown
+	 */
+	take(name: string): Release | undefined {
+		const index = this.#entries.findLastIndex((entry) => entry.name === name);
+		return index < 0 ? undefined : this.#entries.splice(index, 1)[0]?.release;
+	}
+
 	/** Hands all resources over to another scope, which then owns them; this one is empty afterwards and stays usable. */
 	moveTo(owner: Scope): void {
 		const moved = this.#entries;
@@ -76,7 +86,7 @@ export class Scope {
 		return child;
 	}
 
-	#forget(child: Scope): void {
+	#forgetChild(child: Scope): void {
 		this.#entries = this.#entries.filter((entry) => entry.child !== child);
 	}
 
@@ -89,7 +99,7 @@ export class Scope {
 			const entries = this.#entries;
 			this.#entries = [];
 			this.#closing = runAll(this.name, entries.reverse()).finally(() => {
-				if (this.#owner !== undefined) this.#owner.#forget(this);
+				if (this.#owner !== undefined) this.#owner.#forgetChild(this);
 			});
 		}
 		return this.#closing;

@@ -1,6 +1,7 @@
 /** Control groups of the host, of both versions side by side (cgroups(7)): a group is the same path in every hierarchy that is mounted. */
 
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import { dirname, join, posix } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
@@ -127,20 +128,38 @@ export class HostCgroup {
 	}
 
 	/**
-	 * Makes the group where it is missing and moves a process with all its threads into it.
+	 * Makes the group where it is missing and moves a process with all its threads into it. The kernel may take some milliseconds for the move.
 	 * @throws ShimError `host.cgroup` that names the folder
 	 */
-	join(pid: number): void {
-		for (const hierarchy of this.#hierarchies) {
+	async join(pid: number): Promise<void> {
+		const moves = this.#hierarchies.map(async (hierarchy) => {
 			const folder = this.#folder(hierarchy);
 			try {
 				makeGroup(hierarchy, this.path);
-				writeFileSync(join(folder, "cgroup.procs"), String(pid));
+				await writeFile(join(folder, "cgroup.procs"), String(pid));
 			} catch (error) {
 				if (errnoOf(error) === "ESRCH") return;
 				throw new ShimError("host.cgroup", `the pod's control group ${folder} can't be used: ${messageOf(error)}`, { cause: error });
 			}
-		}
+		});
+		// Whoever hears of a failure removes the group: nothing must be on its way there any more.
+		const failed = (await Promise.allSettled(moves)).find((move) => move.status === "rejected");
+		if (failed !== undefined) throw failed.reason;
+	}
+
+	/**
+	 * Removes the group if nothing is in it any more.
+	 * @returns whether it is gone from all hierarchies
+	 */
+	removeEmpty(): boolean {
+		return this.#hierarchies.every((hierarchy) => {
+			try {
+				rmdirSync(this.#folder(hierarchy));
+				return true;
+			} catch (error) {
+				return errnoOf(error) === "ENOENT";
+			}
+		});
 	}
 
 	/**

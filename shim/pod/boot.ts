@@ -132,11 +132,15 @@ export async function withKvmRemedy(error: ShimError, device: string): Promise<S
 	}
 }
 
+/** The names of releases in a pod's scope. */
+export const VM_RELEASE = "VM";
+export const CGROUP_RELEASE = "control group";
+
 async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Booted> {
 	const { config, folder, plan, scope, timeline } = context;
 	const guestEnd = new GuestEnd();
 	const { cgroup } = context;
-	if (cgroup !== undefined) scope.defer(`control group ${cgroup.path}`, () => cgroup.remove());
+	if (cgroup !== undefined) scope.defer(CGROUP_RELEASE, () => cgroup.remove());
 	const launching = timeline.step("vmm-launch", () =>
 		launchVmm({
 			hypervisorPath: plan.hypervisorPath,
@@ -147,14 +151,14 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 			signal,
 		}),
 	);
-	const owned = launching.then((vmm) => {
-		scope.defer(`VMM ${vmm.pid}`, async () => {
+	const owned = launching.then(async (vmm) => {
+		scope.defer(VM_RELEASE, async () => {
 			await vmm.kill();
 		});
 		// containerd protects itself and its children from the kernel's out-of-memory killer; a pod's memory must not be.
 		setOomScore(vmm.pid, 0);
-		cgroup?.join(vmm.pid);
 		context.onVmm(vmm);
+		await cgroup?.join(vmm.pid);
 		return vmm;
 	});
 	const [vmm, disk, scratch] = await Promise.all([owned, context.disk, context.scratch]);

@@ -90,7 +90,8 @@ const podRecord = v.object({
 	keeperStartTime: v.optional(v.nullable(v.pipe(v.string(), v.digits())), null),
 	/** What containerd's Sandbox API knows of the pod; null for one that was made by its first container. */
 	sandbox: v.optional(v.nullable(sandboxRecord), null),
-	state: v.picklist(["booting", "running", "lost"]),
+	/** `gone`: nobody needs it any more, and what is left of it is being given back. */
+	state: v.picklist(["booting", "running", "lost", "gone"]),
 	/** The namespace whose interfaces are in the VM, while there may be something to undo there. */
 	network: v.optional(v.nullable(v.object({ path: v.string(), id: v.string(), queues: v.number(), told: v.array(v.string()) })), null),
 	vmm: v.nullable(v.object({ pid: v.number(), startTime: v.string() })),

@@ -3,7 +3,6 @@
 import { resolve } from "node:path";
 
 import type { OciSpec } from "../agent/oci-spec.ts";
-import type { VerityLayer } from "../agent/storages.ts";
 import { ShimError } from "../base/errors.ts";
 import type { Scope } from "../base/scope.ts";
 import type { RootfsImage, RootfsImages } from "../storage/images.ts";
@@ -41,28 +40,36 @@ export interface Making {
 
 /** Begins to make a container's image; the container is registered when it is there. `scope` owns both. */
 export function beginContainer(pod: MakingPod, request: CreateRequest, spec: OciSpec, scope: Scope, signal: AbortSignal): Making {
-	const { id, bundle, stdio } = request;
 	// The one that stands for its pod needs no image.
 	if (isSandboxContainer(spec) && pod.containers.size === 0) {
+		const { id, bundle, stdio } = request;
 		const made = new SandboxContainer({ id, bundle, spec, stdio, scope }, pod);
 		pod.containers.set(id, made);
 		return { container: Promise.resolve(made), disk: undefined };
 	}
-	let layers: readonly VerityLayer[] | null = null;
-	const disk = pod.timeline.step("rootfs-image", async () => {
-		const image = await prepareImage(pod, request, spec, scope, takesLayers(pod), signal);
-		layers = image.layers ?? null;
-		return await chooseDisk(pod, image.path);
-	});
-	const container = disk.then((found) => {
+	const image = prepareImage(pod, request, spec, scope, signal);
+	const disk = image.then(({ path }) => chooseDisk(pod, path));
+	const container = Promise.all([image, disk]).then(([made, found]) => {
 		signal.throwIfAborted();
-		const made = new Container({ id, bundle, spec, stdio, disk: found, layers, scope }, pod);
-		pod.containers.set(id, made);
-		scope.defer(`disk of container ${id}`, () => releaseDisk(pod, made));
-		return made;
+		return register(pod, { request, spec, image: made }, found, scope);
 	});
-	container.catch(() => undefined);
+	for (const promise of [disk, container]) promise.catch(() => undefined);
 	return { container, disk };
+}
+
+/** What a container is made of. */
+export interface Ingredients {
+	readonly request: CreateRequest;
+	readonly spec: OciSpec;
+	readonly image: RootfsImage;
+}
+
+function register(pod: MakingPod, { request, spec, image }: Ingredients, disk: ContainerDisk, scope: Scope): Container {
+	const { id, bundle, stdio } = request;
+	const made = new Container({ id, bundle, spec, stdio, disk, layers: image.layers ?? null, scope }, pod);
+	pod.containers.set(id, made);
+	scope.defer(`disk of container ${id}`, () => releaseDisk(pod, made));
+	return made;
 }
 
 /** Has the guest make a container whose disk is in the VM. */
@@ -75,20 +82,13 @@ export async function finishContainer(pod: MakingPod, container: Container, requ
 	pod.save();
 }
 
-/** Makes a container in a pod whose VM runs; `scope` owns it. */
-export async function makeContainer(
-	pod: MakingPod,
-	request: CreateRequest,
-	spec: OciSpec,
-	scope: Scope,
-	signal: AbortSignal,
-): Promise<void> {
-	const making = beginContainer(pod, request, spec, scope, signal);
-	const container = await making.container;
+/** Makes a container in a pod whose VM runs; `scope` owns it, and its image. */
+export async function makeContainer(pod: MakingPod, ingredients: Ingredients, scope: Scope, signal: AbortSignal): Promise<void> {
+	const container = register(pod, ingredients, await chooseDisk(pod, ingredients.image.path), scope);
 	// The disk is in the journal before the VM has it.
 	pod.save();
 	await pod.timeline.step("add-disk", () => plugDisk(pod, container));
-	await finishContainer(pod, container, request, signal);
+	await finishContainer(pod, container, ingredients.request, signal);
 }
 
 /** The agent of a VM that was booting when the disk was made turns out not to know layers: the container gets one file system instead. */
@@ -100,7 +100,7 @@ async function flatten(pod: MakingPod, container: Container, request: CreateRequ
 			`the guest agent of pod ${pod.podId} takes no layers, and a confidential pod takes nothing else`,
 		);
 	await releaseDisk(pod, container);
-	const image = await pod.timeline.step("rootfs-image", () => prepareImage(pod, request, container.spec, container.scope, false, signal));
+	const image = await prepareImage(pod, request, container.spec, container.scope, signal, false);
 	container.disk = await chooseDisk(pod, image.path);
 	container.layers = null;
 	pod.save();
@@ -117,16 +117,17 @@ function takesLayers(pod: MakingPod): boolean {
 /** Its policy vouches for root hashes of layers. */
 const isConfidential = (pod: MakingPod): boolean => pod.config.confidential.mode !== "off";
 
-function prepareImage(
+/** Makes the image of a container's root file system, or finds it; `scope` owns it. @throws ShimError as `RootfsImages.prepare` does */
+export function prepareImage(
 	pod: MakingPod,
 	request: CreateRequest,
 	spec: OciSpec,
 	scope: Scope,
-	layers: boolean,
 	signal: AbortSignal,
+	layers = takesLayers(pod),
 ): Promise<RootfsImage> {
 	const { address, namespace } = pod.identity;
-	return pod.images.prepare({
+	const wanted = {
 		mounts: request.rootfs,
 		rootfsDir: resolve(request.bundle, spec.root.path),
 		owner: pod.owner,
@@ -135,7 +136,8 @@ function prepareImage(
 		layersOnly: isConfidential(pod),
 		scope,
 		signal,
-	});
+	};
+	return pod.timeline.step("rootfs-image", () => pod.images.prepare(wanted));
 }
 
 /** Gives back what a container has that an earlier snpd made. */

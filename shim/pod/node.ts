@@ -56,6 +56,8 @@ export class PodNode {
 	readonly #options: NodeOptions;
 	readonly #pods = new Map<string, Pod>();
 	readonly #starting = new Map<string, Promise<Pod>>();
+	/** What is left of pods that are gone, by their keys: a pod that comes with the same key must not find it. */
+	readonly #leaving = new Map<string, Promise<void>>();
 	readonly #images = new Map<string, RootfsImages>();
 	/** Connected keepers, with a pod or without. */
 	readonly #movers = new Map<string, Mover>();
@@ -81,11 +83,12 @@ export class PodNode {
 		await Promise.all(
 			found.map(async (entry) => {
 				if ("damage" in entry) this.#options.log.warn("a pod's journal is damaged", { folder: entry.folder, damage: entry.damage });
-				const restored = "record" in entry && entry.record.state !== "booting" && (await this.#restore(entry.record));
+				// While one boots its Create is unanswered, and comes again; that one is gone was told.
+				const alive = !("record" in entry) || entry.record.state === "running" || entry.record.state === "lost";
+				const restored = "record" in entry && alive && (await this.#restore(entry.record));
 				if (restored) return;
 				await clearAway(entry.folder, "record" in entry ? entry.record : null, this.#options.log);
-				// While one boots its Create is unanswered, and comes again.
-				if (!("record" in entry) || entry.record.state !== "booting") this.#lost.add(basename(entry.folder));
+				if (alive) this.#lost.add(basename(entry.folder));
 			}),
 		);
 		await this.#knowDefaultImages();
@@ -195,6 +198,7 @@ export class PodNode {
 
 	async #makePod(identity: PodIdentity): Promise<Pod> {
 		const file = identity.configFile ?? this.#options.defaultConfigFile;
+		await this.#leaving.get(identity.key);
 		return this.#podOf(identity, await loadConfig(file, { required: identity.configFile !== null }));
 	}
 
@@ -227,7 +231,7 @@ export class PodNode {
 
 	/** containerd's Shutdown for a pod: forgets it when no container is left (or `now`). One that stands alone has a call of its own for its end. */
 	async shutdown(pod: Pod, now: boolean): Promise<void> {
-		if ((pod.containers.size > 0 || pod.standsAlone) && !now) return;
+		if ((!pod.empty || pod.standsAlone) && !now) return;
 		await this.remove(pod);
 	}
 
@@ -249,7 +253,15 @@ export class PodNode {
 			await pod.destroy();
 		} finally {
 			if (this.#pods.get(pod.identity.key) === pod) this.#pods.delete(pod.identity.key);
+			this.#awaitLeft(pod);
 		}
+	}
+
+	#awaitLeft({ identity: { key }, sandbox }: Pod): void {
+		const left = sandbox.left.then(() => {
+			if (this.#leaving.get(key) === left) this.#leaving.delete(key);
+		});
+		this.#leaving.set(key, left);
 	}
 
 	/** Removes a container that containerd has given up, and its pod when it was the last; says how it ended, if that is known. */
@@ -259,7 +271,7 @@ export class PodNode {
 			if (identity.address !== address || identity.namespace !== namespace) continue;
 			if (identity.podId !== id && !pod.knows(id)) continue;
 			const result = await pod.discard(id);
-			if (pod.standsAlone ? identity.podId === id : pod.containers.size === 0) await this.remove(pod);
+			if (pod.standsAlone ? identity.podId === id : pod.empty) await this.remove(pod);
 			return result;
 		}
 		// A keeper that was never asked for a container has no pod, and must not wait for one any longer.

@@ -20,8 +20,9 @@ import { Journal } from "./journal.ts";
 import { KeeperEnd } from "./keeper-end.ts";
 import { readyPlan } from "./launch.ts";
 import type { Machine } from "./machine.ts";
-import { beginContainer, finishContainer, makeContainer } from "./making.ts";
+import { beginContainer, finishContainer, makeContainer, prepareImage } from "./making.ts";
 import type { MakingPod } from "./making.ts";
+import { Makings } from "./makings.ts";
 import { isSandboxContainer, planPod } from "./plan.ts";
 import type { PodState } from "./pod-state.ts";
 import type { CreateRequest, DeleteResult, Mover, PodEvent, PodIdentity, PublishEvent } from "./ports.ts";
@@ -47,6 +48,10 @@ export interface PodServices {
 
 /** How long work that was aborted may take to notice. */
 const GIVE_UP_MS = 10_000;
+/** How long the guest keeps what a deleted container had, unless another comes: the pod's end often comes next, and spares the guest the work. */
+const CLEAR_DELAY_MS = 100;
+
+const alreadyExists = (id: string): ShimError => new ShimError("container.exists", `container ${id} exists already`);
 
 /** One pod. */
 export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
@@ -67,8 +72,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	nextStream = 1;
 	readonly #services: PodServices;
 	readonly #mailbox: Mailbox;
-	/** Containers that are being made, or wait for their turn: their removal, or the pod's, ends the making. */
-	readonly #making = new Set<{ readonly id: string; readonly abort: AbortController }>();
+	readonly #makings: Makings;
 
 	constructor(identity: PodIdentity, folder: string, config: Config, services: PodServices) {
 		this.identity = identity;
@@ -78,6 +82,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		this.journal = new Journal(folder);
 		this.#services = services;
 		this.#mailbox = new Mailbox(`pod ${identity.podId}`);
+		this.#makings = new Makings(identity.podId);
 		this.keeper = new KeeperEnd(identity.podId);
 		this.sandbox = new Sandbox(this);
 		this.api = new SandboxApi(this);
@@ -146,7 +151,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	endAlone(id: string): void {
 		const others = [...this.containers.keys()].filter((other) => other !== id);
-		const busy = this.#making.size > 0 || this.volumes.writers().length > 0;
+		const busy = !this.#makings.none || this.volumes.writers().length > 0;
 		if (others.length === 0 && !busy) this.sandbox.end();
 	}
 
@@ -202,7 +207,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	/** True for a container that is here, is being made, or was here and is remembered. */
 	knows(containerId: string): boolean {
-		const making = [...this.#making].some(({ id }) => id === containerId);
+		const making = this.#makings.find(containerId) !== undefined;
 		return making || this.containers.has(containerId) || this.tombstones.knows(containerId);
 	}
 
@@ -213,31 +218,52 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		return container;
 	}
 
+	/** True when nothing is in the pod, and nothing on its way there. */
+	get empty(): boolean {
+		return this.containers.size === 0 && this.#makings.none;
+	}
+
 	/**
 	 * Makes a container, and the pod's VM with its first one.
 	 * @param replay the call may have had its effect with an earlier snpd
 	 * @returns the PID to report
 	 */
-	create(request: CreateRequest, replay: boolean): Promise<number> {
+	async create(request: CreateRequest, replay: boolean): Promise<number> {
+		const { id } = request;
+		const earlier = this.#makings.find(id);
+		if (earlier !== undefined) {
+			if (!replay) throw alreadyExists(id);
+			await earlier;
+			return this.pid;
+		}
+		try {
+			return await this.#makings.run(id, (abort) => this.#make(request, abort, replay));
+		} catch (error) {
+			if (this.state.kind !== "new") this.#noticeEmpty(id);
+			throw error;
+		}
+	}
+
+	/** The first container is made in its turn. Others come and go while the image of a further one is made. */
+	async #make(request: CreateRequest, abort: AbortController, replay: boolean): Promise<number> {
 		const { id, bundle, rootfs, stdio } = request;
-		const make = async (signal: AbortSignal, abort: AbortController): Promise<number> => {
+		const rest = await this.exclusive(async () => {
 			if (this.containers.has(id)) {
-				if (replay) return this.pid;
-				throw new ShimError("container.exists", `container ${id} exists already`);
+				if (replay) return "nothing";
+				throw alreadyExists(id);
 			}
 			if (this.state.kind === "lost") throw this.state.death;
-			signal.throwIfAborted();
-			const spec = await this.timeline.step("read-spec", () => this.readSpec(bundle));
-			const hooks = hooksLeftOut(spec);
-			if (hooks.length > 0)
-				this.log.warn("hooks are not run: there is no container on the host", { container: id, hooks: hooks.join(", ") });
-			if (this.state.kind === "new") await this.#createFirst(request, spec, abort);
-			else await this.#createFurther(request, spec, abort);
-			this.publish({ kind: "create", containerId: id, bundle, rootfs, stdio, pid: this.pid });
-			this.log.info("container created", { container: id });
-			return this.pid;
-		};
-		return this.making(id, (signal, abort) => this.exclusive(() => make(signal, abort)));
+			abort.signal.throwIfAborted();
+			await this.#clearLeaving();
+			if (this.state.kind !== "new") return "container";
+			await this.#createFirst(request, abort);
+			return "words";
+		});
+		if (rest === "nothing") return this.pid;
+		if (rest === "container") await this.#createFurther(request, abort);
+		this.publish({ kind: "create", containerId: id, bundle, rootfs, stdio, pid: this.pid });
+		this.log.info("container created", { container: id });
+		return this.pid;
 	}
 
 	/** Runs work after all earlier calls that change the pod. */
@@ -245,27 +271,27 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		return this.#mailbox.run(work);
 	}
 
-	/** Runs work that a removal of this container, or of the pod, aborts. */
-	async making<T>(id: string, work: (signal: AbortSignal, abort: AbortController) => Promise<T>): Promise<T> {
-		const entry = { id, abort: new AbortController() };
-		this.#making.add(entry);
-		try {
-			return await work(entry.abort.signal, entry.abort);
-		} finally {
-			this.#making.delete(entry);
-		}
+	/** Runs work that the pod's removal aborts. */
+	making<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+		return this.#makings.run(this.podId, (abort) => work(abort.signal));
 	}
 
-	/** Aborts what is being made, or waits for it: the pod is being stopped, or removed. */
-	giveUp(what: string): void {
-		for (const { abort } of this.#making) abort.abort(new ShimError("wait.canceled", `pod ${this.podId} is being ${what}`));
+	/** Aborts what is being made, since the pod is being stopped, or removed; waits for its end, but not for ever. */
+	async giveUp(what: string): Promise<void> {
+		this.#makings.abort(what);
+		await this.#waitForMakings();
 	}
 
-	/** Aborts the making of one container. @returns false when it is not being made */
-	#giveUpContainer(containerId: string, what: string): boolean {
-		const found = [...this.#making].filter(({ id }) => id === containerId);
-		for (const { abort } of found) abort.abort(new ShimError("wait.canceled", `container ${containerId} is being ${what}`));
-		return found.length > 0;
+	async #waitForMakings(id?: string): Promise<void> {
+		await this.#makings.ended(GIVE_UP_MS, id).catch((error: unknown) => this.log.error("cleaning up goes on", error));
+	}
+
+	/** What a container is to be. @throws ShimError `spec.invalid` */
+	async #readSpec({ id, bundle }: CreateRequest): Promise<OciSpec> {
+		const spec = await this.timeline.step("read-spec", () => this.readSpec(bundle));
+		const hooks = hooksLeftOut(spec);
+		if (hooks.length > 0) this.log.warn("hooks are not run: there is no container on the host", { container: id, hooks: hooks.join(", ") });
+		return spec;
 	}
 
 	/** A container's specification. @throws ShimError `spec.invalid` */
@@ -274,8 +300,9 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	}
 
 	/** A sandbox, and a container whose image is made while its VM starts. If either fails, all is undone. */
-	async #createFirst(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
+	async #createFirst(request: CreateRequest, abort: AbortController): Promise<void> {
 		const { sandbox } = this;
+		const spec = await this.#readSpec(request);
 		const planned = planPod(this.podId, spec, this.config, this.folder, nodeSize());
 		refuseHostNamespaces(spec, 0, isSandboxContainer(spec) ? "pod" : "container");
 		const plan = await readyPlan(planned);
@@ -304,21 +331,29 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		await withDeadline(wait, () => Promise.allSettled([making])).catch((error: unknown) => this.log.error("cleaning up goes on", error));
 	}
 
-	async #createFurther(request: CreateRequest, spec: OciSpec, abort: AbortController): Promise<void> {
+	async #createFurther(request: CreateRequest, abort: AbortController): Promise<void> {
+		const { id } = request;
+		const spec = await this.#readSpec(request);
 		this.machine();
-		checkAnnotations(`container ${request.id}`, spec.annotations ?? {}, this.config.confidential.mode);
-		await growForPages(this, this.sandbox, request.id, spec, this.containers.values());
-		const scope = this.sandbox.scope.child(`container ${request.id}`);
-		try {
-			await makeContainer(this, request, spec, scope, abort.signal);
-		} catch (error) {
+		checkAnnotations(`container ${id}`, spec.annotations ?? {}, this.config.confidential.mode);
+		const scope = this.sandbox.scope.child(`container ${id}`);
+		const give = async (error: unknown): Promise<never> => {
 			abort.abort(error);
-			this.containers.delete(request.id);
+			this.containers.delete(id);
 			await undo(scope, this.log);
-			this.saveQuietly();
-			this.#noticeEmpty(request.id);
 			throw error;
-		}
+		};
+		const image = await prepareImage(this, request, spec, scope, abort.signal).catch(give);
+		await this.exclusive(async () => {
+			try {
+				abort.signal.throwIfAborted();
+				await this.#clearLeaving();
+				await growForPages(this, this.sandbox, id, spec, this.containers.values());
+				await makeContainer(this, { request, spec, image }, scope, abort.signal);
+			} catch (error) {
+				await give(error).finally(() => this.#saveIfThere());
+			}
+		});
 	}
 
 	/**
@@ -367,7 +402,8 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 			return container;
 		};
 		// One that is being made may not be known yet: its making is given up, and what of it is made by then goes.
-		if (!this.#giveUpContainer(containerId, "deleted")) ended();
+		if (this.#makings.abort("deleted", containerId)) await this.#waitForMakings(containerId);
+		else ended();
 		const answer = deferred<DeleteResult>();
 		const removed = (result: DeleteResult): void => {
 			this.publish({ kind: "delete", containerId, execId, pid: result.pid, status: result.exitStatus, atMs: result.exitedAtMs });
@@ -384,7 +420,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	async #removeContainer(container: Container, removed: (result: DeleteResult) => void = () => undefined): Promise<DeleteResult> {
 		const result = container.result(container.init);
 		const { id } = container;
-		const last = this.containers.size === 1 && !this.standsAlone;
+		const last = this.containers.size === 1 && this.#makings.none && !this.standsAlone;
 		if (last) await this.release();
 		// What it wrote to volumes of the node must be there when its users hear that it is gone: their next step may be the VM's end.
 		const written = !last && this.volumes.writers().includes(id);
@@ -393,9 +429,22 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		if (!last && !written) this.leaving.add(container);
 		this.#bury(id, "", result);
 		removed(result);
-		if (!last && !written) await this.#clear(container);
+		if (!last && !written) {
+			container.releaseStdio();
+			this.#clearSoon();
+		}
 		this.#noticeEmpty(id);
 		return result;
+	}
+
+	#clearSoon(): void {
+		setTimeout(() => {
+			this.exclusive(() => this.#clearLeaving()).catch((error: unknown) => this.log.error("clearing a container away failed", error));
+		}, CLEAR_DELAY_MS).unref();
+	}
+
+	async #clearLeaving(): Promise<void> {
+		for (const container of this.leaving) await this.#clear(container);
 	}
 
 	/** Clears away what the guest and the VM have of a container. */
@@ -405,11 +454,15 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 			await undo(container.scope, this.log);
 		});
 		this.leaving.delete(container);
+		this.#saveIfThere();
+	}
+
+	#saveIfThere(): void {
 		if (this.state.kind === "running" || this.state.kind === "lost") this.saveQuietly();
 	}
 
 	#noticeEmpty(lastId: string): void {
-		if (this.containers.size === 0 && lastId !== this.identity.podId && !this.standsAlone) this.#services.abandoned(this);
+		if (this.empty && lastId !== this.identity.podId && !this.standsAlone) this.#services.abandoned(this);
 	}
 
 	/** What containers wrote to disks of volumes and shared folders must be there when the VM goes: the guest unmounts them first. */
@@ -430,7 +483,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	#bury(containerId: string, execId: string, result: DeleteResult): void {
 		this.tombstones.add(containerId, execId, result);
-		if (this.state.kind === "running" || this.state.kind === "lost") this.saveQuietly();
+		this.#saveIfThere();
 	}
 
 	/** Ends the VM and gives everything back. */
@@ -444,7 +497,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	/** Removes the pod with all that it has, whatever its state, and ends its keeper. */
 	async destroy(): Promise<void> {
-		this.giveUp("removed");
+		await this.giveUp("removed");
 		const end = async (): Promise<void> => {
 			await this.release();
 			this.api.end();
@@ -461,8 +514,9 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	 */
 	async discard(containerId: string): Promise<DeleteResult | undefined> {
 		const known = (): DeleteResult | undefined => this.tombstones.find(containerId, "");
-		const made = this.#giveUpContainer(containerId, "removed");
+		const made = this.#makings.abort("removed", containerId);
 		if (!made && !this.containers.has(containerId)) return known();
+		if (made) await this.#waitForMakings(containerId);
 		return this.#mailbox
 			.run(async () => {
 				const container = this.containers.get(containerId);

@@ -15,7 +15,7 @@ export function podRecord(pod: Pod): PodRecord {
 		keeperPid: pod.keeper.process?.pid ?? 0,
 		keeperStartTime: pod.keeper.process?.startTime ?? null,
 		sandbox: pod.api.record ?? null,
-		state: state.kind === "running" ? "running" : state.kind === "lost" ? "lost" : "booting",
+		state: state.kind === "new" ? "booting" : state.kind,
 		network: networkRecord(pod),
 		vmm: pod.sandbox.vmm,
 		size: pod.sandbox.size === undefined ? null : { now: { ...pod.sandbox.size.now }, most: { ...pod.sandbox.size.most } },

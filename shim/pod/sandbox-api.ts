@@ -53,9 +53,9 @@ export interface SandboxApiPod {
 	/** Runs work after all earlier calls that change the pod. */
 	exclusive<T>(work: () => Promise<T>): Promise<T>;
 	/** Runs work that the pod's removal aborts. */
-	making<T>(id: string, work: (signal: AbortSignal) => Promise<T>): Promise<T>;
-	/** Aborts what is being made; `what` happens to the pod: stopped, removed. */
-	giveUp(what: string): void;
+	making<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T>;
+	/** Aborts what is being made, and waits for its end; `what` happens to the pod: stopped, removed. */
+	giveUp(what: string): Promise<void>;
 	/** Writes the journal. @throws ShimError `journal.write` */
 	save(): void;
 	/** Ends the VM and gives everything back. */
@@ -110,7 +110,7 @@ export class SandboxApi {
 			const plan = await readyPlan(planned);
 			const sysctls = { ...spec.linux?.sysctl };
 			this.#record = { bundle, createdAtMs: Date.now(), started: false, exit: null, sysctls };
-			await pod.making(pod.podId, (signal) => this.#make(plan, dns, signal));
+			await pod.making((signal) => this.#make(plan, dns, signal));
 			pod.log.info("sandbox created");
 		});
 	}
@@ -156,9 +156,9 @@ export class SandboxApi {
 	 * Ends the VM, and with it what runs in it; the network's namespace is then as it was. What has ended stays so.
 	 * @param graceMs how long the containers' processes may take to end by themselves
 	 */
-	stop(graceMs: number): Promise<void> {
+	async stop(graceMs: number): Promise<void> {
 		const pod = this.#pod;
-		pod.giveUp("stopped");
+		await pod.giveUp("stopped");
 		return pod.exclusive(async () => {
 			if (this.#record === undefined || pod.sandbox.state.kind === "gone") return;
 			if (pod.sandbox.state.kind === "running") await this.#endContainers(graceMs);

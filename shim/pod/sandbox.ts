@@ -11,7 +11,7 @@ import { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
 import { cgroupPath, HostCgroup } from "../host/cgroups.ts";
 import { makeScratchFile, removeScratchFile } from "../storage/scratch-file.ts";
-import { bootMachine } from "./boot.ts";
+import { bootMachine, CGROUP_RELEASE, VM_RELEASE } from "./boot.ts";
 import type { BootDisk } from "./boot.ts";
 import type { VmSize } from "./growth.ts";
 import { writeInitdataDisk } from "./initdata-disk.ts";
@@ -19,6 +19,7 @@ import type { Journal } from "./journal.ts";
 import type { Machine } from "./machine.ts";
 import type { PodPlan } from "./plan.ts";
 import { PodNetwork } from "./pod-network.ts";
+import { Rest } from "./rest.ts";
 import type { NetworkRecord, PodNetworkOptions } from "./pod-network.ts";
 import { checkTransition } from "./pod-state.ts";
 import type { PodState } from "./pod-state.ts";
@@ -60,6 +61,9 @@ export interface SandboxOwner {
 /** The VMM's name of the pod's writable disk. */
 const SCRATCH_DISK = "scratch";
 
+/** The name of its release. */
+const POD_FOLDER = "pod folder";
+
 /** What a guest may tell of changed disks: it is not trusted with the log. */
 const MAX_DAMAGE = 64;
 
@@ -83,6 +87,9 @@ export class Sandbox {
 	volumes: PodVolumes;
 	/** True once the VM is being ended on purpose. */
 	ending = false;
+	/** Settles when nothing is left of what `release` leaves for later. */
+	left: Promise<void> = Promise.resolve();
+	#networkEnd: Promise<void> | undefined;
 	readonly #owner: SandboxOwner;
 	#state: PodState = { kind: "new" };
 	/** Owns the sandbox while it is made. */
@@ -126,7 +133,7 @@ export class Sandbox {
 		this.cgroup = plan.cgroupsPath === "" ? undefined : new HostCgroup(cgroupPath(plan.cgroupsPath));
 		this.scratch = plan.scratch?.path ?? null;
 		this.transition({ kind: "booting" });
-		scope.defer("pod folder", () => this.#owner.journal.remove());
+		scope.defer(POD_FOLDER, () => this.#owner.journal.remove());
 		this.#owner.journal.open();
 		this.#warnOfSample();
 		this.#initdata = plan.confidential === undefined ? undefined : writeInitdataDisk(this.#owner.folder, plan.confidential.initdata);
@@ -207,6 +214,7 @@ export class Sandbox {
 		this.size = undefined;
 		this.scratch = null;
 		this.network = null;
+		this.#networkEnd = undefined;
 		this.volumes = new PodVolumes(this.#owner);
 		this.#state = { kind: "new" };
 	}
@@ -217,8 +225,8 @@ export class Sandbox {
 	 */
 	adopt(machine: Machine, release: () => void | Promise<void>): void {
 		const { cgroup } = this;
-		if (cgroup !== undefined) this.scope.defer(`control group ${cgroup.path}`, () => cgroup.remove());
-		this.scope.defer("VM", release);
+		if (cgroup !== undefined) this.scope.defer(CGROUP_RELEASE, () => cgroup.remove());
+		this.scope.defer(VM_RELEASE, release);
 		this.#ownVolumes(this.scope);
 		this.transition({ kind: "running", machine });
 		this.#warnOfSample();
@@ -250,21 +258,41 @@ export class Sandbox {
 		scope.defer("volumes", () => volumes.copies.close());
 	}
 
-	/** Ends the VM and gives everything back; after the transition to `gone`. What can't be given back is logged: the pod is gone for its users either way. */
+	/**
+	 * Ends the VM and gives back all that others may want next; after the transition to `gone`. What can't be given back is logged: the pod is gone for its
+	 * users either way. The VM's process, which SIGKILL has reached, and its control group are nobody's next, unless the VM has something of the node:
+	 * their end takes its time, and is there when `left` settles. Until then the journal tells a new snpd of them.
+	 */
 	async release(): Promise<void> {
-		const { network, scope } = this;
-		const { timeline, log } = this.#owner;
-		// Taps go while the VM ends: each takes the kernel some time. The scope waits for both.
-		if (network !== null) void timeline.step("network-end", () => network.close()).catch(() => undefined);
-		await timeline.step("pod-end", () => undo(scope, log));
-		this.#owner.journal.remove();
+		const { scope, volumes, cgroup } = this;
+		const { timeline, log, journal } = this.#owner;
+		const rest = new Rest({ endVm: scope.take(VM_RELEASE) ?? (() => undefined), cgroup, journal, log });
+		for (const name of [CGROUP_RELEASE, POD_FOLDER]) scope.take(name);
+		await timeline.step("pod-end", async () => {
+			const ended = rest.end();
+			if (volumes.holdNode) await ended;
+			// Taps go while the VM ends: each takes the kernel some time.
+			await Promise.all([this.#endNetwork(), undo(scope, log)]);
+		});
+		if (rest.removeNow()) return;
+		this.#owner.saveQuietly();
+		this.left = rest.remove();
 	}
 
-	/** Ends a VM that nobody needs any more; what the pod has besides is given back by `release`. */
+	/** Ends a VM that nobody needs any more, and begins to take it off its network; what the pod has besides is given back by `release`. */
 	end(): void {
 		if (this.#state.kind !== "running") return;
 		this.ending = true;
 		this.#state.machine.vmm.kill().catch((error: unknown) => this.#owner.log.error("the VM of a pod that was killed does not end", error));
+		void this.#endNetwork();
+	}
+
+	/** Never rejects: the scope tries again, and its failure is told. */
+	#endNetwork(): Promise<void> {
+		const { network } = this;
+		if (network === null) return Promise.resolve();
+		this.#networkEnd ??= this.#owner.timeline.step("network-end", () => network.close()).catch(() => undefined);
+		return this.#networkEnd;
 	}
 
 	#ownScope(): Scope {

@@ -64,6 +64,11 @@ export class VolumeDisks {
 		return [...this.#disks.values()];
 	}
 
+	/** True while containers have disks of the node in the VM, not the pod alone its own. */
+	get ofContainers(): boolean {
+		return this.record().some(({ users }) => users.some((user) => user !== POD));
+	}
+
 	/** Containers whose disks may hold what the guest has not written yet. */
 	writers(): string[] {
 		return [...new Set(this.record().flatMap(({ readonly, users }) => (readonly ? [] : users.filter((user) => user !== POD))))];

@@ -32,7 +32,7 @@ export interface SharesHost extends DisksHost {
 	/** The pod's. */
 	readonly folder: string;
 	/** Where the VMM's processes belong. */
-	readonly cgroup: { join(pid: number): void } | undefined;
+	readonly cgroup: { join(pid: number): Promise<void> } | undefined;
 }
 
 const QUEUE_SIZE = 1024;

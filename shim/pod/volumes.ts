@@ -99,6 +99,11 @@ export class PodVolumes {
 		await this.shares.resume(containers, machine);
 	}
 
+	/** True while the VM has disks or folders of the node itself, which others may want as soon as the pod has gone. */
+	get holdNode(): boolean {
+		return this.disks.ofContainers || this.shares.record().length > 0;
+	}
+
 	/** Containers that may hold what is not on its disk yet. */
 	writers(): string[] {
 		return [...new Set([...this.disks.writers(), ...this.shares.writers()])];

@@ -55,6 +55,18 @@ t.test("Scope.defer during close releases after what is being released", async (
 	t.same(order, ["slow", "late"]);
 });
 
+t.test("Scope.take hands the newest of a name over to its caller", async (t) => {
+	const order: string[] = [];
+	const scope = new Scope("pod a");
+	for (const name of ["old", "other", "new"]) scope.defer(name === "other" ? "other" : "disk", () => void order.push(name));
+	const release = scope.take("disk");
+	t.equal(scope.take("nothing of that name"), undefined);
+	await scope.close();
+	t.same(order, ["other", "old"]);
+	await release?.();
+	t.same(order, ["other", "old", "new"]);
+});
+
 t.test("Scope.release gives back the newest of a name and forgets it", async (t) => {
 	const order: string[] = [];
 	const scope = new Scope("pod a");

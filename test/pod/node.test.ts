@@ -11,6 +11,7 @@ import { keeperSocket, podKey } from "../../shim/base/names.ts";
 import { cgroupsApart, HostCgroup, parseHierarchies } from "../../shim/host/cgroups.ts";
 import { startTimeOf } from "../../shim/host/processes.ts";
 import { Journal } from "../../shim/pod/journal.ts";
+import type { PodRecord } from "../../shim/pod/journal.ts";
 import { PodNode } from "../../shim/pod/node.ts";
 import type { Mover } from "../../shim/pod/ports.ts";
 import { API_SOCKET_OPTION } from "../../shim/vmm/launcher.ts";
@@ -95,7 +96,13 @@ t.test("the keeper of a pod that could not be taken up is ended, and a new one o
 });
 
 /** A journal of a sandbox whose VM has ended, and whose keeper had this number and started then. */
-function leaveSandbox(stateDir: string, name: string, keeperPid: number, keeperStartTime: string | null): string {
+function leaveSandbox(
+	stateDir: string,
+	name: string,
+	keeperPid: number,
+	keeperStartTime: string | null,
+	changes: Partial<PodRecord> = {},
+): string {
 	const key = podKey(ADDRESS, "k8s.io", name);
 	const journal = new Journal(join(stateDir, "p", key));
 	journal.open();
@@ -122,6 +129,7 @@ function leaveSandbox(stateDir: string, name: string, keeperPid: number, keeperS
 		containers: [],
 		tombstones: [],
 		spans: [],
+		...changes,
 	});
 	return join(stateDir, "p", key);
 }
@@ -154,7 +162,7 @@ t.test("a damaged journal leaves neither the VMM nor its control group", async (
 		await ended;
 		await group.remove();
 	});
-	group.join(vmm.pid ?? 0);
+	await group.join(vmm.pid ?? 0);
 	t.same(cgroupsApart(vmm.pid ?? 0), [group.path]);
 	await pods.recover();
 	await ended;
@@ -162,3 +170,30 @@ t.test("a damaged journal leaves neither the VMM nor its control group", async (
 	const places = parseHierarchies(readFileSync("/proc/self/mountinfo", "utf8")).map(({ mountPoint }) => join(mountPoint, group.path));
 	t.same(places.filter(existsSync), []);
 });
+
+t.test(
+	"what was left of a pod whose end was told goes without bringing the pod back; its keeper waits for containerd's Shutdown",
+	async (t) => {
+		const { node: pods, stateDir } = node(t);
+		writeFileSync(join(stateDir, "config.toml"), `[storage]\ncache_dir = ${JSON.stringify(join(stateDir, "images"))}\n`);
+		const group = new HostCgroup(`/snp-test-${randomBytes(4).toString("hex")}`);
+		const last = spawn("sleep", ["1000"]);
+		const ended = once(last, "exit");
+		t.teardown(async () => {
+			last.kill("SIGKILL");
+			await ended;
+			await group.remove();
+		});
+		await group.join(last.pid ?? 0);
+		const folder = leaveSandbox(stateDir, "told", process.pid, null, { state: "gone", cgroup: group.path, sandbox: null });
+		const recovered = pods.recover();
+		last.kill("SIGKILL");
+		await recovered;
+		t.same(pods.list(), []);
+		t.notOk(existsSync(folder));
+		t.ok(group.removeEmpty());
+		const waiting = keeper();
+		pods.attach(podKey(ADDRESS, "k8s.io", "told"), waiting, stateDir, true);
+		t.equal(waiting.ends, 0);
+	},
+);

@@ -1,8 +1,10 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
+import { deferred } from "../../shim/base/deadline.ts";
 import { Log } from "../../shim/base/log.ts";
 import { defaultConfig } from "../../shim/config/schema.ts";
+import type { HostCgroup } from "../../shim/host/cgroups.ts";
 import { Journal } from "../../shim/pod/journal.ts";
 import type { Machine } from "../../shim/pod/machine.ts";
 import { Sandbox } from "../../shim/pod/sandbox.ts";
@@ -25,5 +27,33 @@ t.test("an adopted sandbox keeps its journal until everything else is given back
 	sandbox.transition({ kind: "gone" });
 	await sandbox.release();
 	t.same(seen, ["VM with the journal", "network with the journal", "image with the journal"]);
+	t.notOk(existsSync(folder));
+});
+
+t.test("a control group that processes are still leaving holds up nobody, and the journal stays until it is gone", async (t) => {
+	const folder = join(t.testdir({}), "k");
+	const journal = new Journal(folder);
+	journal.open();
+	const saved: string[] = [];
+	const owner = {
+		podId: "p",
+		folder,
+		journal,
+		config: defaultConfig(),
+		log: new Log(() => undefined, "error"),
+		timeline: new Timeline(),
+		saveQuietly: () => void saved.push(sandbox.state.kind),
+	};
+	const sandbox = new Sandbox(owner as unknown as SandboxOwner);
+	const empty = deferred<void>();
+	sandbox.cgroup = { path: "/p", removeEmpty: () => false, remove: () => empty.promise } as unknown as HostCgroup;
+	const agent = { oomEvent: () => Promise.reject(new Error("no guest")) };
+	sandbox.adopt({ agent, details: { damage: false }, died: new Promise(() => undefined) } as unknown as Machine, () => undefined);
+	sandbox.transition({ kind: "gone" });
+	await sandbox.release();
+	t.strictSame(saved, ["gone"], "a new snpd finds it and goes on");
+	t.ok(existsSync(folder));
+	empty.resolve();
+	await sandbox.left;
 	t.notOk(existsSync(folder));
 });

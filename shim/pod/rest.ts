@@ -1,0 +1,60 @@
+/**
+ * What is left of a pod when its users need not wait any more: a process that SIGKILL has reached but that still gives its memory back, the control group
+ * that it is leaving, and the journal that tells a new snpd of both.
+ */
+
+import type { Log } from "../base/log.ts";
+import type { Release } from "../base/scope.ts";
+import type { HostCgroup } from "../host/cgroups.ts";
+import type { Journal } from "./journal.ts";
+
+/** The parts of it. */
+export interface RestParts {
+	/** Ends the VM, and waits for the end of its process. */
+	readonly endVm: Release;
+	readonly cgroup: HostCgroup | undefined;
+	readonly journal: Journal;
+	readonly log: Log;
+}
+
+/** The rest of one pod. The journal goes last; it stays where something else does, so that a later snpd tries again. */
+export class Rest {
+	readonly #parts: RestParts;
+	#ended: Promise<void> = Promise.resolve();
+	#over = false;
+
+	constructor(parts: RestParts) {
+		this.#parts = parts;
+	}
+
+	/** Begins to end the VM; settles, without a failure, with the end of its process. */
+	async end(): Promise<void> {
+		this.#ended = (async () => await this.#parts.endVm())();
+		await this.#ended.then(
+			() => {
+				this.#over = true;
+			},
+			() => undefined,
+		);
+	}
+
+	/** Removes everything if that takes no time. @returns whether nothing is left */
+	removeNow(): boolean {
+		const { cgroup, journal } = this.#parts;
+		if (!this.#over || cgroup?.removeEmpty() === false) return false;
+		journal.remove();
+		return true;
+	}
+
+	/** Removes everything in its time; what can't be removed is logged. */
+	async remove(): Promise<void> {
+		const { cgroup, journal, log } = this.#parts;
+		try {
+			await this.#ended;
+			await cgroup?.remove();
+			journal.remove();
+		} catch (error) {
+			log.error("something of a pod is left to the next snpd", error);
+		}
+	}
+}
