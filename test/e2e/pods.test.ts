@@ -41,12 +41,14 @@ async function waitForReader(fifo: string): Promise<number> {
 }
 
 /** Runs work on pods whose images wait, once there is a FIFO at `gate`, until that is opened to write to it and closed. */
-async function withGate({ containerd }: Bed, work: (gate: string) => Promise<void>): Promise<void> {
+async function withGate({ containerd, ctr }: Bed, work: (gate: string) => Promise<void>): Promise<void> {
 	const gate = join(containerd.rootDir, "gate");
 	const mkfs = await buildScript(containerd.rootDir, "mkfs-gated", `[ ! -e ${gate} ] || read word < ${gate}\nexec mkfs.erofs "$@"`);
 	const dropIns = `${containerd.configFile}.d`;
 	mkdirSync(dropIns);
-	writeFileSync(join(dropIns, "mkfs.toml"), `[storage]\nmkfs_erofs = ${JSON.stringify(mkfs)}\ncache_dir = "${dropIns}/cache"\n`);
+	// A cache of its own: what converts for a cache is known from its first pod on.
+	const cache = join(containerd.rootDir, ctr.newId("cache"));
+	writeFileSync(join(dropIns, "mkfs.toml"), `[storage]\nmkfs_erofs = ${JSON.stringify(mkfs)}\ncache_dir = ${JSON.stringify(cache)}\n`);
 	try {
 		await work(gate);
 	} finally {
