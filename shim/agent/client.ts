@@ -62,6 +62,16 @@ export interface AgentDetails {
 	readonly seccomp: boolean;
 }
 
+/** How long ago the guest came how far, in milliseconds: numbers of the guest's own clock, which the host does not trust. */
+export interface BootTimes {
+	/** The kernel's clock began. */
+	readonly beganAgoMs: number;
+	/** The kernel started the agent. */
+	readonly initAgoMs: number;
+	/** The agent took calls. */
+	readonly servingAgoMs: number;
+}
+
 /** A change of one file, folder or link of a volume (proto/agent/extensions.proto). */
 export type VolumeChange = snp.v1.Change.$Properties;
 
@@ -158,26 +168,12 @@ export class AgentClient {
 		await this.#send("AddARPNeighbors", grpc.AddARPNeighborsRequest, { neighbors: { ARPNeighbors: neighbours } }, options);
 	}
 
-	/** Asks what the agent can do. */
-	async details(options?: CallOptions): Promise<AgentDetails> {
+	/** Asks what the agent can do, and when its guest came so far; undefined when the agent does not tell. */
+	async details(options?: CallOptions): Promise<{ readonly details: AgentDetails; readonly bootTimes: BootTimes | undefined }> {
 		const answer = await this.#call(AGENT_SERVICE, "GetGuestDetails", grpc.GuestDetailsRequest, {}, grpc.GuestDetailsResponse, options);
 		const details = answer.agent_details;
-		return {
-			version: details?.version ?? "",
-			streams: details?.extra_features?.includes(STREAMS_CAPABILITY) ?? false,
-			limits: details?.extra_features?.includes(LIMITS_CAPABILITY) ?? false,
-			files: details?.extra_features?.includes(FILES_CAPABILITY) ?? false,
-			forward: details?.extra_features?.includes(FORWARD_CAPABILITY) ?? false,
-			volumes: details?.extra_features?.includes(VOLUMES_CAPABILITY) ?? false,
-			damage: details?.extra_features?.includes(DAMAGE_CAPABILITY) ?? false,
-			scratch: details?.extra_features?.includes(SCRATCH_CAPABILITY) ?? false,
-			pci: details?.extra_features?.includes(PCI_CAPABILITY) ?? false,
-			hugepages: details?.extra_features?.includes(HUGE_PAGES_CAPABILITY) ?? false,
-			verity: details?.extra_features?.includes(VERITY_CAPABILITY) ?? false,
-			seccomp: details?.supports_seccomp ?? false,
-		};
+		return { details: readDetails(details), bootTimes: readBootTimes(details?.boot_times) };
 	}
-
 	/** Prepares a container: its storages, namespaces and first process, which does not run yet. */
 	async createContainer(request: grpc.CreateContainerRequest.$Properties, options?: CallOptions): Promise<void> {
 		await this.#send("CreateContainer", grpc.CreateContainerRequest, request, options);
@@ -371,6 +367,31 @@ export class AgentClient {
 	get lastDenial(): ShimError | undefined {
 		return this.#lastDenial;
 	}
+}
+
+function readDetails(details: grpc.AgentDetails.$Properties | null | undefined): AgentDetails {
+	return {
+		version: details?.version ?? "",
+		streams: details?.extra_features?.includes(STREAMS_CAPABILITY) ?? false,
+		limits: details?.extra_features?.includes(LIMITS_CAPABILITY) ?? false,
+		files: details?.extra_features?.includes(FILES_CAPABILITY) ?? false,
+		forward: details?.extra_features?.includes(FORWARD_CAPABILITY) ?? false,
+		volumes: details?.extra_features?.includes(VOLUMES_CAPABILITY) ?? false,
+		damage: details?.extra_features?.includes(DAMAGE_CAPABILITY) ?? false,
+		scratch: details?.extra_features?.includes(SCRATCH_CAPABILITY) ?? false,
+		pci: details?.extra_features?.includes(PCI_CAPABILITY) ?? false,
+		hugepages: details?.extra_features?.includes(HUGE_PAGES_CAPABILITY) ?? false,
+		verity: details?.extra_features?.includes(VERITY_CAPABILITY) ?? false,
+		seccomp: details?.supports_seccomp ?? false,
+	};
+}
+
+const MICROS_PER_MS = 1000;
+
+function readBootTimes(times: grpc.BootTimes.$Properties | null | undefined): BootTimes | undefined {
+	const nowMs = Number(times?.now_micros ?? 0) / MICROS_PER_MS;
+	const agoMs = (micros: Parameters<typeof Number>[0]): number => Math.max(0, nowMs - Number(micros ?? 0) / MICROS_PER_MS);
+	return nowMs === 0 ? undefined : { beganAgoMs: nowMs, initAgoMs: agoMs(times?.init_micros), servingAgoMs: agoMs(times?.serving_micros) };
 }
 
 const FAMILIES = [types.IPFamily.v4, types.IPFamily.v6];

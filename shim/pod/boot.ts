@@ -4,6 +4,7 @@ import { constants } from "node:fs";
 import { access, readFile } from "node:fs/promises";
 
 import { AgentClient } from "../agent/client.ts";
+import type { BootTimes } from "../agent/client.ts";
 import { messageOf, ShimError } from "../base/errors.ts";
 import { deferred, withDeadline } from "../base/deadline.ts";
 import type { Log } from "../base/log.ts";
@@ -220,7 +221,7 @@ async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd
 	const none = disk === undefined && scratch === undefined;
 	const places = none ? Promise.resolve(["", ""] as const) : timeline.step("disk-slot", () => findDisks(vmm, [disk, scratch], call));
 	places.catch(() => undefined);
-	const agent = await timeline.step("agent-connect", async () => {
+	const { agent, details } = await timeline.step("agent-connect", async () => {
 		const { socket } = await dialGuest(plan.vsock, AGENT_PORT, { signal, timeoutMs: config.timeouts.boot_ms });
 		const client = new AgentClient(
 			new TtrpcClient(socket, { name: `the guest agent of pod ${podId}`, log: context.log }),
@@ -228,14 +229,22 @@ async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd
 			agentHooks(context.folder, config, context.log),
 		);
 		scope.defer("agent connection", () => client.close());
-		await client.check({ signal });
-		return client;
+		const [told] = await Promise.all([client.details({ signal }), client.check({ signal })]);
+		noteGuest(timeline, told.bootTimes);
+		return { agent: client, details: told.details };
 	});
-	const details = await timeline.step("agent-details", () => agent.details({ signal }));
 	const died = watchMachine(podId, vmm, agent, guestEnd.ended);
 	const [first, second] = await places;
 	const machine = { vmm, agent, details, vsock: plan.vsock, removals: guestEnd.removals, died };
 	return { machine, diskAddress: first, scratchAddress: second };
+}
+
+/** Where the guest's own time went. What it says is shown, and decides nothing. */
+function noteGuest(timeline: Timeline, times: BootTimes | undefined): void {
+	if (times === undefined) return;
+	const { beganAgoMs, initAgoMs, servingAgoMs } = times;
+	timeline.past("guest-kernel", initAgoMs, Math.max(0, beganAgoMs - initAgoMs));
+	timeline.past("guest-agent", servingAgoMs, Math.max(0, initAgoMs - servingAgoMs));
 }
 
 type Pair<T> = readonly [T, T];

@@ -30,9 +30,16 @@ export class Timeline {
 		for (const span of earlier?.spans ?? []) this.#spans.push({ ...span, durationMs: span.durationMs });
 	}
 
-	/** The spans so far, in the order of their starts. */
+	/** The spans so far, in the order in which they became known. */
 	get spans(): readonly Span[] {
 		return this.#spans;
+	}
+
+	/** Records a step that others have run, and told of afterwards. @param endedAgoMs how long ago it ended */
+	past(name: string, endedAgoMs: number, durationMs: number): void {
+		const startMs = Math.max(0, performance.now() - this.#origin - endedAgoMs - durationMs);
+		if (this.#spans.length < MAX_SPANS)
+			this.#spans.push({ step: name, startMs: round(startMs), durationMs: round(durationMs), failed: false });
 	}
 
 	/** Runs a step and records it, whatever its outcome. */

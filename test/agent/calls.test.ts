@@ -57,9 +57,10 @@ function fifo(folder: string, name: string): string {
 
 t.test("the agent tells what it can do", async (t) => {
 	const { agent } = await startAgent(t);
-	const details = await agent.details();
+	const { details, bootTimes } = await agent.details();
 	t.equal(details.streams, true);
 	t.equal(details.seccomp, true);
+	t.equal(bootTimes, undefined, "it did not boot this machine");
 });
 
 t.test("stdio by calls: 4 MiB go in and come back bit for bit, standard error apart, and the exit code is told", async (t) => {

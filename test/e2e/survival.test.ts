@@ -106,10 +106,11 @@ const cases: Case[] = [
 			const id = bed.ctr.newId("timeline");
 			await bed.ctr.detach(id, ["sleep", "1000"]);
 			const before = await readTimeline(bed.containerd, id);
-			t.ok(
-				before.some((step) => step.step === "vm-boot"),
-				"the boot's steps are told",
-			);
+			for (const name of ["vm-boot", "guest-kernel", "guest-agent"])
+				t.ok(
+					before.some(({ step, durationMs }) => step === name && durationMs > 0),
+					`${name}: the boot's steps are told, also the guest's own`,
+				);
 			await killDaemon(bed);
 			await bed.ctr.exec(id, ["true"]);
 			const after = await readTimeline(bed.containerd, id);

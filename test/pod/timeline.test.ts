@@ -14,6 +14,15 @@ t.test("steps are recorded by name, with how they ended", async (t) => {
 	]);
 });
 
+t.test("a step that others ran is placed where it was", async (t) => {
+	const timeline = new Timeline({ beganAtMs: Date.now() - 10_000, spans: [] });
+	timeline.past("guest-kernel", 2_000, 3_000);
+	timeline.past("guest-agent", 0, 90_000);
+	t.match(timeline.spans, [{ durationMs: 3_000, failed: false }, { startMs: 0 }]);
+	const startMs = timeline.spans[0]?.startMs ?? 0;
+	t.ok(startMs >= 5_000 && startMs < 10_000, String(startMs));
+});
+
 t.test("what an earlier snpd recorded comes first, and later steps count on from the same beginning", async (t) => {
 	const beganAtMs = Date.now() - 60_000;
 	const spans = [

@@ -1,6 +1,7 @@
 //! The guest as a machine: what it is, its clock, its processors and memory, its volumes and numbers.
 
 use crate::error::{Context, Error, Result};
+use crate::milestones;
 use crate::mountopts::Parsed;
 use crate::proto::grpc::{
     volume_usage::Unit, AgentDetails, GuestDetailsRequest, GuestDetailsResponse, NetworkStats, OnlineCpuMemRequest,
@@ -55,6 +56,7 @@ pub fn details(request: &GuestDetailsRequest, init: bool) -> GuestDetailsRespons
             storage_handlers: words(&storage::DRIVERS),
             supports_seccomp: true,
             extra_features: words(FEATURES),
+            boot_times: milestones::tell(),
         }),
         // Memory comes online by itself: no probe is wanted.
         support_mem_hotplug_probe: false,

@@ -14,6 +14,7 @@ pub mod guest;
 pub mod inotify;
 pub mod io;
 pub mod log;
+pub mod milestones;
 pub mod mountopts;
 pub mod network;
 pub mod options;

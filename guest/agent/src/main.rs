@@ -5,7 +5,7 @@
 #![no_main]
 
 use snp_agent::options::Options;
-use snp_agent::{boot, error, log, run, stage};
+use snp_agent::{boot, error, log, milestones, run, stage};
 use std::ffi::{c_char, c_int, CStr};
 
 /// The C entry point.
@@ -33,6 +33,7 @@ pub unsafe extern "C" fn main(count: c_int, words: *const *const c_char) -> c_in
 }
 
 fn be_init() -> ! {
+    milestones::started();
     boot::standard_descriptors();
     std::panic::set_hook(Box::new(|panic| {
         log::kernel_log(log::Level::Critical, &format!("fatal: {panic}"));

@@ -8,7 +8,7 @@ use crate::io::{Fd, Listener};
 use crate::options::Options;
 use crate::reaper::{block_signals, Reaper};
 use crate::uevent::Uevents;
-use crate::{confidential, forward, log, ttrpc};
+use crate::{confidential, forward, log, milestones, ttrpc};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::{spawn_local, LocalSet};
@@ -96,6 +96,7 @@ async fn serve(options: Options) -> Result<()> {
             }
         }
     });
+    milestones::serving();
     crate::info!("serving on {}", options.agent);
     log::kernel_log(log::Level::Info, "serving");
     agent.end.notified().await;
