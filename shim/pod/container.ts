@@ -304,7 +304,9 @@ export class Container {
 	/** Whoever hears of the end reads the message: it must be there by then. */
 	async #returnMessages(machine: Machine, { status }: ExitRecord): Promise<void> {
 		if (!machine.details.files) return;
-		const reason = (): Promise<string> => (status === 0 ? Promise.resolve("") : damageOf(this, this.#host));
+		// One that was killed ended for that.
+		const asked = status !== 0 && !this.init.killed;
+		const reason = (): Promise<string> => (asked ? damageOf(this, this.#host) : Promise.resolve(""));
 		try {
 			await raceLasting(returnMessages(this.id, this.spec, machine.agent, reason), machine.died);
 		} catch (error) {
