@@ -31,6 +31,8 @@ pub fn convert(input: Input, expected: &Expected, output: &Arc<File>, spool: Fil
         blocks: Blocks::new(output.clone(), hasher.clone()),
         spool: Spool::new(spool),
         tree: Tree::new(),
+        map_entries: 0,
+        padding_bytes: 0,
     };
     // The superblock's place.
     making.blocks.put(&[0; BLOCK]);
@@ -60,8 +62,11 @@ fn check(found: &Hash, expected: &Hash, what: &str) -> Result<()> {
     )))
 }
 
-/// How much zeros a sparse file's chunks may bring beside what is stored.
+/// How much zeros a sparse file's chunks may bring beside what is stored, and those of all of a layer's.
 const PADDING_MAX_BYTES: u64 = 1 << 30;
+const PADDINGS_MAX_BYTES: u64 = 1 << 34;
+/// Entries of the chunk maps of all sparse files of a layer: 256 MiB of them. A map takes 4 MiB for an entry of the archive that has hardly anything.
+const MAPS_MAX: u64 = 1 << 26;
 
 /// What the chunks of a sparse file take besides its pieces.
 fn padding(pieces: &[Piece], chunk: u64) -> u64 {
@@ -79,6 +84,9 @@ struct Making {
     blocks: Blocks,
     spool: Spool,
     tree: Tree,
+    /// Of all sparse files so far.
+    map_entries: u64,
+    padding_bytes: u64,
 }
 
 impl Making {
@@ -150,10 +158,17 @@ impl Making {
         let bits = erofs::chunk_bits(size)
             .ok_or_else(|| named("it is larger than a sparse file of an image can be (4 TiB)"))?;
         let chunk = (BLOCK as u64) << bits;
-        if padding(pieces, chunk) > PADDING_MAX_BYTES {
+        let padding = padding(pieces, chunk);
+        if padding > PADDING_MAX_BYTES {
             return Err(named("its pieces are too many for its size"));
         }
-        let count = usize::try_from(size.div_ceil(chunk)).unwrap_or(0);
+        let entries = size.div_ceil(chunk);
+        self.map_entries += entries;
+        self.padding_bytes += padding;
+        if self.map_entries > MAPS_MAX || self.padding_bytes > PADDINGS_MAX_BYTES {
+            return Err(named("the layer's sparse files are too many for their sizes"));
+        }
+        let count = usize::try_from(entries).unwrap_or(0);
         let mut map = vec![erofs::hole(); count];
         // Where in the file the stored blocks have come to.
         let mut stored = 0;

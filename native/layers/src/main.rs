@@ -27,7 +27,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -58,9 +58,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whoever asked may be gone: the work counts all the same.
+/// The last line was said.
+static ENDED: AtomicBool = AtomicBool::new(false);
+
+/// Says the last line. Whoever asked may be gone: the work counts all the same.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let mut output = std::io::stdout().lock();
+    ENDED.store(true, Ordering::Relaxed);
+    let _ = writeln!(output, "{line}");
 }
 
 fn run(arguments: &[String]) -> Result<String> {
@@ -180,6 +185,11 @@ fn tell_progress(done: Arc<AtomicU64>, total: u64) {
     thread::spawn(move || loop {
         thread::sleep(PROGRESS_PAUSE);
         let done = done.load(Ordering::Relaxed);
-        say(&serde_json::json!({ "progress": { "done": done, "total": total } }).to_string());
+        let line = serde_json::json!({ "progress": { "done": done, "total": total } });
+        let mut output = std::io::stdout().lock();
+        // The lock keeps both in order: nothing comes behind the last line.
+        if !ENDED.load(Ordering::Relaxed) {
+            let _ = writeln!(output, "{line}");
+        }
     });
 }

@@ -93,8 +93,8 @@ impl<R: Read> Archive<R> {
                 // Records for all that follows carry nothing that layers use; containerd passes them over too.
                 b'g' => self.begin(size),
                 b'x' => records = pax::parse(&self.special(size, "pax records")?).map_err(|text| self.wrong(&text))?,
-                b'L' => long_name = Some(until_nul(self.special(size, "name")?)),
-                b'K' => long_target = Some(until_nul(self.special(size, "link target")?)),
+                b'L' => long_name = long_text(self.special(size, "name")?),
+                b'K' => long_target = long_text(self.special(size, "link target")?),
                 _ => return self.entry(&header, records, long_name, long_target).map(Some),
             }
         }
@@ -216,10 +216,10 @@ impl<R: Read> Archive<R> {
         long_name: Option<Vec<u8>>,
         long_target: Option<Vec<u8>>,
     ) -> Result<Entry> {
-        let mut path = records.path.or(long_name).unwrap_or_else(|| header.path());
-        let target = records
-            .target
-            .or(long_target)
+        // As Go has it: where an entry has GNU's header and a pax record, GNU's counts.
+        let mut path = long_name.or(records.path).unwrap_or_else(|| header.path());
+        let target = long_target
+            .or(records.target)
             .unwrap_or_else(|| text(&header.block()[157..257]));
         let kind = self.kind(header, &path)?;
         let named = |text: &str| Error::Layer(format!("{}: {text}", shown(&path)));
@@ -399,9 +399,8 @@ fn check_pieces(pieces: &[Piece], size: u64, stored: u64) -> std::result::Result
     }
 }
 
-fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
-    if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
-        bytes.truncate(end);
-    }
-    bytes
+/// GNU's long names: up to the first NUL. An empty one is none.
+fn long_text(bytes: Vec<u8>) -> Option<Vec<u8>> {
+    let found = text(&bytes);
+    (!found.is_empty()).then_some(found)
 }
