@@ -81,12 +81,13 @@ async function run(words: readonly string[], options: ImageOptions): Promise<voi
 	process.once("SIGINT", stop);
 	try {
 		const [command, ...names] = words;
-		const context = { store, options, signal: abort.signal };
+		const maxBytes = config.storage.cache_max_mib * MIB;
+		const context = { store, options, signal: abort.signal, maxBytes };
 		if (command === "prepare" && names.length > 0) return await prepare(context, names);
 		if (command === "list" && names.length === 0) return await list(context);
 		if (command === "inspect" && names.length === 1) return await inspect(context, names[0] ?? "");
 		if (command === "verify" && names.length <= 1) return await verify(context, names[0]);
-		if (command === "gc" && names.length === 0) return await collect(context, options.all ? 0 : config.storage.cache_max_mib * MIB);
+		if (command === "gc" && names.length === 0) return await collect(context, options.all ? 0 : maxBytes);
 		throw new ShimError("call.invalid", `unknown command: image ${words.join(" ")}`, { remedy: USAGE });
 	} finally {
 		process.off("SIGINT", stop);
@@ -98,6 +99,8 @@ interface Context {
 	readonly store: ImageStore;
 	readonly options: ImageOptions;
 	readonly signal: AbortSignal;
+	/** The bound of the cache. */
+	readonly maxBytes: number;
 }
 
 /** A folder of this machine is an OCI layout, anything else a name. */
@@ -106,11 +109,12 @@ function sourceOf(name: string, { address, namespace }: ImageOptions): ImageSour
 	return isFolder ? { kind: "layout", folder: resolve(name) } : { kind: "containerd", address, namespace, name };
 }
 
-async function prepare({ store, options, signal }: Context, names: readonly string[]): Promise<void> {
+async function prepare({ store, options, signal, maxBytes }: Context, names: readonly string[]): Promise<void> {
 	const prepared = [];
 	for (const name of names) {
 		const image = await withBar(name, (onProgress) => store.prepare(sourceOf(name, options), signal, onProgress));
 		prepared.push({ image: name, ...image });
+		await store.collect(maxBytes, image.path);
 	}
 	if (options.json) return print(JSON.stringify(prepared));
 	for (const { image, chainId, layers, cached } of prepared)

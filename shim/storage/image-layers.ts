@@ -179,7 +179,7 @@ export class ImageLayers {
  * @param targets several are looked through in order
  * @param chainId the first one for linux/amd64 when undefined
  * @param read gives a document; undefined when it is not there
- * @throws NoLayers when there is none with this chain id, or for this platform
+ * @throws NoLayers when there is none with this chain id, or for this platform; when a document is not of its digest
  */
 export async function contentFrom(
 	targets: readonly string[],
@@ -188,17 +188,24 @@ export async function contentFrom(
 	open: (digest: string, signal: AbortSignal) => Promise<string | Readable>,
 ): Promise<ImageContent> {
 	let last = `the image ${targets.join(", ")} is not in the content store`;
+	const document = async <T extends v.GenericSchema>(schema: T, digest: string): Promise<v.InferOutput<T> | undefined> => {
+		const bytes = await read(digest);
+		// What root hashes and policies are made of must be what the digests say.
+		if (bytes !== undefined && `sha256:${createHash("sha256").update(bytes).digest("hex")}` !== digest)
+			throw new NoLayers(`the content ${digest} of the image is damaged: it has another digest`);
+		return decode(schema, bytes);
+	};
 	const waiting = [...targets];
 	for (let count = 0; waiting.length > 0 && count < MAX_MANIFESTS; count++) {
 		const digest = waiting.shift() ?? "";
-		const document = decode(DocumentSchema, await read(digest));
+		const manifest = await document(DocumentSchema, digest);
 		// Manifests of other platforms were not pulled.
-		if (document === undefined) continue;
-		waiting.push(...(document.manifests ?? []).map((manifest) => manifest.digest));
-		if (document.config === undefined || document.layers === undefined) continue;
-		const config = decode(ConfigSchema, await read(document.config.digest));
+		if (manifest === undefined) continue;
+		waiting.push(...(manifest.manifests ?? []).map((one) => one.digest));
+		if (manifest.config === undefined || manifest.layers === undefined) continue;
+		const config = await document(ConfigSchema, manifest.config.digest);
 		const diffIds = config?.rootfs.diff_ids ?? [];
-		if (config === undefined || diffIds.length !== document.layers.length) {
+		if (config === undefined || diffIds.length !== manifest.layers.length) {
 			last = `the image ${digest} has no configuration that fits its layers`;
 			continue;
 		}
@@ -211,7 +218,7 @@ export async function contentFrom(
 			last = `the image ${digest} has other layers than the container's snapshot`;
 			continue;
 		}
-		const layers = document.layers.map((layer, index) => ({
+		const layers = manifest.layers.map((layer, index) => ({
 			diffId: diffIds[index] ?? "",
 			digest: layer.digest,
 			open: (signal: AbortSignal) => open(layer.digest, signal),

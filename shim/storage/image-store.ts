@@ -95,7 +95,10 @@ export class ImageStore {
 	 * @throws ShimError as `prepare`
 	 */
 	async inspect(source: ImageSource, signal: AbortSignal, onProgress?: LayerProgress): Promise<InspectedImage> {
-		const content = await this.#content(source, signal);
+		return await this.#inspect(await this.#content(source, signal), signal, onProgress);
+	}
+
+	async #inspect(content: ImageContent, signal: AbortSignal, onProgress?: LayerProgress): Promise<InspectedImage> {
 		const { chainId, path } = this.#place(content);
 		const known = await readDisk(path, chainId).catch(() => undefined);
 		if (known !== undefined) return { chainId, path, layers: known };
@@ -113,7 +116,7 @@ export class ImageStore {
 		const { defaults } = content;
 		if (defaults === undefined) throw new ShimError("storage.layer", "the image's configuration is not of the form of an image's");
 		const [passwd, group] = await imageFiles(content.layers, ["etc/passwd", "etc/group"], signal);
-		return { ...(await this.inspect(source, signal, onProgress)), defaults, passwd, group };
+		return { ...(await this.#inspect(content, signal, onProgress)), defaults, passwd, group };
 	}
 
 	/** The disk of an image. @throws ShimError storage.layer when it was not prepared */
@@ -140,9 +143,12 @@ export class ImageStore {
 		await verifyFile(file.path, { timeoutMs: VERIFY_MS, signal });
 	}
 
-	/** Removes what no pod uses, the longest unused first, until the rest takes at most `maxBytes`. */
-	collect(maxBytes: number): Promise<CachedFile[]> {
-		return this.#cache.evict(maxBytes);
+	/**
+	 * Removes what no pod uses, the longest unused first, until the rest takes at most `maxBytes`.
+	 * @param keep one that stays
+	 */
+	collect(maxBytes: number, keep?: string): Promise<CachedFile[]> {
+		return this.#cache.evict(maxBytes, keep);
 	}
 
 	async #content(source: ImageSource, signal: AbortSignal): Promise<ImageContent> {

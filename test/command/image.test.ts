@@ -17,6 +17,12 @@ interface Answer {
 	readonly stderr: string;
 }
 
+/** Documents of an OCI layout, as far as the way to an image's configuration leads through them. */
+interface Layout {
+	readonly manifests?: readonly { readonly digest: string }[];
+	readonly config?: { readonly digest: string };
+}
+
 t.test("an image is prepared, listed, inspected, verified and collected", async (t) => {
 	const folder = mkdtempSync(join(tmpdir(), "snp-"));
 	t.teardown(() => rmSync(folder, { recursive: true, force: true }));
@@ -61,4 +67,12 @@ t.test("an image is prepared, listed, inspected, verified and collected", async 
 	t.match(snpctl("gc", "--all"), { status: 0, stdout: /removed 3 files/ });
 	t.match(snpctl("prepare", "no-such-image", "--address", join(folder, "none.sock")), { status: 1, stderr: /containerd does not tell/ });
 	t.match(snpctl("prepare"), { status: 1, stderr: /usage: snpctl image/ });
+
+	// A configuration whose digest is another one's would give a policy other defaults and other layers.
+	const blob = (digest: string): string => join(layout, "blobs", digest.replace(":", "/"));
+	const read = (file: string) => JSON.parse(readFileSync(file, "utf8")) as Layout;
+	const manifest = read(join(layout, "index.json")).manifests?.[0]?.digest ?? "";
+	const changed = blob(read(blob(manifest)).config?.digest ?? "");
+	writeFileSync(changed, `${readFileSync(changed, "utf8")} `);
+	t.match(snpctl("inspect", layout), { status: 1, stderr: /sha256:[0-9a-f]{64} of the image is damaged: it has another digest/ });
 });
