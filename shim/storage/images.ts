@@ -3,7 +3,7 @@
  * a root filesystem that somebody has written to gets an image of its own.
  */
 
-import { realpath, rename, rm, stat } from "node:fs/promises";
+import { open, realpath, rename, rm, stat } from "node:fs/promises";
 
 import { withDeadlineAndEnd } from "../base/deadline.ts";
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
@@ -205,7 +205,7 @@ export class RootfsImages {
 		const [mkfs, timeoutMs] = [this.#mkfs, this.#timeoutMs];
 		try {
 			await convert({ layers: plan.lowers, overlayOptions: plan.overlayOptions, output, lock, mkfs, timeoutMs, signal });
-			const { size } = await stat(output);
+			const size = await written(output);
 			await rename(output, final);
 			this.#options.log?.info("root filesystem converted", { key, bytes: size, durationMs: Math.round(performance.now() - started) });
 		} catch (error) {
@@ -236,6 +236,17 @@ async function readyImage(layers: readonly Layer[]): Promise<RootfsImage | undef
 		return { path, sizeBytes: (await stat(path)).size, cached: true };
 	} catch (error) {
 		throw new ShimError("storage.mount", `the root filesystem's layer ${layer.source}: ${messageOf(error)}`, { cause: error });
+	}
+}
+
+/** Waits until a file is on the disk, so that its name can't outlive its contents when the power fails. @returns its size in bytes */
+async function written(path: string): Promise<number> {
+	const file = await open(path, "r+");
+	try {
+		await file.datasync();
+		return (await file.stat()).size;
+	} finally {
+		await file.close();
 	}
 }
 

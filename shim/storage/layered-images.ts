@@ -160,7 +160,11 @@ export class LayeredImages {
 		const { builds, cache } = this.#options;
 		await cache.ready();
 		const content = await this.#containerd.contentOf(address, namespace, name, undefined, signal);
-		const key = diskKey(chainIdOf(content.layers.map(({ diffId }) => diffId)));
+		const chainId = chainIdOf(content.layers.map(({ diffId }) => diffId));
+		const key = diskKey(chainId);
+		// Every pull is told of, also one that brings nothing new; the layers of a disk that is there may be evicted.
+		const known = await readDisk(cache.imagePath(key), chainId).catch(() => undefined);
+		if (known !== undefined) return;
 		await builds.wait(key, `the layers of ${name}`, (given) => this.#build(key, content, given), signal);
 	}
 }

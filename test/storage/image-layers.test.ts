@@ -1,6 +1,7 @@
 /** Layers of a container, as real containerds know them, on the disk that its VM would get. Needs root, overlay and erofs. */
 
 import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,6 +13,7 @@ import { Scope } from "../../shim/base/scope.ts";
 import { RootfsImages } from "../../shim/storage/images.ts";
 import type { RootfsImage, RootfsMount } from "../../shim/storage/images.ts";
 import { ContainerdApi } from "../../shim/wire/containerd-api.ts";
+import { tar } from "../support/archive.ts";
 import type { Member } from "../support/archive.ts";
 import { PrivateContainerd } from "../support/containerd.ts";
 import { Ctr, SNP_RUNTIME } from "../support/ctr.ts";
@@ -151,7 +153,8 @@ t.test("an image of containerd's erofs snapshotter has the same layers", async (
 	const { layers } = await prepare("first", await create("first"));
 	await ctr.callOk(["image", "import", "--local", "--platform", image.platform, "--snapshotter", "erofs", image.file]);
 	await ctr.callOk(["container", "create", "--snapshotter", "erofs", image.name, "second"]);
-	const other = await prepare("second", await mountsOf(api, containerd, "second"), true);
+	const mounts = await mountsOf(api, containerd, "second");
+	const other = await prepare("second", mounts, true);
 	t.strictSame(other.layers, layers);
 });
 
@@ -167,7 +170,21 @@ t.test("images are prepared when they are pulled", async (t) => {
 		await ctr.importImage(await buildImage(folder, { name: `docker.io/library/pulled-${number}:latest`, members }));
 		return existsSync(disks) && readdirSync(disks).find((name) => name.startsWith("layers-"));
 	});
-	t.pass();
+	// One that comes again has its disk, whether its layers are still there or not.
+	const layers = join(folder, "cache/layers");
+	const layerFiles = (): string[] => readdirSync(layers).filter((name) => name.endsWith(".layer"));
+	const pull = async (text: string): Promise<string> => {
+		const members = [file("text", text)];
+		await ctr.importImage(await buildImage(folder, { name: `docker.io/library/${text}:latest`, members }));
+		// The chain id of a single layer is its digest.
+		return join(disks, `layers-${createHash("sha256").update(tar(members)).digest("hex").slice(0, 40)}.erofs`);
+	};
+	const made = (disk: string) => eventually("the disk of an image that was pulled", 60_000, () => existsSync(disk) || undefined);
+	await made(await pull("first"));
+	for (const name of layerFiles()) rmSync(join(layers, name));
+	await pull("first");
+	await made(await pull("second"));
+	t.equal(layerFiles().length, 1, "only the second one's layer was made");
 });
 
 async function mountsOf(api: ContainerdApi, { namespace }: PrivateContainerd, id: string): Promise<RootfsMount[]> {
