@@ -97,12 +97,13 @@ impl Verity {
         Some(())
     }
 
-    /// Where the tree begins (in its blocks) and how many blocks of data it covers. With a superblock it says so itself, and must agree with the options.
-    fn place(&self, device: &File) -> Result<(u64, u64)> {
+    /// What of the tree a superblock may tell. It must agree with the options; a salt that these leave out is the superblock's.
+    fn place(&self, device: &File) -> Result<Place> {
         let blocks = self.hash_offset / self.data_block;
         let start = self.hash_offset / self.hash_block;
         if !self.superblock {
-            return Ok((start, blocks));
+            let salt = self.salt.clone();
+            return Ok(Place { start, blocks, salt });
         }
         let mut block = [0u8; SUPERBLOCK_BYTES];
         device
@@ -114,7 +115,11 @@ impl Verity {
         if !same || (told.data_block, told.hash_block, told.hash_type) != expected || told.blocks > blocks {
             return Err(Error::invalid("the hash tree's superblock differs from the options"));
         }
-        Ok((start + 1, told.blocks))
+        Ok(Place {
+            start: start + 1,
+            blocks: told.blocks,
+            salt: told.salt,
+        })
     }
 
     /// Blocks of the tree over so many blocks of data.
@@ -130,8 +135,9 @@ impl Verity {
     }
 
     /// The target's parameters (admin-guide/device-mapper/verity). What does not verify is a read error, not the guest's end.
-    fn table(&self, device: &str, start: u64, blocks: u64) -> String {
-        let salt = if self.salt.is_empty() { "-" } else { &self.salt };
+    fn table(&self, device: &str, place: &Place) -> String {
+        let Place { start, blocks, salt } = place;
+        let salt = if salt.is_empty() { "-" } else { salt };
         format!(
             "{} {device} {device} {} {} {blocks} {start} {ALGORITHM} {} {salt}",
             self.hash_type, self.data_block, self.hash_block, self.root_hash
@@ -147,6 +153,14 @@ fn block_size(value: &str) -> Option<u64> {
 fn hexadecimal(value: &str, bytes_max: usize) -> Option<String> {
     let plain = value.len().is_multiple_of(2) && value.bytes().all(|byte| byte.is_ascii_hexdigit());
     (plain && value.len() <= 2 * bytes_max).then(|| value.to_ascii_lowercase())
+}
+
+/// Where the tree begins (in its blocks), how many blocks of data it covers, and its salt.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    start: u64,
+    blocks: u64,
+    salt: String,
 }
 
 struct Superblock {
@@ -275,9 +289,10 @@ fn open_layer(disk: &Path, number: Option<u32>, verity: &Verity) -> Result<Opene
     let path = partition.as_ref().map_or(disk, |partition| &partition.path);
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     let bytes = size(&file)?;
-    let (start, blocks) = verity.place(&file)?;
+    let place = verity.place(&file)?;
+    let blocks = place.blocks;
     let tree = verity.tree_blocks(blocks);
-    let end = tree.and_then(|tree| tree.checked_add(start)?.checked_mul(verity.hash_block));
+    let end = tree.and_then(|tree| tree.checked_add(place.start)?.checked_mul(verity.hash_block));
     if blocks == 0 || end.is_none_or(|end| end > bytes) {
         return Err(Error::invalid(format!(
             "{bytes} bytes have no room for {blocks} blocks and their hash tree from byte {} on",
@@ -290,7 +305,7 @@ fn open_layer(disk: &Path, number: Option<u32>, verity: &Verity) -> Result<Opene
         &Target {
             kind: "verity",
             sectors: blocks * (verity.data_block / SECTOR_BYTES),
-            parameters: &verity.table(&format!("{major}:{minor}"), start, blocks),
+            parameters: &verity.table(&format!("{major}:{minor}"), &place),
             readonly: true,
             secret: false,
         },

@@ -23,7 +23,12 @@ fn the_options_become_the_target_s_parameters() {
     ]);
     let verity = Verity::from_options(&given).unwrap().unwrap();
     let expected = format!("1 254:2 254:2 4096 4096 10 10 sha256 {} 00ff", hash());
-    assert_eq!(verity.table("254:2", 10, 10), expected);
+    let place = Place {
+        start: 10,
+        blocks: 10,
+        salt: verity.salt.clone(),
+    };
+    assert_eq!(verity.table("254:2", &place), expected);
 }
 
 #[test]
@@ -67,8 +72,7 @@ fn a_tree_has_the_blocks_that_veritysetup_makes() {
     assert!(verity.tree_blocks(u64::MAX).is_some());
 }
 
-#[test]
-fn a_superblock_tells_the_tree_s_place() {
+fn superblock() -> [u8; SUPERBLOCK_BYTES] {
     let mut block = [0u8; SUPERBLOCK_BYTES];
     block[..8].copy_from_slice(SUPERBLOCK_SIGNATURE);
     block[8] = 1;
@@ -79,8 +83,39 @@ fn a_superblock_tells_the_tree_s_place() {
     block[72] = 9;
     block[80] = 2;
     block[88..90].copy_from_slice(&[0xab, 1]);
+    block
+}
+
+#[test]
+fn a_superblock_tells_the_tree_s_place() {
+    let mut block = superblock();
     let told = read_superblock(&block).unwrap();
     assert_eq!((told.data_block, told.blocks, told.salt.as_str()), (4096, 9, "ab01"));
     block[80..82].copy_from_slice(&300u16.to_le_bytes());
     assert!(read_superblock(&block).is_none());
+}
+
+#[test]
+fn a_superblock_agrees_with_the_options_and_its_salt_counts_where_they_have_none() {
+    let path = std::env::temp_dir().join(format!("snp-agent-verity-{}", std::process::id()));
+    let place = |block: &[u8], more: &[&str]| {
+        std::fs::write(&path, [&[0; 40960][..], block].concat()).unwrap();
+        let given = options(&[&["X-kata.dmverity.hashoffset=40960"][..], more].concat());
+        let verity = Verity::from_options(&given).unwrap().unwrap();
+        verity.place(&File::open(&path).unwrap())
+    };
+    let expected = Place {
+        start: 11,
+        blocks: 9,
+        salt: "ab01".into(),
+    };
+    assert_eq!(place(&superblock(), &[]).unwrap(), expected);
+    assert_eq!(place(&superblock(), &["X-kata.dmverity.salt=AB01"]).unwrap(), expected);
+    assert!(place(&superblock(), &["X-kata.dmverity.salt=ab02"]).is_err());
+    assert!(place(&superblock(), &["X-kata.dmverity.blocksize=1024"]).is_err());
+    let mut larger = superblock();
+    larger[72] = 11;
+    assert!(place(&larger, &[]).is_err());
+    assert!(place(&[0; SUPERBLOCK_BYTES], &[]).is_err());
+    std::fs::remove_file(&path).unwrap();
 }
