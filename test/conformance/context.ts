@@ -262,9 +262,12 @@ export class CaseContext {
 		});
 		const files = this.#uids.flatMap((uid) => filesForEmptyDirs(this.bed.podDir(uid)));
 		for (const uid of this.#uids) {
-			// Only the folder itself: what is left in it is the runtime's to remove.
+			// Only the folder itself: what is left in it is the runtime's to remove, a moment after the pod's end was told; the node's agent tries again, too.
 			for (const folder of cgroupsNamed([this.bed.containerd.cgroupMark]).filter((path) => path.endsWith(`/${uid}`)))
-				await rmdir(folder).catch(() => undefined);
+				await eventually(`the end of ${folder}`, WAIT_MS, async () => {
+					if (existsSync(folder)) await rmdir(folder);
+					return true;
+				}).catch(() => undefined);
 			await rm(this.bed.podDir(uid), { recursive: true, force: true });
 		}
 		if (files.length > 0) throw new Error(`emptyDirs keep ${files.join(", ")}`);

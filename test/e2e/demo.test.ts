@@ -6,9 +6,9 @@ import { run, type Finished } from "../support/process.ts";
 const DEMO_TIMEOUT_MS = 300_000;
 
 async function demo(...args: readonly string[]): Promise<Finished> {
-	const argv = [process.execPath, "--import", "tsx", "scripts/demo.ts", ...args];
-	// Without the loaders that tap gives to every Node program.
-	return await run(argv, { cwd: repositoryDir, env: { ...process.env, NODE_OPTIONS: "" }, timeoutMs: DEMO_TIMEOUT_MS });
+	// Without the loaders that tap gives to every Node program, and so to those that the demo starts.
+	const argv = ["env", "-u", "NODE_OPTIONS", process.execPath, "--import", "tsx", "scripts/demo.ts", ...args];
+	return await run(argv, { cwd: repositoryDir, timeoutMs: DEMO_TIMEOUT_MS });
 }
 
 requireBuilt();
