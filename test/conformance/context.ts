@@ -1,9 +1,9 @@
 /** What a conformance case works with: pods and containers by short calls, all of which are removed afterwards. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { rm, rmdir } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { cgroupsNamed } from "../support/cgroups.ts";
+import { removePodCgroups } from "../support/cgroups.ts";
 import type { CriBed } from "../support/cri/bed.ts";
 import { StreamSession } from "../support/cri/streams.ts";
 import type { ContainerConfig, ContainerStatus, ExecSyncResult, PodConfig, SecurityContext, StreamOptions } from "../support/cri/types.ts";
@@ -262,12 +262,7 @@ export class CaseContext {
 		});
 		const files = this.#uids.flatMap((uid) => filesForEmptyDirs(this.bed.podDir(uid)));
 		for (const uid of this.#uids) {
-			// Only the folder itself: what is left in it is the runtime's to remove, a moment after the pod's end was told; the node's agent tries again, too.
-			for (const folder of cgroupsNamed([this.bed.containerd.cgroupMark]).filter((path) => path.endsWith(`/${uid}`)))
-				await eventually(`the end of ${folder}`, WAIT_MS, async () => {
-					if (existsSync(folder)) await rmdir(folder);
-					return true;
-				}).catch(() => undefined);
+			await removePodCgroups(this.bed.containerd.cgroupMark, uid);
 			await rm(this.bed.podDir(uid), { recursive: true, force: true });
 		}
 		if (files.length > 0) throw new Error(`emptyDirs keep ${files.join(", ")}`);

@@ -2,7 +2,6 @@
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { messageOf } from "../../shim/base/errors.ts";
@@ -10,6 +9,7 @@ import { CaseContext, SLEEP, type ContainerOptions, type TestPod } from "../conf
 import { tar, type Member } from "../support/archive.ts";
 import { CriBed } from "../support/cri/bed.ts";
 import { SNP_HANDLER } from "../support/cri/containerd-config.ts";
+import { flip } from "../support/damage.ts";
 import { buildImage, busyboxMembers, type ImageRecipe, type TestImage } from "../support/image.ts";
 import { Leftovers } from "../support/leftovers.ts";
 import { distBinDir, isContainerdVersion, requireBuilt } from "../support/paths.ts";
@@ -21,6 +21,7 @@ const SEED = 20_261_125;
 const MANY_LAYERS = 60;
 const MANY_IMAGES = 10;
 const SECTOR = 512;
+const FLIPPED = 0x10;
 const FIRST_PARTITION = 2048 * SECTOR;
 const DESCRIPTION = 32_768;
 /** Header and entries of a partition table. */
@@ -68,15 +69,6 @@ function layersOf(disk: string): readonly DiskLayer[] {
 	const bytes = readFileSync(disk);
 	const length = bytes.readUInt32LE(DESCRIPTION);
 	return (JSON.parse(bytes.toString("utf8", DESCRIPTION + 4, DESCRIPTION + 4 + length)) as { layers: DiskLayer[] }).layers;
-}
-
-function flip(path: string, at: number): void {
-	const descriptor = openSync(path, "r+");
-	const byte = Buffer.alloc(1);
-	readSync(descriptor, byte, 0, 1, at);
-	byte[0] = (byte[0] ?? 0) ^ 0x10;
-	writeSync(descriptor, byte, 0, 1, at);
-	closeSync(descriptor);
 }
 
 /** A container's termination message as kubelet has it mounted. */
@@ -161,7 +153,7 @@ async function changedBytes(t: Test, context: CaseContext, place: Place): Promis
 	t.equal(await failureOf(pod, "sound", image), "");
 	const [disk = ""] = place.disks();
 	for (const [index, { at, what, named }] of places(disk).entries()) {
-		flip(disk, at);
+		flip(disk, at, FLIPPED);
 		const failure = await failureOf(pod, `changed${index}`, image);
 		for (const text of named) t.ok(failure.includes(text), `byte ${at} (${what}): ${failure}`);
 		// The node has looked at its file, and gives it to nobody any more.
@@ -180,7 +172,7 @@ async function changedWhileRunning(t: Test, context: CaseContext, place: Place):
 	const [disk = ""] = place.disks();
 	const [top, data] = layersOf(disk);
 	if (top === undefined || data === undefined) throw new Error("there are three layers");
-	flip(disk, FIRST_PARTITION + top.dataBytes + top.treeBytes + Math.floor(data.dataBytes / 2));
+	flip(disk, FIRST_PARTITION + top.dataBytes + top.treeBytes + Math.floor(data.dataBytes / 2), FLIPPED);
 	t.not((await container.sh("cat /data/noise > /dev/null")).exitCode, 0, "the changed block is not read");
 	await t.rejects(container.exec(["/none"]), { message: new RegExp(data.diffId) }, "what fails later names the layer");
 	await container.output("touch /go");

@@ -1,10 +1,11 @@
 /** Layers that prove themselves, in a real VM: whatever byte the host changes, the guest notices, and names the layer. */
 
-import { copyFileSync, mkdirSync, openSync, closeSync, readSync, symlinkSync, writeFileSync, writeSync } from "node:fs";
+import { copyFileSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import type { StorageRequest } from "../../shim/agent/storages.ts";
 import { messageOf } from "../../shim/base/errors.ts";
+import { flip } from "../support/damage.ts";
 import { GuestVm } from "../support/guest-vm.ts";
 import { busyboxPath } from "../support/image.ts";
 import { buildLayerDisk, layerStorages } from "../support/layer-disk.ts";
@@ -13,6 +14,7 @@ import { eventually } from "../support/retry.ts";
 import { randomBytes, randomSource } from "../support/random.ts";
 
 const SECTOR = 512;
+const FLIPPED = 0x40;
 const BLOCK = 4096;
 /** Bytes of a table that its checksums cover: header and entries. */
 const TABLE_SECTORS = 33;
@@ -35,15 +37,6 @@ async function build(folder: string): Promise<LayerDisk> {
 	writeFileSync(join(top, "top/hello"), "hello\n");
 	writeFileSync(join(top, "top/noise"), randomBytes(random, 300_000));
 	return await buildLayerDisk(folder, roots);
-}
-
-function flip(path: string, at: number): void {
-	const file = openSync(path, "r+");
-	const byte = Buffer.alloc(1);
-	readSync(file, byte, 0, 1, at);
-	byte[0] = (byte[0] ?? 0) ^ 0x40;
-	writeSync(file, byte, 0, 1, at);
-	closeSync(file);
 }
 
 t.test("a VM with a disk of three layers", async (t) => {
@@ -74,9 +67,9 @@ t.test("a VM with a disk of three layers", async (t) => {
 		const middle = disk.layers[1];
 		if (middle === undefined) throw new Error("there are three layers");
 		const at = middle.start + Math.floor(middle.dataBytes / 2);
-		flip(disk.path, at);
+		flip(disk.path, at, FLIPPED);
 		const outcome = await vm.run(storages, READ_ALL);
-		flip(disk.path, at);
+		flip(disk.path, at, FLIPPED);
 		t.not(outcome.status, 0);
 		t.match(await vm.agent.nextDamage(), new RegExp(`layer 2 of .*${middle.rootHash}.* block [0-9]+ of its data does not verify`));
 	});
@@ -89,9 +82,9 @@ t.test("a VM with a disk of three layers", async (t) => {
 			);
 			const inData = Array.from({ length: 4 }, () => layer.start + random(layer.dataBytes));
 			for (const at of [...inTree, ...inData]) {
-				flip(disk.path, at);
+				flip(disk.path, at, FLIPPED);
 				const told = await attempt(vm, storages);
-				flip(disk.path, at);
+				flip(disk.path, at, FLIPPED);
 				t.match(told, layer.rootHash, `byte ${at - layer.start} of layer ${layer.number} (${layer.dataBytes} bytes and their tree)`);
 				t.match(told, `layer ${layer.number} of `);
 			}
@@ -102,10 +95,10 @@ t.test("a VM with a disk of three layers", async (t) => {
 	await t.test("a byte that was changed in the partition table or its backup is noticed before anything is mounted", async (t) => {
 		for (const first of [SECTOR, disk.bytes - TABLE_SECTORS * SECTOR]) {
 			for (const at of Array.from({ length: 6 }, () => first + random(TABLE_SECTORS * SECTOR))) {
-				flip(disk.path, at);
+				flip(disk.path, at, FLIPPED);
 				const { id, rootfs } = vm.newContainer();
 				await t.rejects(vm.create(id, storages(rootfs), READ_ALL), { message: /partition table/ }, `byte ${at}`);
-				flip(disk.path, at);
+				flip(disk.path, at, FLIPPED);
 			}
 		}
 	});

@@ -1,7 +1,7 @@
 /** Disks that a guest found changed. */
 
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { t } from "tap";
@@ -13,18 +13,14 @@ import { ImageCheck } from "../../shim/storage/image-check.ts";
 import { ImageStore } from "../../shim/storage/image-store.ts";
 import { LayerCache } from "../../shim/storage/layer-cache.ts";
 import type { Member } from "../support/archive.ts";
+import { flip } from "../support/damage.ts";
 import { buildImage } from "../support/image.ts";
 import { eventually } from "../support/retry.ts";
 
 const WAIT_MS = 30_000;
 const TIMEOUT_MS = 60_000;
+const FLIPPED = 1;
 const IN_FIRST_LAYER = 2048 * 512 + 1030;
-
-function flip(path: string, at: number): void {
-	const bytes = readFileSync(path);
-	bytes[at] = (bytes[at] ?? 0) ^ 1;
-	writeFileSync(path, bytes);
-}
 
 t.test("a damaged disk and damaged layers are removed, a sound one stays, and none is checked again and again", async (t) => {
 	const folder = mkdtempSync(join(tmpdir(), "snp-"));
@@ -52,7 +48,7 @@ t.test("a damaged disk and damaged layers are removed, a sound one stays, and no
 	const sound = await fileIdentity(path);
 	check.suspect(sound);
 	await told("the node's file is sound");
-	flip(path, IN_FIRST_LAYER);
+	flip(path, IN_FIRST_LAYER, FLIPPED);
 	check.suspect(sound);
 	rmSync(path);
 	await prepare();
@@ -60,8 +56,8 @@ t.test("a damaged disk and damaged layers are removed, a sound one stays, and no
 
 	const [top] = parts;
 	const layer = layers.path(top?.diffId ?? "");
-	flip(path, IN_FIRST_LAYER);
-	flip(layer, 1030);
+	flip(path, IN_FIRST_LAYER, FLIPPED);
+	flip(layer, 1030, FLIPPED);
 	check.suspect("0:0");
 	check.suspect(await fileIdentity(path));
 	await told("damaged images were removed");

@@ -1,10 +1,12 @@
 /** Control groups that a private containerd leaves, in every hierarchy (v1 controllers, the unified one). */
-import { readdirSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { rmdir } from "node:fs/promises";
 import { join } from "node:path";
+import { eventually } from "./retry.ts";
 
 const CGROUP_ROOT = "/sys/fs/cgroup";
 const DEPTH_MAX = 10;
+const WAIT_MS = 60_000;
 
 function subfolders(dir: string): string[] {
 	try {
@@ -35,4 +37,16 @@ export function cgroupsNamed(marks: readonly string[]): string[] {
 /** Removes the cgroups named after a containerd namespace. Those with processes stay. */
 export async function removeCgroups(mark: string): Promise<void> {
 	for (const folder of cgroupsNamed([mark]).reverse()) await rmdir(folder).catch(() => undefined);
+}
+
+/**
+ * Removes the folders that a node's agent made for a pod, and they alone: what is in them is the runtime's to remove. That happens a moment after the pod's
+ * end was told, so this tries again, as the agent does; what stays is found by whoever looks for leftovers.
+ */
+export async function removePodCgroups(mark: string, uid: string): Promise<void> {
+	for (const folder of cgroupsNamed([mark]).filter((path) => path.endsWith(`/${uid}`)))
+		await eventually(`the end of ${folder}`, WAIT_MS, async () => {
+			if (existsSync(folder)) await rmdir(folder);
+			return true;
+		}).catch(() => undefined);
 }

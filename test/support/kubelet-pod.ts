@@ -1,9 +1,8 @@
 /** A pod of Kubernetes as kubelet asks a runtime for it: from its YAML to the messages of CRI, with its volumes laid out on the node. */
 import { mkdirSync, writeFileSync } from "node:fs";
-import { rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import { parseAllDocuments } from "yaml";
-import { cgroupsNamed } from "./cgroups.ts";
+import { removePodCgroups } from "./cgroups.ts";
 import type { CriBed } from "./cri/bed.ts";
 import type { ContainerConfig, CriMount, PodConfig, SecurityContext } from "./cri/types.ts";
 import { PodVolumeFolders } from "./kubelet.ts";
@@ -220,9 +219,7 @@ export class KubeletPod {
 			await this.#bed.client.stopPod(this.#podId);
 			await this.#bed.client.removePod(this.#podId);
 		}
-		// Only the folder itself: what is left in it is the runtime's to remove.
-		const groups = cgroupsNamed([this.#bed.containerd.cgroupMark]).filter((path) => path.endsWith(`/${this.config.metadata.uid}`));
-		for (const folder of groups) await rmdir(folder).catch(() => undefined);
+		await removePodCgroups(this.#bed.containerd.cgroupMark, this.config.metadata.uid);
 		await this.#folders.release();
 	}
 }

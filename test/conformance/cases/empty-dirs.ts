@@ -27,14 +27,14 @@ export const EMPTY_DIRS: readonly ConformanceCase[] = [
 		name: "an emptyDir goes from an init container to others, which share it, with its mode and group",
 		check: withVolumes(async (pod, volumes) => {
 			const host_path = volumes.emptyDir("work", { mode: 0o2770, gid: GROUP });
-			const options = { mounts: [{ container_path: "/work", host_path }], security: { supplemental_groups: [GROUP] } };
-			await pod.output("echo prepared > /work/file", options);
+			const options = { mounts: [{ container_path: "/data", host_path }], security: { supplemental_groups: [GROUP] } };
+			await pod.output("echo prepared > /data/file", options);
 			const user = { ...options, security: { ...options.security, run_as_user: { value: 1000 } } };
 			const one = await pod.sleeper(user);
 			const other = await pod.sleeper(user);
-			assert.equal(await one.output("cat /work/file; stat -c '%a %g' /work /work/file"), `prepared\n2770 ${GROUP}\n644 ${GROUP}`);
-			await one.output("echo between > /work/two");
-			assert.equal(await other.output("cat /work/two"), "between");
+			assert.equal(await one.output("cat /data/file; stat -c '%a %g' /data /data/file"), `prepared\n2770 ${GROUP}\n644 ${GROUP}`);
+			await one.output("echo between > /data/two");
+			assert.equal(await other.output("cat /data/two"), "between");
 		}),
 	},
 	{
@@ -89,11 +89,11 @@ export const EMPTY_DIRS: readonly ConformanceCase[] = [
 		name: "a volume that one container mounts read-only, another one writes",
 		check: withVolumes(async (pod, volumes) => {
 			const host_path = volumes.emptyDir("work");
-			const writer = await pod.sleeper({ mounts: [{ container_path: "/work", host_path }] });
-			const reader = await pod.sleeper({ mounts: [{ container_path: "/work", host_path, readonly: true }] });
-			await writer.output("echo text > /work/file");
-			assert.equal(await reader.output("cat /work/file"), "text");
-			assert.match((await reader.sh("echo x > /work/file")).stderr, /read-only/i);
+			const writer = await pod.sleeper({ mounts: [{ container_path: "/data", host_path }] });
+			const reader = await pod.sleeper({ mounts: [{ container_path: "/data", host_path, readonly: true }] });
+			await writer.output("echo text > /data/file");
+			assert.equal(await reader.output("cat /data/file"), "text");
+			assert.match((await reader.sh("echo x > /data/file")).stderr, /read-only/i);
 		}),
 	},
 	{
@@ -101,17 +101,17 @@ export const EMPTY_DIRS: readonly ConformanceCase[] = [
 		name: "the node sees what is written to an emptyDir, and has the space back when it is deleted, also over the death of our daemon, and when a VM is killed",
 		check: withVolumes(async (pod, volumes, context) => {
 			const host_path = volumes.emptyDir("work");
-			const mounts = [{ container_path: "/work", host_path }];
+			const mounts = [{ container_path: "/data", host_path }];
 			const one = await pod.sleeper({ mounts });
 			assert.ok((await usedMib(host_path)) < 4, "empty");
-			await one.output(`dd if=/dev/urandom of=/work/much bs=1M count=${WRITTEN_MIB} 2>/dev/null; sync`);
+			await one.output(`dd if=/dev/urandom of=/data/much bs=1M count=${WRITTEN_MIB} 2>/dev/null; sync`);
 			const used = await usedMib(host_path);
 			assert.ok(used >= WRITTEN_MIB && used < WRITTEN_MIB + MORE_MIB, `${used} MiB are in use`);
 			for (const daemon of context.bed.containerd.processes().filter(isDaemon)) process.kill(daemon.pid, "SIGKILL");
 			const other = await pod.sleeper({ mounts });
-			assert.equal(await other.output("stat -c %s /work/much; echo kept > /work/file; rm /work/much; sync"), String(WRITTEN_MIB * MIB));
+			assert.equal(await other.output("stat -c %s /data/much; echo kept > /data/file; rm /data/much; sync"), String(WRITTEN_MIB * MIB));
 			await eventually("the space of the deleted file", WAIT_MS, async () => ((await usedMib(host_path)) < MORE_MIB ? true : undefined));
-			assert.equal(await one.output("cat /work/file"), "kept");
+			assert.equal(await one.output("cat /data/file"), "kept");
 			if (!context.isVm) return;
 			pod.killVm();
 			await eventually("the end of the file", WAIT_MS, () => (readdirSync(host_path).length === 0 ? true : undefined));
@@ -145,7 +145,7 @@ export const EMPTY_DIRS: readonly ConformanceCase[] = [
 		name: "a limit that can't be read is refused by name",
 		check: withVolumes(
 			async (pod, volumes, context) => {
-				const mounts = [{ container_path: "/work", host_path: volumes.emptyDir("work") }];
+				const mounts = [{ container_path: "/data", host_path: volumes.emptyDir("work") }];
 				const made = pod.output("echo runs", { mounts });
 				if (context.isVm) await assert.rejects(made, /empty-dir-limits: "work=64MB" is no limit/);
 				else assert.equal(await made, "runs");
