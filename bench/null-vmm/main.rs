@@ -1,14 +1,15 @@
 //! A VMM and a guest agent that do nothing and answer at once: what is left of a pod's times with it is the shim's own.
 //!
 //! Started like `cloud-hypervisor --api-socket fd=3 --event-monitor fd=4`. It serves what snpd asks of Cloud Hypervisor's REST API (`api.rs`), the hybrid
-//! vsock that `vm.create` names, and behind its ports the agent protocol (`agent.rs`). No process runs: a container ends when it is sent a signal that ends it.
+//! vsock that `vm.create` names, and behind its ports the agent protocol (`agent.rs`) and what stands for processes (`guest.rs`).
 
 mod agent;
 mod api;
+mod guest;
 mod receive;
 mod wire;
 
-use agent::Guest;
+use guest::Guest;
 use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -18,10 +19,17 @@ use std::thread;
 const API_FD: i32 = 3;
 const AGENT_PORT: &str = "1024";
 const STREAM_PORT: &str = "1028";
+/// What comes goes back: a stream without anything of the shim's, for comparison. No port of the agent's.
+const ECHO_PORT: &str = "7";
 
 fn main() {
     // SAFETY: the descriptor was handed over for this, and nobody else here uses it.
     let listener = unsafe { UnixListener::from_raw_fd(API_FD) };
+    // snpd's side of it does not block, and says so of both: `accept` would spin.
+    if let Err(error) = listener.set_nonblocking(false) {
+        eprintln!("the API socket: {error}");
+        return;
+    }
     let machine = Arc::new(api::Machine::default());
     for connection in listener.incoming().flatten() {
         let machine = machine.clone();
@@ -53,6 +61,10 @@ fn connect(mut connection: UnixStream, number: usize, guest: &Arc<Guest>) -> Opt
         STREAM_PORT => {
             let token = read_line(&mut connection)?.parse().ok()?;
             guest.claim(token, connection);
+            Some(())
+        }
+        ECHO_PORT => {
+            guest::echo(connection.try_clone().ok()?, connection);
             Some(())
         }
         _ => None,

@@ -60,6 +60,15 @@ pub fn bytes(message: &[u8], field: u64) -> Option<&[u8]> {
     })
 }
 
+/// The texts of a repeated field.
+pub fn texts(message: &[u8], field: u64) -> Vec<String> {
+    let found = Fields(message).filter_map(|(number, value)| match value {
+        Value::Bytes(found) if number == field => Some(String::from_utf8_lossy(found).into_owned()),
+        _ => None,
+    });
+    found.collect()
+}
+
 /// The number of a field; 0 when there is none.
 pub fn number(message: &[u8], field: u64) -> u64 {
     let found = Fields(message).find_map(|(number, value)| match value {
