@@ -1,6 +1,9 @@
 /** What a pod's emptyDirs shall hold at most. containerd tells nothing of `sizeLimit`: an annotation of the pod does. */
 
-import { ShimError } from "../base/errors.ts";
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+
+import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 
 /** `NAME=SIZE` for each volume, separated by commas; the size as Kubernetes writes it. */
 export const EMPTY_DIR_LIMITS_ANNOTATION = "io.containerd.snp.empty-dir-limits";
@@ -40,4 +43,36 @@ function wrong(part: string, why: string): ShimError {
 	return new ShimError("spec.invalid", `annotation ${EMPTY_DIR_LIMITS_ANNOTATION}: ${JSON.stringify(part.trim())} ${why}`, {
 		remedy: "write NAME=SIZE once for each volume, separated by commas, for example cache=64Mi,work=1Gi",
 	});
+}
+
+/** What kubelet mounts into containers lies in the folder of their pod. */
+const POD_FOLDER = /^(?<pod>.*\/pods\/[^/]+)\/(?:volumes|volume-subpaths|containers|etc-hosts)(?:\/|$)/u;
+const EMPTY_DIRS = "volumes/kubernetes.io~empty-dir";
+
+/**
+ * Checks that the pod has the emptyDirs that limits are for: kubelet makes all of a pod's volumes before its first container. Nothing is checked where no
+ * mount leads to the pod's folder.
+ * @param sources of a container's mounts
+ * @throws ShimError `spec.invalid` that names what is wrong and what there is; `volume.copy` for a folder that can't be read
+ */
+export async function requireEmptyDirs(limits: ReadonlyMap<string, number>, sources: readonly string[]): Promise<void> {
+	if (limits.size === 0) return;
+	const folders = new Set(sources.flatMap((source) => POD_FOLDER.exec(source)?.groups?.["pod"] ?? []));
+	if (folders.size === 0) return;
+	const found = (await Promise.all([...folders].map((folder) => namesIn(join(folder, EMPTY_DIRS))))).flat();
+	const astray = [...limits.keys()].filter((name) => !found.includes(name));
+	if (astray.length === 0) return;
+	const there = found.length === 0 ? "it has none" : `it has ${found.sort().join(", ")}`;
+	throw new ShimError("spec.invalid", `annotation ${EMPTY_DIR_LIMITS_ANNOTATION}: the pod has no emptyDir ${astray.join(", ")}; ${there}`, {
+		remedy: "name the pod's emptyDir volumes as they are written under spec.volumes",
+	});
+}
+
+async function namesIn(folder: string): Promise<string[]> {
+	try {
+		return await readdir(folder);
+	} catch (error) {
+		if (errnoOf(error) === "ENOENT") return [];
+		throw new ShimError("volume.copy", `the pod's emptyDirs in ${folder} can't be listed: ${messageOf(error)}`, { cause: error });
+	}
 }

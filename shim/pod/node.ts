@@ -20,6 +20,7 @@ import { marked } from "./confidential.ts";
 import type { ConfidentialMode } from "./confidential.ts";
 import { readJournals } from "./journal.ts";
 import type { PodRecord } from "./journal.ts";
+import { LeavingNetworks } from "./leaving-networks.ts";
 import { Pod } from "./pod.ts";
 import type { DeleteResult, Mover, PodIdentity, PublishEvent } from "./ports.ts";
 import { clearAway, restorePod } from "./recovery.ts";
@@ -58,6 +59,7 @@ export class PodNode {
 	readonly #starting = new Map<string, Promise<Pod>>();
 	/** What is left of pods that are gone, by their keys: a pod that comes with the same key must not find it. */
 	readonly #leaving = new Map<string, Promise<void>>();
+	readonly #leavingNetworks = new LeavingNetworks();
 	readonly #images = new Map<string, RootfsImages>();
 	/** Connected keepers, with a pod or without. */
 	readonly #movers = new Map<string, Mover>();
@@ -209,6 +211,7 @@ export class PodNode {
 			publish,
 			log,
 			images: (wanted) => this.#imagesOf(wanted),
+			leavingNetworks: this.#leavingNetworks,
 			abandoned: (pod) => this.#removeLater(pod),
 		});
 	}

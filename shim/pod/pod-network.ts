@@ -22,6 +22,7 @@ import { isUnknownDevice } from "../vmm/api-error.ts";
 import type { VmmClient } from "../vmm/client.ts";
 import { slotOfBdf } from "../vmm/plan.ts";
 import { connectGuestPort } from "./guest-port.ts";
+import type { LeavingNetworks } from "./leaving-networks.ts";
 import type { Machine } from "./machine.ts";
 
 /** What the journal keeps: all else is found in the namespace. */
@@ -38,6 +39,8 @@ export interface NetworkRecord {
 export interface PodNetworkOptions {
 	readonly vmmCallMs: number;
 	readonly log: Log;
+	/** The node's pods whose removal was answered, and whose networks may still be there. */
+	readonly leaving: LeavingNetworks;
 	/** Called when `record` has changed, so that the journal follows. */
 	readonly onChange: () => void;
 }
@@ -72,7 +75,7 @@ export class PodNetwork {
 	#retryMs = RETRY_MS;
 	/** The machine whose network follows the namespace's. */
 	#follower: Machine | undefined;
-	#closed = false;
+	readonly #closing = new AbortController();
 	/** Whether what is ours in the namespace is this pod's: another one's must not be cleared away. */
 	#claimed: boolean;
 
@@ -108,11 +111,12 @@ export class PodNetwork {
 	}
 
 	/**
-	 * Reads the namespace and joins each of its interfaces to a tap.
+	 * Reads the namespace and joins each of its interfaces to a tap, as soon as no other pod is leaving it.
 	 * @throws ShimError `network.unsupported`, `network.busy`, `network.setup`
 	 */
 	prepare(): Promise<void> {
 		return this.#run(async () => {
+			await this.#options.leaving.left(this.space, this.#closing.signal);
 			const { plan, joined } = await readSpace(this.space);
 			if (joined.size > 0) throw new ShimError("network.busy", `the network namespace ${this.space.path} is in another VM`);
 			this.#plan = plan;
@@ -152,13 +156,18 @@ export class PodNetwork {
 		void machine.died.then(() => this.#unfollow());
 	}
 
+	/** The VM is ending: nothing more is done in the namespace, and nothing of this process holds it, but for `close`. */
+	leave(): void {
+		this.#closing.abort(new ShimError("wait.canceled", `the network of ${this.space.path} is being removed`));
+		this.#unfollow();
+	}
+
 	/**
 	 * Leaves the namespace as it was. Safe to call twice.
 	 * @throws ShimError `network.setup`
 	 */
 	close(): Promise<void> {
-		this.#closed = true;
-		this.#unfollow();
+		this.leave();
 		return this.#turns.run(async () => {
 			// Closed in the turn that may have started the watch after all.
 			this.#unfollow();
@@ -175,7 +184,7 @@ export class PodNetwork {
 
 	#run(work: () => Promise<void>): Promise<void> {
 		return this.#turns.run(async () => {
-			if (this.#closed) throw new ShimError("wait.canceled", `the network of ${this.space.path} is being removed`);
+			this.#closing.signal.throwIfAborted();
 			await work();
 		});
 	}
@@ -200,7 +209,7 @@ export class PodNetwork {
 	}
 
 	#later(machine: Machine, delayMs: number): void {
-		if (this.#closed || this.#follower !== machine) return;
+		if (this.#closing.signal.aborted || this.#follower !== machine) return;
 		clearTimeout(this.#timer);
 		this.#timer = setTimeout(() => void this.#attempt(machine), delayMs);
 		this.#timer.unref();
@@ -219,7 +228,7 @@ export class PodNetwork {
 	}
 
 	#failed(error: unknown): void {
-		if (!this.#closed && this.#follower !== undefined)
+		if (!this.#closing.signal.aborted && this.#follower !== undefined)
 			this.#options.log.error("the VM's network can't follow its namespace", error, { namespace: this.space.path });
 	}
 

@@ -19,6 +19,7 @@ import { growForPages, growVm } from "./growth.ts";
 import { Journal } from "./journal.ts";
 import { KeeperEnd } from "./keeper-end.ts";
 import { readyPlan } from "./launch.ts";
+import type { LeavingNetworks } from "./leaving-networks.ts";
 import type { Machine } from "./machine.ts";
 import { beginContainer, finishContainer, makeContainer, prepareImage } from "./making.ts";
 import type { MakingPod } from "./making.ts";
@@ -41,6 +42,8 @@ import type { PodVolumes } from "./volumes.ts";
 export interface PodServices {
 	readonly publish: PublishEvent;
 	readonly images: (config: Config) => RootfsImages;
+	/** Namespaces that others of the node's pods are leaving. */
+	readonly leavingNetworks: LeavingNetworks;
 	/** Called when the last container has gone, and the pod's first one before it. */
 	readonly abandoned: (pod: Pod) => void;
 	readonly log: Log;
@@ -99,6 +102,10 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	get images(): RootfsImages {
 		return this.#services.images(this.config);
+	}
+
+	get leavingNetworks(): LeavingNetworks {
+		return this.#services.leavingNetworks;
 	}
 
 	get state(): PodState {

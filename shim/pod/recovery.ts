@@ -102,7 +102,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		});
 		endAll(pod);
 		pod.vmEnded();
-		await pod.volumes.emptyDirs.end();
+		await Promise.all([pod.volumes.emptyDirs.end(), pod.sandbox.leaveNetwork()]);
 		pod.saveQuietly();
 		await pod.sandbox.cgroup?.remove().catch((error: unknown) => pod.log.error("a control group stays", error));
 		return;

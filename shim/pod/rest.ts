@@ -1,6 +1,6 @@
 /**
- * What is left of a pod when its users need not wait any more: a process that SIGKILL has reached but that still gives its memory back, the control group
- * that it is leaving, and the journal that tells a new snpd of both.
+ * What is left of a pod when its users need not wait any more: a process that SIGKILL has reached but that still gives its memory back, what the VM had in
+ * the pod's network namespace, the control group that the process is leaving, and the journal that tells a new snpd of all of them.
  */
 
 import type { Log } from "../base/log.ts";
@@ -12,6 +12,8 @@ import type { Journal } from "./journal.ts";
 export interface RestParts {
 	/** Ends the VM, and waits for the end of its process. */
 	readonly endVm: Release;
+	/** Leaves the network's namespace as it was; undefined when nothing of the pod is in one. */
+	readonly endNetwork: Release | undefined;
 	readonly cgroup: HostCgroup | undefined;
 	readonly journal: Journal;
 	readonly log: Log;
@@ -40,16 +42,17 @@ export class Rest {
 
 	/** Removes everything if that takes no time. @returns whether nothing is left */
 	removeNow(): boolean {
-		const { cgroup, journal } = this.#parts;
-		if (!this.#over || cgroup?.removeEmpty() === false) return false;
+		const { endNetwork, cgroup, journal } = this.#parts;
+		if (!this.#over || endNetwork !== undefined || cgroup?.removeEmpty() === false) return false;
 		journal.remove();
 		return true;
 	}
 
 	/** Removes everything in its time; what can't be removed is logged. */
 	async remove(): Promise<void> {
-		const { cgroup, journal, log } = this.#parts;
+		const { endNetwork, cgroup, journal, log } = this.#parts;
 		try {
+			await endNetwork?.();
 			await this.#ended;
 			await cgroup?.remove();
 			journal.remove();

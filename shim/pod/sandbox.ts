@@ -16,6 +16,7 @@ import type { BootDisk } from "./boot.ts";
 import type { VmSize } from "./growth.ts";
 import { writeInitdataDisk } from "./initdata-disk.ts";
 import type { Journal } from "./journal.ts";
+import type { LeavingNetworks } from "./leaving-networks.ts";
 import type { Machine } from "./machine.ts";
 import type { PodPlan } from "./plan.ts";
 import { PodNetwork } from "./pod-network.ts";
@@ -38,6 +39,8 @@ export interface SandboxOwner {
 	readonly log: Log;
 	readonly journal: Journal;
 	readonly timeline: Timeline;
+	/** The node's pods whose networks may still be there. */
+	readonly leavingNetworks: LeavingNetworks;
 	/** PCI segments of the VM. */
 	readonly pciSegments: number;
 	/** The control group of the VMM. */
@@ -61,8 +64,9 @@ export interface SandboxOwner {
 /** The VMM's name of the pod's writable disk. */
 const SCRATCH_DISK = "scratch";
 
-/** The name of its release. */
+/** Names of releases. */
 const POD_FOLDER = "pod folder";
+const NETWORK_RELEASE = "network";
 
 /** What a guest may tell of changed disks: it is not trusted with the log. */
 const MAX_DAMAGE = 64;
@@ -144,7 +148,7 @@ export class Sandbox {
 		}
 		if (plan.network.kind === "namespace") {
 			const network = PodNetwork.open(plan.network.path, plan.vcpus, this.#networkOptions());
-			scope.defer(`network of ${plan.network.path}`, () => network.close());
+			scope.defer(NETWORK_RELEASE, () => network.close());
 			this.network = network;
 		}
 		this.#owner.save();
@@ -237,7 +241,7 @@ export class Sandbox {
 	/** Takes over the network that an earlier snpd made; it is given back with the pod. */
 	adoptNetwork(record: NetworkRecord): void {
 		const network = PodNetwork.adopt(record, this.#networkOptions());
-		this.scope.defer(`network of ${record.path}`, () => network.close());
+		this.scope.defer(NETWORK_RELEASE, () => network.close());
 		this.network = network;
 	}
 
@@ -260,38 +264,60 @@ export class Sandbox {
 
 	/**
 	 * Ends the VM and gives back all that others may want next; after the transition to `gone`. What can't be given back is logged: the pod is gone for its
-	 * users either way. The VM's process, which SIGKILL has reached, and its control group are nobody's next, unless the VM has something of the node:
-	 * their end takes its time, and is there when `left` settles. Until then the journal tells a new snpd of them.
+	 * users either way. The VM's process, which SIGKILL has reached, and its control group are nobody's next, unless the VM has something of the node; who
+	 * wants the network's namespace next waits for it. Their ends take their time, and are there when `left` settles. Until then the journal tells a new snpd
+	 * of them.
 	 */
 	async release(): Promise<void> {
-		const { scope, volumes, cgroup } = this;
+		const { scope, volumes, cgroup, network } = this;
 		const { timeline, log, journal } = this.#owner;
-		const rest = new Rest({ endVm: scope.take(VM_RELEASE) ?? (() => undefined), cgroup, journal, log });
+		const closeNetwork = scope.take(NETWORK_RELEASE);
+		const rest = new Rest({
+			endVm: scope.take(VM_RELEASE) ?? (() => undefined),
+			endNetwork: closeNetwork && network?.record !== null ? async () => await this.leaveNetwork().then(closeNetwork) : undefined,
+			cgroup,
+			journal,
+			log,
+		});
 		for (const name of [CGROUP_RELEASE, POD_FOLDER]) scope.take(name);
 		await timeline.step("pod-end", async () => {
 			const ended = rest.end();
+			void this.leaveNetwork(ended);
 			if (volumes.holdNode) await ended;
-			// Taps go while the VM ends: each takes the kernel some time.
-			await Promise.all([this.#endNetwork(), undo(scope, log)]);
+			await undo(scope, log);
 		});
 		if (rest.removeNow()) return;
 		this.#owner.saveQuietly();
 		this.left = rest.remove();
 	}
 
-	/** Ends a VM that nobody needs any more, and begins to take it off its network; what the pod has besides is given back by `release`. */
+	/** Ends a VM that nobody needs any more; what the pod has besides is given back by `release`. */
 	end(): void {
 		if (this.#state.kind !== "running") return;
 		this.ending = true;
-		this.#state.machine.vmm.kill().catch((error: unknown) => this.#owner.log.error("the VM of a pod that was killed does not end", error));
-		void this.#endNetwork();
+		const ended = this.#state.machine.vmm
+			.kill()
+			.catch((error: unknown) => this.#owner.log.error("the VM of a pod that was killed does not end", error));
+		void this.leaveNetwork(ended);
 	}
 
-	/** Never rejects: the scope tries again, and its failure is told. */
-	#endNetwork(): Promise<void> {
+	/**
+	 * Leaves the network's namespace as it was, so that another VM can have it. Never rejects: `release` tries again, and its failure is told.
+	 * @param vmEnd the end of the VM's process: the taps go with it, which takes the kernel less than to take them away from it
+	 */
+	leaveNetwork(vmEnd: Promise<unknown> = Promise.resolve()): Promise<void> {
 		const { network } = this;
 		if (network === null) return Promise.resolve();
-		this.#networkEnd ??= this.#owner.timeline.step("network-end", () => network.close()).catch(() => undefined);
+		if (this.#networkEnd === undefined) {
+			const { timeline, leavingNetworks } = this.#owner;
+			network.leave();
+			this.#networkEnd = vmEnd
+				.then(() => timeline.step("network-end", () => network.close()))
+				// Before another VM gets the namespace: no later snpd may clear it.
+				.then(() => this.#owner.saveQuietly())
+				.catch(() => undefined);
+			leavingNetworks.add(network.space, this.#networkEnd);
+		}
 		return this.#networkEnd;
 	}
 
@@ -301,8 +327,8 @@ export class Sandbox {
 	}
 
 	#networkOptions(): PodNetworkOptions {
-		const { config, log } = this.#owner;
-		return { vmmCallMs: config.timeouts.vmm_call_ms, log, onChange: () => this.#owner.saveQuietly() };
+		const { config, log, leavingNetworks: leaving } = this.#owner;
+		return { vmmCallMs: config.timeouts.vmm_call_ms, log, leaving, onChange: () => this.#owner.saveQuietly() };
 	}
 
 	/** The guest has put a file system on the pod's writable disk. */
@@ -349,6 +375,7 @@ export class Sandbox {
 		void machine.died.then((death) => {
 			this.volumes.copies.close();
 			void this.volumes.emptyDirs.end();
+			void this.leaveNetwork();
 			if (this.#state.kind !== "running") return;
 			if (this.ending) this.#owner.log.info("the VM has ended");
 			else this.#owner.log.error("the pod is lost", death);

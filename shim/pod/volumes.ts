@@ -16,7 +16,7 @@ import type { DirectVolume } from "../storage/direct-volume.ts";
 import { missing } from "../storage/folder-tree.ts";
 import type { TableEntry } from "../storage/volume-plan.ts";
 import { blockVolumes } from "./block-volumes.ts";
-import { emptyDirLimits } from "./empty-dir-limits.ts";
+import { emptyDirLimits, requireEmptyDirs } from "./empty-dir-limits.ts";
 import { EmptyDirs } from "./empty-dirs.ts";
 import type { EmptyDirRecord, EmptyDirsHost } from "./empty-dirs.ts";
 import { hugePageBytes } from "./huge-pages.ts";
@@ -125,8 +125,12 @@ export class PodVolumes {
 		const storages = new Map<string, StorageRequest>();
 		const pagesReserved = machine.details.hugepages && hugePageBytes(container.spec.linux?.resources ?? {}) > 0;
 		const limits = emptyDirLimits(container.spec.annotations ?? {});
-		const work: Work = { containerId: container.id, machine, pagesReserved, limits, table, signal };
 		const mounts = bindMounts(container.spec).filter(({ destination }) => !taken.has(destination));
+		await requireEmptyDirs(
+			limits,
+			bindMounts(container.spec).map(({ source }) => source ?? ""),
+		);
+		const work: Work = { containerId: container.id, machine, pagesReserved, limits, table, signal };
 		for (const planned of await planMounts(mounts, table, this.#host.config.storage.share_folders)) {
 			const { mount } = planned;
 			const { destination } = mount;

@@ -115,6 +115,12 @@ async function serve(bed: Bed, net: Net, label: string): Promise<string> {
 	return id;
 }
 
+/** Waits until nothing of a VM is in a namespace: what a removed pod had there goes with its VM's process. */
+async function cleared(t: Test, space: TestNamespace, ...links: readonly string[]): Promise<void> {
+	const nothing = (): true | undefined => (space.links().join() === links.join() && space.redirections() === "" ? true : undefined);
+	await t.resolves(eventually("a namespace without a VM", WAIT_MS, nothing));
+}
+
 /** What the namespace says of itself, less what passes. */
 function stateOf(space: TestNamespace): string[] {
 	return ["-o addr", "route", "-6 route"].map((command) => space.ip(command).replaceAll(/ tentative| linkdown/g, ""));
@@ -156,13 +162,31 @@ const cases: Case[] = [
 				await net.forwards(t, 8080, "from the pod\n");
 				killDaemon(bed);
 				await bed.ctr.remove(id);
-				t.strictSame(stateOf(net.pod), before);
-				t.strictSame([net.pod.links(), net.pod.redirections()], [["eth0"], ""]);
-
+				// At once: it waits until the first one's VM has left.
 				const again = await serve(bed, net, "again");
 				t.equal(wget("10.88.0.2"), "from the pod\n");
 				await bed.ctr.remove(again);
-				t.strictSame([net.pod.links(), net.pod.redirections()], [["eth0"], ""]);
+				await cleared(t, net.pod, "eth0");
+				t.strictSame(stateOf(net.pod), before);
+			}),
+	},
+	{
+		name: "a pod in the namespace of one whose removal snpd did not outlive; and a namespace that is removed with a VM still in it",
+		check: async (t, bed) =>
+			await withNet(bed, async (net) => {
+				await bed.ctr.remove(await serve(bed, net, "first"));
+				killDaemon(bed);
+				const second = await serve(bed, net, "second");
+				t.equal(net.fromNode("wget", "-q", "-O", "-", "http://10.88.0.2:8080/"), "from the pod\n");
+				// As CNI does: first its interface, then the namespace.
+				await bed.ctr.remove(second);
+				net.pod.ip("link del eth0");
+				net.pod.remove();
+				net.pod.add();
+				t.strictSame([net.pod.links(), net.pod.redirections()], [[], ""]);
+				net.plug("eth0", "02:00:00:00:88:02", ["10.88.0.2/24"]);
+				await bed.ctr.remove(await serve(bed, net, "third"));
+				await cleared(t, net.pod, "eth0");
 			}),
 	},
 	{
@@ -210,7 +234,7 @@ const cases: Case[] = [
 					heard.kill();
 				}
 				await bed.ctr.remove(id);
-				t.strictSame([net.pod.links(), net.pod.redirections()], [["eth0"], ""]);
+				await cleared(t, net.pod, "eth0");
 			}),
 	},
 	{
@@ -233,7 +257,7 @@ const cases: Case[] = [
 				} finally {
 					await rm(dropIns, { recursive: true });
 				}
-				t.strictSame([net.pod.links().sort(), net.pod.redirections()], [["eth0", "net7"], ""]);
+				await cleared(t, net.pod, "eth0", "net7");
 			}),
 	},
 	{
@@ -274,7 +298,7 @@ const cases: Case[] = [
 				await refused(net.flags, /network namespace .* is in another VM/);
 				t.equal(net.fromNode("wget", "-q", "-O", "-", "http://10.88.0.2:8080/"), "from the pod\n", "the first pod's network is untouched");
 				await bed.ctr.remove(id);
-				t.strictSame([net.pod.links(), net.pod.redirections()], [["eth0"], ""]);
+				await cleared(t, net.pod, "eth0");
 			}),
 	},
 	{
@@ -289,12 +313,12 @@ const cases: Case[] = [
 				} finally {
 					await bed.containerd.configure({});
 				}
-				t.strictSame([net.pod.links(), net.pod.redirections()], [["eth0"], ""]);
+				await cleared(t, net.pod, "eth0");
 				const id = await serve(bed, net, "dies");
 				killDaemon(bed);
 				for (const info of bed.containerd.processes()) if (/ch-qemu(\.\w+)? /.test(info.commandLine)) process.kill(info.pid, "SIGKILL");
 				await bed.ctr.remove(id);
-				t.strictSame([net.pod.links(), net.pod.redirections()], [["eth0"], ""]);
+				await cleared(t, net.pod, "eth0");
 			}),
 	},
 ];

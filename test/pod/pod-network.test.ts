@@ -4,12 +4,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
 import type { Test } from "tap";
+import { deferred } from "../../shim/base/deadline.ts";
 import { ShimError } from "../../shim/base/errors.ts";
 import { Log } from "../../shim/base/log.ts";
 import type { GuestNeighbour, GuestRoute } from "../../shim/network/guest.ts";
 import type { Machine } from "../../shim/pod/machine.ts";
+import { LeavingNetworks } from "../../shim/pod/leaving-networks.ts";
 import { PodNetwork } from "../../shim/pod/pod-network.ts";
 import { VmmClient } from "../../shim/vmm/client.ts";
+import { failing } from "../base/failing.ts";
 import { TestNamespace } from "../support/netns.ts";
 import { eventually } from "../support/retry.ts";
 import { answer, serveApi } from "../vmm/api-server.ts";
@@ -44,7 +47,12 @@ async function setUp(t: Test) {
 			return Promise.resolve();
 		},
 	};
-	const network = PodNetwork.open(space.path, 1, { vmmCallMs: 5_000, log: new Log(() => undefined), onChange: () => undefined });
+	const network = PodNetwork.open(space.path, 1, {
+		vmmCallMs: 5_000,
+		log: new Log(() => undefined),
+		leaving: new LeavingNetworks(),
+		onChange: () => undefined,
+	});
 	t.teardown(() => network.close());
 	const client = new VmmClient(server.path);
 	const machine = { vmm: { client }, agent, details: { forward: false }, died: new Promise(() => undefined) } as unknown as Machine;
@@ -77,3 +85,49 @@ t.test("a neighbour that the namespace has no more is taken back from the guest"
 	await eventually("the end of the last", WAIT_MS, told("10.88.0.8", NUD_FAILED));
 	t.notOk(told("10.88.0.9", NUD_FAILED)(), "what is gone is told once");
 });
+
+t.test(
+	"a pod joins a namespace when the one before has left it; one that is given up waits no longer; a namespace that has gone is left",
+	async (t) => {
+		const space = new TestNamespace("pod");
+		let there = true;
+		t.teardown(() => {
+			if (there) space.remove();
+		});
+		space.ip("link add eth0 type veth peer name peer");
+		space.ip("link set eth0 up");
+		const leaving = new LeavingNetworks();
+		const open = (): PodNetwork => {
+			const network = PodNetwork.open(space.path, 1, {
+				vmmCallMs: 5_000,
+				log: new Log(() => undefined),
+				leaving,
+				onChange: () => undefined,
+			});
+			t.teardown(() => network.close());
+			return network;
+		};
+		const first = open();
+		await first.prepare();
+		await t.rejects(open().prepare(), failing({ reason: "network.busy" }), "one that stays");
+		first.leave();
+		const { promise: vmEnd, resolve: endVm } = deferred<void>();
+		leaving.add(
+			first.space,
+			vmEnd.then(() => first.close()),
+		);
+		const [second, givenUp] = [open(), open()];
+		const joined = second.prepare();
+		const given = givenUp.prepare();
+		givenUp.leave();
+		await t.rejects(given, failing({ reason: "wait.canceled" }));
+		t.equal(space.links().filter((name) => name.startsWith("snp")).length, 1, "the first one's tap");
+		endVm();
+		await joined;
+		t.not(second.record, null);
+		space.remove();
+		there = false;
+		await second.close();
+		t.equal(second.record, null);
+	},
+);

@@ -7,6 +7,7 @@ import type { Test } from "tap";
 import { deferred } from "../../shim/base/deadline.ts";
 import { Log } from "../../shim/base/log.ts";
 import { defaultConfig } from "../../shim/config/schema.ts";
+import { LeavingNetworks } from "../../shim/pod/leaving-networks.ts";
 import { Pod } from "../../shim/pod/pod.ts";
 import type { CreateRequest } from "../../shim/pod/ports.ts";
 import { failing } from "../base/failing.ts";
@@ -30,6 +31,7 @@ function busyPod(t: Test) {
 			throw new Error("no image is made");
 		},
 		abandoned: () => undefined,
+		leavingNetworks: new LeavingNetworks(),
 		log: new Log(() => undefined),
 	});
 	const { promise, resolve: go } = deferred<undefined>();

@@ -15,7 +15,15 @@ t.test("an adopted sandbox keeps its journal until everything else is given back
 	const folder = join(t.testdir({}), "k");
 	const journal = new Journal(folder);
 	journal.open();
-	const owner = { podId: "p", folder, config: defaultConfig(), journal, log: new Log(() => undefined, "error"), timeline: new Timeline() };
+	const owner = {
+		podId: "p",
+		folder,
+		journal,
+		config: defaultConfig(),
+		log: new Log(() => undefined, "error"),
+		timeline: new Timeline(),
+		saveQuietly: () => undefined,
+	};
 	const sandbox = new Sandbox(owner as unknown as SandboxOwner);
 	const seen: string[] = [];
 	const note = (what: string) => () => void seen.push(`${what} ${existsSync(folder) ? "with" : "without"} the journal`);
@@ -26,7 +34,8 @@ t.test("an adopted sandbox keeps its journal until everything else is given back
 	sandbox.adopt({ agent, details: { damage: false }, died: new Promise(() => undefined) } as unknown as Machine, note("VM"));
 	sandbox.transition({ kind: "gone" });
 	await sandbox.release();
-	t.same(seen, ["VM with the journal", "network with the journal", "image with the journal"]);
+	await sandbox.left;
+	t.same(seen, ["VM with the journal", "image with the journal", "network with the journal"]);
 	t.notOk(existsSync(folder));
 });
 

@@ -99,6 +99,19 @@ export class PodVolumeFolders {
 		return path;
 	}
 
+	/** An emptyDir on a disk of the node that is as small as said. */
+	async smallNode(name: string, sizeMib: number): Promise<string> {
+		const path = this.emptyDir(name);
+		await this.#mount(path, "-o", "loop", await this.image(`node-${name}`, sizeMib, "ext4"));
+		await runOk(this.#containerd.inside("chmod", "777", path));
+		return path;
+	}
+
+	/** Takes so much of the file system that a folder is on, beside what pods take. */
+	async fillNode(path: string, sizeMib: number): Promise<void> {
+		await runOk(this.#containerd.inside("fallocate", "--length", `${sizeMib}MiB`, join(path, "lost+found/others")));
+	}
+
 	/** An emptyDir of huge pages. */
 	async huge(name: string, sizeBytes: number): Promise<string> {
 		const path = this.emptyDir(name);

@@ -22,7 +22,12 @@ export class TestNamespace {
 		this.name = `snp-${label}-${randomBytes(3).toString("hex")}`;
 		this.path = `/run/netns/${this.name}`;
 		this.#shell = shell;
-		shell("ip", "netns", "add", this.name);
+		this.add();
+	}
+
+	/** Makes it anew after `remove`. */
+	add(): void {
+		this.#shell("ip", "netns", "add", this.name);
 		this.ip("link set lo up");
 	}
 

@@ -13,6 +13,8 @@ const GROUP = 2000;
 const WRITTEN_MIB = 40;
 /** What a file system takes for itself, and what is free and not given back. */
 const MORE_MIB = 20;
+/** A disk of the node, what others take of it, and what a pod writes then. */
+const NODE_MIB = { size: 128, others: 90, written: 64 };
 const LIMITS_MIB = { little: 1, some: 64 };
 
 /** What kubelet counts of a volume: the blocks of the files in its folder. */
@@ -152,5 +154,33 @@ export const EMPTY_DIRS: readonly ConformanceCase[] = [
 			},
 			{ annotations: { "io.containerd.snp.empty-dir-limits": "work=64MB" } },
 		),
+	},
+	{
+		id: "empty-dir-limit-astray",
+		name: "a limit for an emptyDir that the pod has not is refused by name, with those that it has",
+		check: withVolumes(
+			async (pod, volumes, context) => {
+				const mounts = [{ container_path: "/data", host_path: volumes.emptyDir("work") }];
+				const made = pod.output("echo runs", { mounts });
+				if (context.isVm) await assert.rejects(made, /empty-dir-limits: the pod has no emptyDir wrok; it has work/);
+				else assert.equal(await made, "runs");
+			},
+			{ annotations: { "io.containerd.snp.empty-dir-limits": "wrok=64Mi" } },
+		),
+	},
+	{
+		id: "empty-dir-node-full",
+		name: "a node's disk that is full is an error for who writes to an emptyDir there; the pod lives on, and ends",
+		check: withVolumes(async (pod, volumes) => {
+			const host_path = await volumes.smallNode("work", NODE_MIB.size);
+			const container = await pod.sleeper({ mounts: [{ container_path: "/data", host_path }] });
+			await container.output("echo early > /data/file; sync");
+			await volumes.fillNode(host_path, NODE_MIB.others);
+			const full = await container.sh(`dd if=/dev/urandom of=/data/much bs=1M count=${NODE_MIB.written} conv=fsync`);
+			assert.notEqual(full.exitCode, 0);
+			assert.match(full.stderr, /no space left|input\/output error|read-only/i);
+			assert.equal(await container.output("echo lives"), "lives");
+			await pod.stop();
+		}),
 	},
 ];
