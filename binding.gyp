@@ -5,6 +5,7 @@
       "sources": [
         "native/src/addon.cc",
         "native/src/catch.cc",
+        "native/src/cgroup.cc",
         "native/src/file.cc",
         "native/src/mount.cc",
         "native/src/netns.cc",

@@ -88,6 +88,7 @@ inline napi_value NumbersOf(napi_env env, const std::vector<Fd>& fds) {
 class Jobs;
 
 void InitCatch(Napi::Env env, Napi::Object exports, Jobs* jobs);
+void InitCgroup(Napi::Env env, Napi::Object exports, Jobs* jobs);
 void InitFile(Napi::Env env, Napi::Object exports);
 void InitMount(Napi::Env env, Napi::Object exports);
 void InitNetns(Napi::Env env, Napi::Object exports, Jobs* jobs);

@@ -8,6 +8,13 @@ import { getSystemErrorMap } from "node:util";
 
 /** The raw functions of `*.cc`: each number that they give is a result, or a negative errno. Arguments are not checked there. */
 export interface Addon {
+	readonly cgroupJoin: (
+		roots: readonly string[],
+		second: readonly boolean[],
+		cpuset: readonly boolean[],
+		path: string,
+		pid: number,
+	) => Promise<readonly number[]> | number;
 	readonly makeFifo: (path: string, mode: number) => number;
 	readonly closeFd: (fd: number) => number;
 	readonly listenUnix: (path: string, backlog: number, mode: number, blocking: number) => number;

@@ -1,10 +1,10 @@
 /** Control groups of the host, of both versions side by side (cgroups(7)): a group is the same path in every hierarchy that is mounted. */
 
-import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
-import { dirname, join, posix } from "node:path";
+import { readFileSync, rmdirSync } from "node:fs";
+import { join, posix } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
+import { cgroupJoin, JoinError } from "../../native/src/cgroup.ts";
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 
 /** One mounted hierarchy. */
@@ -15,10 +15,6 @@ export interface CgroupHierarchy {
 	readonly controllers: readonly string[];
 }
 
-/** Controllers that the groups above ours hand down in version 2, where the kernel has them. */
-const WANTED_CONTROLLERS = ["cpu", "memory", "io", "pids", "cpuset"];
-/** What a new cpuset of version 1 must have before a process may enter it. */
-const CPUSET_FILES = ["cpuset.cpus", "cpuset.mems"];
 /** A killed process leaves its group a moment after its end is seen; nothing tells when (version 1). */
 const REMOVE_ATTEMPTS = 50;
 const REMOVE_PAUSE_MS = 20;
@@ -132,19 +128,18 @@ export class HostCgroup {
 	 * @throws ShimError `host.cgroup` that names the folder
 	 */
 	async join(pid: number): Promise<void> {
-		const moves = this.#hierarchies.map(async (hierarchy) => {
-			const folder = this.#folder(hierarchy);
-			try {
-				makeGroup(hierarchy, this.path);
-				await writeFile(join(folder, "cgroup.procs"), String(pid));
-			} catch (error) {
-				if (errnoOf(error) === "ESRCH") return;
-				throw new ShimError("host.cgroup", `the pod's control group ${folder} can't be used: ${messageOf(error)}`, { cause: error });
-			}
-		});
-		// Whoever hears of a failure removes the group: nothing must be on its way there any more.
-		const failed = (await Promise.allSettled(moves)).find((move) => move.status === "rejected");
-		if (failed !== undefined) throw failed.reason;
+		const hierarchies = this.#hierarchies.map(({ mountPoint, version, controllers }) => ({
+			root: mountPoint,
+			second: version === 2,
+			cpuset: version === 1 && controllers.includes("cpuset"),
+		}));
+		try {
+			await cgroupJoin(hierarchies, this.path, pid);
+		} catch (error) {
+			if (errnoOf(error) === "ESRCH") return;
+			const folder = error instanceof JoinError ? error.folder : this.path;
+			throw new ShimError("host.cgroup", `the pod's control group ${folder} can't be used: ${messageOf(error)}`, { cause: error });
+		}
 	}
 
 	/**
@@ -214,34 +209,6 @@ export class HostCgroup {
 
 	#folder(hierarchy: CgroupHierarchy): string {
 		return join(hierarchy.mountPoint, this.path);
-	}
-}
-
-function makeGroup(hierarchy: CgroupHierarchy, path: string): void {
-	let folder = hierarchy.mountPoint;
-	for (const part of path.split("/").filter((word) => word !== "")) {
-		if (hierarchy.version === 2) handDown(folder);
-		folder = join(folder, part);
-		if (!existsSync(folder)) mkdirSync(folder, { mode: 0o755 });
-		if (hierarchy.version === 1 && hierarchy.controllers.includes("cpuset")) inheritCpuset(folder);
-	}
-}
-
-/** A controller that a group above keeps for itself is not there for ours: that is whoever's choice who made the group above. */
-function handDown(folder: string): void {
-	for (const controller of WANTED_CONTROLLERS) {
-		try {
-			writeFileSync(join(folder, "cgroup.subtree_control"), `+${controller}`);
-		} catch {
-			continue;
-		}
-	}
-}
-
-function inheritCpuset(folder: string): void {
-	for (const file of CPUSET_FILES) {
-		const path = join(folder, file);
-		if (readFileSync(path, "utf8").trim() === "") writeFileSync(path, readFileSync(join(dirname(folder), file)));
 	}
 }
 

@@ -61,6 +61,31 @@ t.test("HostCgroup: a process joins with all hierarchies; the group goes when it
 	t.strictSame(folders.filter(existsSync), []);
 });
 
+t.test(
+	"HostCgroup.join: a failure names the folder; what is handed down is what the kernel has and nobody has handed down yet",
+	async (t) => {
+		const folder = t.testdir({
+			one: { file: "" },
+			two: { "cgroup.controllers": "cpu memory misc\n", "cgroup.subtree_control": "cpu\n" },
+		});
+		const of = (path: string, name: string, version: 1 | 2) =>
+			new HostCgroup(path, [{ mountPoint: join(folder, name), version, controllers: [] }]).join(process.pid);
+		await t.rejects(of("/file/pod", "one", 1), { reason: "host.cgroup", message: /one\/file\/pod can't be used: ENOTDIR/ });
+		// A folder that is no control group has no such file.
+		await t.rejects(of("/pods/pod", "two", 2), { reason: "host.cgroup", message: /two\/pods\/pod can't be used: ENOENT/ });
+		t.ok(existsSync(join(folder, "two/pods/pod")), "with all above it");
+		t.equal(readFileSync(join(folder, "two/cgroup.subtree_control"), "utf8"), "+memory");
+	},
+);
+
+t.test("HostCgroup.join: a process that is gone joins nothing", async () => {
+	const child = spawn("true");
+	await once(child, "exit");
+	const group = new HostCgroup(`/snp-test-${randomBytes(4).toString("hex")}`);
+	await group.join(child.pid ?? 0);
+	await group.remove();
+});
+
 t.test("HostCgroup.usage: both versions tell the same by the same names", async (t) => {
 	const folder = t.testdir({
 		two: {
