@@ -53,10 +53,36 @@ function linkRequest(type: number, index: number, flags: number, ...attributes: 
  * @throws NetlinkError
  */
 export async function openTapLink(netlink: Netlink, index: number, mtu: number): Promise<void> {
-	const mode = nested(IFLA.AF_SPEC, nested(AF_INET6, attribute(IFLA_INET6_ADDR_GEN_MODE, Buffer.from([ADDR_GEN_MODE_NONE]))));
+	const [mode, up] = tapLinkRequests(index, mtu);
 	// A kernel without IPv6 has no such mode, and needs none.
-	await netlink.change("keeping IPv6 off a tap", linkRequest(RTM.NEWLINK, index, 0, mode)).catch(unless("EAFNOSUPPORT", "EOPNOTSUPP"));
-	await netlink.change("bringing up a tap", linkRequest(RTM.NEWLINK, index, IFF_UP, number32(IFLA.MTU, mtu)));
+	await netlink.change("keeping IPv6 off a tap", mode).catch(unless("EAFNOSUPPORT", "EOPNOTSUPP"));
+	await netlink.change("bringing up a tap", up);
+}
+
+function tapLinkRequests(index: number, mtu: number): readonly [mode: Request, up: Request] {
+	const mode = nested(IFLA.AF_SPEC, nested(AF_INET6, attribute(IFLA_INET6_ADDR_GEN_MODE, Buffer.from([ADDR_GEN_MODE_NONE]))));
+	return [linkRequest(RTM.NEWLINK, index, 0, mode), linkRequest(RTM.NEWLINK, index, IFF_UP, number32(IFLA.MTU, mtu))];
+}
+
+/**
+ * Does at one stroke what `openTapLink` and a `redirect` each way do, for a new tap and an interface that nobody has ingress rules on: the usual case.
+ * @returns false when the kernel refused any of it; the longer way then makes all of it good
+ */
+export async function joinAtOnce(netlink: Netlink, index: number, tap: number, mtu: number): Promise<boolean> {
+	const [usual] = CLASSIFIERS;
+	if (usual === undefined) return false;
+	const ways = [
+		[index, tap],
+		[tap, index],
+	] as const;
+	const redirections = ways.flatMap(([from, to]) => [ingressRequest(from), filterRequest(usual, from, to)]);
+	try {
+		await netlink.change("joining a tap", ...tapLinkRequests(tap, mtu), ...redirections);
+		return true;
+	} catch (error) {
+		if (error instanceof NetlinkError) return false;
+		throw error;
+	}
 }
 
 /** Removes an interface; one that is gone is success. */
@@ -131,21 +157,12 @@ const CLASSIFIERS: readonly Classifier[] = [
  * @throws NetlinkError with what the host's kernel lacks
  */
 export async function redirect(netlink: Netlink, from: number, to: number): Promise<void> {
-	const qdisc = tcRequest(
-		RTM.NEWQDISC,
-		FLAG.CREATE | FLAG.EXCL,
-		from,
-		{ parent: QDISC_PARENT, handle: QDISC_HANDLE },
-		text(TCA.KIND, "ingress"),
-	);
-	await netlink.change("making an ingress queue", qdisc).catch(unless("EEXIST"));
+	await netlink.change("making an ingress queue", ingressRequest(from)).catch(unless("EEXIST"));
 	await removeFilter(netlink, from);
 	const refusals: string[] = [];
-	for (const { kind, options } of CLASSIFIERS) {
-		const place = { parent: FILTER_PARENT, info: OUR_FILTER };
-		const body = [text(TCA.KIND, kind), attribute(TCA.OPTIONS, options(redirectAction(to)))];
+	for (const classifier of CLASSIFIERS) {
 		try {
-			await netlink.change(`redirecting with ${kind}`, tcRequest(RTM.NEWTFILTER, FLAG.CREATE | FLAG.EXCL, from, place, ...body));
+			await netlink.change(`redirecting with ${classifier.kind}`, filterRequest(classifier, from, to));
 			return;
 		} catch (error) {
 			if (!(error instanceof NetlinkError && error.code === "ENOENT")) throw error;
@@ -153,6 +170,17 @@ export async function redirect(netlink: Netlink, from: number, to: number): Prom
 		}
 	}
 	throw new NetlinkError("redirecting frames", -2, refusals.join("; "));
+}
+
+function ingressRequest(index: number): Request {
+	const place = { parent: QDISC_PARENT, handle: QDISC_HANDLE };
+	return tcRequest(RTM.NEWQDISC, FLAG.CREATE | FLAG.EXCL, index, place, text(TCA.KIND, "ingress"));
+}
+
+function filterRequest({ kind, options }: Classifier, from: number, to: number): Request {
+	const place = { parent: FILTER_PARENT, info: OUR_FILTER };
+	const body = [text(TCA.KIND, kind), attribute(TCA.OPTIONS, options(redirectAction(to)))];
+	return tcRequest(RTM.NEWTFILTER, FLAG.CREATE | FLAG.EXCL, from, place, ...body);
 }
 
 /** Removes the redirection of an interface's frames, and the ingress queue when nobody else has filters there. What is gone is success. */

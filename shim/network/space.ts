@@ -11,7 +11,7 @@ import type { Link, Snapshot } from "../host/links.ts";
 import { catchPorts, holdNamespace, watchNamespace } from "../host/namespaces.ts";
 import type { HeldNamespace, PortCatcher } from "../host/namespaces.ts";
 import { Netlink } from "../host/netlink.ts";
-import { closeTap, makeTap, openTapLink, redirect, removeLink, removeRedirect } from "../host/taps.ts";
+import { closeTap, joinAtOnce, makeTap, openTapLink, redirect, removeLink, removeRedirect } from "../host/taps.ts";
 import { hostNetwork } from "./choice.ts";
 import { indexOfTap, isOurTap, planNetwork, tapName } from "./plan.ts";
 import type { Endpoint, NetworkPlan } from "./plan.ts";
@@ -143,6 +143,7 @@ function tapOf(links: readonly Link[], endpoint: Endpoint, space: NamespaceAddre
 }
 
 async function joinLinks(netlink: Netlink, endpoint: Endpoint, tap: Link): Promise<void> {
+	if (await joinAtOnce(netlink, endpoint.index, tap.index, endpoint.mtu)) return;
 	await openTapLink(netlink, tap.index, endpoint.mtu);
 	try {
 		await redirect(netlink, endpoint.index, tap.index);

@@ -13,7 +13,7 @@ import { readLinks, readSnapshot } from "../../shim/host/links.ts";
 import { catchPorts, holdNamespace, watchNamespace } from "../../shim/host/namespaces.ts";
 import type { HeldNamespace } from "../../shim/host/namespaces.ts";
 import { Netlink } from "../../shim/host/netlink.ts";
-import { closeTap, makeTap, openTapLink, redirect, removeLink, removeRedirect } from "../../shim/host/taps.ts";
+import { closeTap, joinAtOnce, makeTap, openTapLink, redirect, removeLink, removeRedirect } from "../../shim/host/taps.ts";
 import { busyboxPath } from "../support/image.ts";
 import { TestNamespace } from "../support/netns.ts";
 import { eventually } from "../support/retry.ts";
@@ -155,6 +155,26 @@ t.test("a tap goes with its last descriptor; the redirection that it leaves is r
 	closeTap(fds);
 	await removeRedirect(netlink, eth0);
 	t.equal(space.redirections(), "");
+});
+
+t.test("a new tap is joined at one stroke; where something is in the way, that is said and the longer way goes on", async (t) => {
+	const { space, netlink, ns } = await bed(t);
+	const eth0 = await linkNamed(netlink, "eth0");
+	const fds = await makeTap(ns.fd, "snp1", 1);
+	t.teardown(() => closeTap(fds));
+	const tap = await linkNamed(netlink, "snp1");
+	t.equal(await joinAtOnce(netlink, eth0, tap, 1400), true);
+	// Actions are numbered as they are made.
+	const shown = (): string => space.redirections().replaceAll(/index \d+ /g, "");
+	const whole = shown();
+	t.equal(whole.match(/mirred/g)?.length, 2, "one each way");
+	t.match(space.ip("link show dev snp1"), /[<,]UP[,>].* mtu 1400 /s);
+	t.notMatch(space.ip("addr show dev snp1"), /inet6/);
+	t.equal(await joinAtOnce(netlink, eth0, tap, 1400), false, "an ingress queue is there");
+	await openTapLink(netlink, tap, 1400);
+	await redirect(netlink, eth0, tap);
+	await redirect(netlink, tap, eth0);
+	t.equal(shown(), whole);
 });
 
 t.test("filters and queues of others stay", async (t) => {
