@@ -60,7 +60,7 @@ function show(what: string, mib: number, times: ReadonlyMap<string, number>): Re
 }
 
 const { json } = parseArgs({ options: { json: { type: "string" } } }).values;
-const host = hostFacts(loadavg()[0] ?? 0);
+const host = { ...hostFacts(), load1: loadavg()[0] ?? 0 };
 const releases: (() => unknown)[] = [];
 const scope = { teardown: (release: () => unknown): unknown => releases.unshift(release) };
 try {

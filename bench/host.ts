@@ -1,12 +1,14 @@
 /** What the results say of the machine and the program that they were measured with. */
 import { readFileSync } from "node:fs";
-import { cpus, release } from "node:os";
+import { cpus, release, totalmem } from "node:os";
 import { join } from "node:path";
 import type { PrivateContainerd } from "../test/support/containerd.ts";
 import { run } from "../test/support/process.ts";
 
-/** A machine; `load1` is its load when the measurement began. */
-export type HostFacts = { readonly kernel: string; readonly cpu: string; readonly cpus: number; readonly load1: number };
+const GIB = 2 ** 30;
+
+/** A machine. */
+export type HostFacts = { readonly kernel: string; readonly cpu: string; readonly cpus: number; readonly memoryGib: number };
 
 /** The version that containerd tells of itself. */
 export async function versionOf(containerd: PrivateContainerd): Promise<string> {
@@ -19,6 +21,6 @@ function cpuName(): string {
 }
 
 /** This machine. */
-export function hostFacts(load1: number): HostFacts {
-	return { kernel: release(), cpu: cpuName(), cpus: cpus().length, load1 };
+export function hostFacts(): HostFacts {
+	return { kernel: release(), cpu: cpuName(), cpus: cpus().length, memoryGib: Math.round(totalmem() / GIB) };
 }

@@ -160,7 +160,7 @@ requireBuilt();
 const { json } = parseArgs({ options: { json: { type: "string" } } }).values;
 const work = mkdtempSync(join(tmpdir(), "snp-bench-"));
 try {
-	const host = hostFacts(loadavg()[0] ?? 0);
+	const host = { ...hostFacts(), load1: loadavg()[0] ?? 0 };
 	const image = await benchImages(work);
 	const conversion = benchConversion(work);
 	const memory = await measureMemory();

@@ -1,100 +1,125 @@
-/** `npm run bench`: cold starts through a private containerd, the shim beside runc in the same run. */
-import { mkdtemp, writeFile } from "node:fs/promises";
+/** `npm run bench`: what this runtime costs, beside runc in the same run. */
+import { mkdir, mkdtemp, readFile, writeFile } from "node:fs/promises";
 import { loadavg, tmpdir } from "node:os";
-import { join } from "node:path";
-import { PrivateContainerd } from "../test/support/containerd.ts";
-import { Ctr, RUNC_RUNTIME, SNP_RUNTIME } from "../test/support/ctr.ts";
-import { buildBusyboxImage } from "../test/support/image.ts";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { CriBed } from "../test/support/cri/bed.ts";
 import { Leftovers } from "../test/support/leftovers.ts";
-import { distBinDir, requireBuilt } from "../test/support/paths.ts";
-import { parseArguments, USAGE, UsageError, type BenchOptions } from "./arguments.ts";
+import { requireBuilt } from "../test/support/paths.ts";
+import { parseArguments, USAGE, type BenchOptions } from "./arguments.ts";
+import { compare } from "./baseline.ts";
+import { renderDocument } from "./document.ts";
 import { hostFacts, versionOf } from "./host.ts";
-import { measureColdStart, measureStartCommand, type ColdStart } from "./measure.ts";
-import { benchPods } from "./pod-bench.ts";
-import { ratios, runtimeResult, type BenchResults, type RuntimeResult } from "./results.ts";
-import { benchShim } from "./shim-bench.ts";
-import { renderSvg } from "./svg.ts";
+import { renderReport } from "./report.ts";
+import { parseResults, type Results, type ScenarioResults } from "./results.ts";
+import type { Bench, Scenario } from "./scenario.ts";
+import { chooseScenarios, SCENARIOS } from "./scenarios/all.ts";
 import { renderTables } from "./table.ts";
+import { judge } from "./targets.ts";
+import { buildTools, type Tools } from "./tools.ts";
+import { UsageError } from "./usage-error.ts";
+
+const DOCUMENT = fileURLToPath(new URL("../docs/performance.md", import.meta.url));
 
 function progress(line: string): void {
 	process.stderr.write(`${line}\n`);
 }
 
-/** Alternates between the runtimes, so that a change of the machine's load meets both. */
-async function measure(containerd: PrivateContainerd, options: BenchOptions): Promise<Record<string, RuntimeResult>> {
-	const image = await buildBusyboxImage(containerd.rootDir);
-	const clients = [SNP_RUNTIME, RUNC_RUNTIME].map((runtime) => new Ctr(containerd, runtime, image));
-	await clients[0]?.importImage(image);
-	const firsts = new Map<string, ColdStart>();
-	const runs = new Map<string, ColdStart[]>(clients.map(({ runtime }) => [runtime, []]));
-	const starts = new Map<string, number[]>(clients.map(({ runtime }) => [runtime, []]));
-	for (const ctr of clients) {
-		firsts.set(ctr.runtime, await measureColdStart(ctr, image.name));
-		progress(`first ${ctr.runtime}: ${firsts.get(ctr.runtime)?.totalMs.toFixed(0)} ms (not counted)`);
-	}
-	for (let n = 1; n <= options.runs; n++) {
-		for (const ctr of clients) {
-			const sample = await measureColdStart(ctr, image.name);
-			runs.get(ctr.runtime)?.push(sample);
-			progress(`run ${n} of ${options.runs}, ${ctr.runtime}: ${sample.totalMs.toFixed(0)} ms`);
-		}
-	}
-	for (const ctr of clients) {
-		const shim =
-			ctr.runtime === SNP_RUNTIME ? join(distBinDir, "containerd-shim-snp-v2") : join(containerd.ctrPath, "../containerd-shim-runc-v2");
-		for (let n = 1; n <= options.runs; n++) starts.get(ctr.runtime)?.push(await measureStartCommand(containerd, shim, ctr.newId("start")));
-	}
-	return Object.fromEntries(
-		clients.map(({ runtime }) => {
-			const first = firsts.get(runtime);
-			if (first === undefined) throw new Error(`no first run of ${runtime}`);
-			return [runtime, runtimeResult(first, runs.get(runtime) ?? [], starts.get(runtime) ?? [])];
-		}),
-	);
-}
-
-async function bench(options: BenchOptions): Promise<BenchResults> {
-	requireBuilt();
+/** Measures one scenario with a containerd of its own. */
+async function measure(
+	scenario: Scenario,
+	options: BenchOptions,
+	tools: Tools,
+): Promise<{ readonly results: ScenarioResults; readonly containerd: string }> {
+	const { name, what, vm } = scenario;
+	progress(`${name}: ${what}`);
 	const load1 = loadavg()[0] ?? 0;
-	const containerd = await PrivateContainerd.start({ version: options.containerd });
+	const beganMs = performance.now();
+	const bed = await CriBed.start({ version: options.containerd, runtimes: options.runtimes.slice(2) });
 	try {
-		const leftovers = await Leftovers.watch(containerd);
-		const runtimes = await measure(containerd, options);
+		await bed.containerd.configure({ ...(vm === "null" ? { hypervisor: tools.nullVmm } : {}), append: scenario.config ?? "" });
+		const bench: Bench = {
+			...{ bed, tools, quick: options.quick, runtimes: options.runtimes, profileFile: options.profileFile },
+			runs: (usual, quick) => options.runs ?? (options.quick ? quick : usual),
+			progress: (line) => progress(`${name}: ${line}`),
+		};
+		await scenario.prepare?.(bench);
+		const leftovers = await Leftovers.watch(bed.containerd);
+		const { timeline = [], curves = [], figures } = await scenario.run(bench);
 		const left = await leftovers.settle();
 		if (left.length > 0) throw new Error(`the runs left behind:\n  ${left.join("\n  ")}`);
-		const ours = runtimes[SNP_RUNTIME];
-		const other = runtimes[RUNC_RUNTIME];
-		if (ours === undefined || other === undefined) throw new Error("a runtime has no results");
-		return {
-			date: new Date().toISOString(),
-			host: hostFacts(load1),
-			containerd: await versionOf(containerd),
-			runs: options.runs,
-			runtimes,
-			ratios: ratios(ours, other),
-		};
+		const seconds = (performance.now() - beganMs) / 1000;
+		return { results: { name, what, vm, seconds, load1, figures, timeline, curves }, containerd: await versionOf(bed.containerd) };
 	} catch (error) {
 		const dir = await mkdtemp(join(tmpdir(), "snp-bench-logs-"));
-		await containerd.keepLogs(dir);
+		await bed.containerd.keepLogs(dir);
 		progress(`logs are kept in ${dir}`);
 		throw error;
 	} finally {
-		await containerd.stop();
+		await bed.stop();
 	}
 }
 
-async function main(): Promise<void> {
-	const options = parseArguments(process.argv.slice(2));
-	if (options === "help") {
-		process.stdout.write(`${USAGE}\n`);
-		return;
+/** Measures everything that was asked for; what fails is named in the results. */
+async function measureAll(options: BenchOptions): Promise<Results> {
+	requireBuilt();
+	const tools = buildTools();
+	const scenarios: ScenarioResults[] = [];
+	const failures: { scenario: string; reason: string }[] = [];
+	let version = "";
+	try {
+		for (const scenario of chooseScenarios(options.scenarios, options.quick)) {
+			try {
+				const { results, containerd } = await measure(scenario, options, tools);
+				scenarios.push(results);
+				version = containerd;
+			} catch (error) {
+				const reason = error instanceof Error ? error.message : String(error);
+				progress(`${scenario.name}: FAILED: ${reason}`);
+				failures.push({ scenario: scenario.name, reason });
+			}
+		}
+	} finally {
+		tools.remove();
 	}
-	if (options.subject === "pods") return await benchPods(options, progress);
-	if (options.subject === "shim") return await benchShim(options, progress);
-	const results = await bench(options);
-	process.stdout.write(renderTables(results, SNP_RUNTIME, RUNC_RUNTIME));
-	if (options.jsonFile !== undefined) await writeFile(options.jsonFile, `${JSON.stringify(results, undefined, 2)}\n`);
-	if (options.svgFile !== undefined) await writeFile(options.svgFile, renderSvg(results, SNP_RUNTIME, RUNC_RUNTIME));
+	return {
+		...{
+			version: 2,
+			date: new Date().toISOString(),
+			command: ["npm run bench --", ...process.argv.slice(2)].join(" ").replace(/ --$/, ""),
+		},
+		...{ host: hostFacts(), containerd: version, runtimes: options.runtimes.map(({ name }) => name), scenarios, failures },
+	};
+}
+
+async function readResults(file: string): Promise<Results> {
+	return parseResults(await readFile(file, "utf8"), file);
+}
+
+async function write(file: string | undefined, text: string): Promise<void> {
+	if (file === undefined) return;
+	await mkdir(dirname(file), { recursive: true });
+	await writeFile(file, text);
+	progress(`wrote ${file}`);
+}
+
+async function main(): Promise<void> {
+	const options = parseArguments(
+		process.argv.slice(2),
+		SCENARIOS.map(({ name }) => name),
+	);
+	if (options === "help") return void process.stdout.write(`${USAGE}\n`);
+	if (options === "list") return void process.stdout.write(SCENARIOS.map(({ name, what }) => `${name.padEnd(10)} ${what}\n`).join(""));
+	// A baseline that can't be read is told before everything is measured.
+	const baseline = options.baselineFile === undefined ? undefined : await readResults(options.baselineFile);
+	const results = options.resultsFile === undefined ? await measureAll(options) : await readResults(options.resultsFile);
+	const verdicts = judge(results);
+	const changes = baseline === undefined ? [] : compare(results, baseline);
+	process.stdout.write(renderTables(results, verdicts, changes));
+	await write(options.jsonFile, `${JSON.stringify(results)}\n`);
+	await write(options.htmlFile, renderReport(results, verdicts, changes));
+	if (options.writeDocs) await write(DOCUMENT, renderDocument(results, verdicts));
+	if (results.failures.length > 0) process.exitCode = 1;
 }
 
 main().catch((error: unknown) => {

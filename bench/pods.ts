@@ -3,13 +3,14 @@ import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { CaseContext, SLEEP, type TestContainer, type TestPod } from "../test/conformance/context.ts";
 import type { CriBed } from "../test/support/cri/bed.ts";
-import { BRIDGE_ADDRESS, RUNC_HANDLER, SNP_HANDLER } from "../test/support/cri/containerd-config.ts";
+import { BRIDGE_ADDRESS } from "../test/support/cri/containerd-config.ts";
 import { buildImage, busyboxMembers, type TestImage } from "../test/support/image.ts";
 import { Child, runOk } from "../test/support/process.ts";
 import { readFile } from "node:fs/promises";
-
-/** The runtime handlers that are measured, ours first. */
-export const HANDLERS: readonly string[] = [SNP_HANDLER, RUNC_HANDLER];
+import { readTimeline } from "../test/support/timeline.ts";
+import type { Span } from "./results.ts";
+import type { Runtime } from "./runtimes.ts";
+import { timed } from "./scenario.ts";
 
 /** One pod with one container from nothing to running and back; milliseconds as kubelet would see them. */
 export type PodRun = {
@@ -23,6 +24,8 @@ export type PodRun = {
 	readonly removePodMs: number;
 	/** Both. */
 	readonly removalMs: number;
+	/** The shim's own steps of the start; none of runtimes that tell none. */
+	readonly steps: readonly Span[];
 };
 
 /** Which way traffic goes, and over how many connections at once. */
@@ -57,29 +60,24 @@ export async function buildTrafficImage(dir: string): Promise<TrafficImage> {
 	return { image, program };
 }
 
-async function timed<T>(work: () => Promise<T>): Promise<[result: T, ms: number]> {
-	const startedMs = performance.now();
-	const result = await work();
-	return [result, performance.now() - startedMs];
-}
-
 /** Starts and removes one pod. */
-export async function measurePod(bed: CriBed, handler: string): Promise<PodRun> {
-	const context = new CaseContext(bed, handler, handler === SNP_HANDLER);
+export async function measurePod(bed: CriBed, runtime: Runtime): Promise<PodRun> {
+	const context = new CaseContext(bed, runtime.name, runtime.ours);
 	try {
 		const [pod, runPodMs] = await timed(() => context.pod());
 		const [, startContainerMs] = await timed(() => pod.run(SLEEP));
+		const steps = runtime.ours ? await readTimeline(bed.containerd, pod.id) : [];
 		const [, stopPodMs] = await timed(() => pod.stop());
 		const [, removePodMs] = await timed(() => pod.remove());
-		return { runPodMs, startContainerMs, stopPodMs, removePodMs, removalMs: stopPodMs + removePodMs };
+		return { runPodMs, startContainerMs, stopPodMs, removePodMs, removalMs: stopPodMs + removePodMs, steps };
 	} finally {
 		await context.clean();
 	}
 }
 
 /** Measures every flow of one pod. @returns MiB per second, in the order of `FLOWS` */
-export async function measureFlows(bed: CriBed, handler: string, { image, program }: TrafficImage): Promise<number[]> {
-	const context = new CaseContext(bed, handler, handler === SNP_HANDLER);
+export async function measureFlows(bed: CriBed, runtime: Runtime, { image, program }: TrafficImage): Promise<number[]> {
+	const context = new CaseContext(bed, runtime.name, runtime.ours);
 	try {
 		const pod = await context.pod();
 		const container = await pod.run(SLEEP, { image: { image: image.name } });

@@ -1,72 +1,104 @@
-/** The bench's results as plain data, and how they come from the measurements. */
-import type { HostFacts } from "./host.ts";
-import type { ColdStart } from "./measure.ts";
-import { summarize, type Summary } from "./statistics.ts";
+/** The bench's results: plain data, read again from a file as it was written. */
+import * as v from "valibot";
 
-/** One step of the shim: when it began and how long it took, in milliseconds. */
-export type StepResult = { readonly step: string; readonly startMs: Summary; readonly durationMs: Summary };
+const samples = v.record(v.string(), v.pipe(v.array(v.number()), v.minLength(1)));
 
-export type RuntimeResult = {
-	/** The shim's `start` command by itself. */
-	readonly startCommandMs: Summary;
-	/** containerd's Tasks.Create. */
-	readonly createMs: Summary;
-	/** containerd's Tasks.Start. */
-	readonly startMs: Summary;
-	/** Create and Start together. */
-	readonly coldStartMs: Summary;
-	/** Kill, Wait and Delete. */
-	readonly removeMs: Summary;
-	/** Create and Start of the very first container, which is not among the samples: the image is built, the daemon started. */
-	readonly firstColdStartMs: number;
-	readonly steps: readonly StepResult[];
-};
+const figure = v.object({
+	/** Short and lasting: targets and earlier results name it. */
+	id: v.string(),
+	name: v.string(),
+	unit: v.picklist(["ms", "MiB", "MiB/s", ""]),
+	better: v.picklist(["less", "more"]),
+	/** By the runtime's name (or that of something else that stands beside them). */
+	samples,
+});
 
-/** The rows that every runtime has. */
-export const MEASURES = ["startCommandMs", "createMs", "startMs", "coldStartMs", "removeMs"] as const;
-export type Measure = (typeof MEASURES)[number];
+const span = v.object({ step: v.string(), startMs: v.number(), durationMs: v.number() });
 
-export type BenchResults = {
-	readonly date: string;
-	readonly host: HostFacts;
-	readonly containerd: string;
-	readonly runs: number;
-	/** By the runtime's name. */
-	readonly runtimes: Readonly<Record<string, RuntimeResult>>;
-	/** Medians of the shim over medians of runc. */
-	readonly ratios: Readonly<Record<Measure, number>>;
-};
+const curve = v.object({
+	name: v.string(),
+	unit: v.string(),
+	/** What stands on the horizontal axis. */
+	over: v.string(),
+	points: v.record(v.string(), v.array(v.tuple([v.number(), v.number()]))),
+});
 
-/** Sums up the samples of one runtime; steps keep the order of their median beginnings. */
-export function runtimeResult(first: ColdStart, runs: readonly ColdStart[], startCommands: readonly number[]): RuntimeResult {
-	const names = [...new Set(runs.flatMap((run) => run.steps.map(({ step }) => step)))];
-	const steps = names.map((name): StepResult => {
-		const seen = runs.flatMap((run) => run.steps.filter(({ step }) => step === name));
-		return {
-			step: name,
-			startMs: summarize(seen.map(({ startMs }) => startMs)),
-			durationMs: summarize(seen.map(({ durationMs }) => durationMs)),
-		};
-	});
-	return {
-		startCommandMs: summarize(startCommands),
-		createMs: summarize(runs.map((run) => run.createMs)),
-		startMs: summarize(runs.map((run) => run.startMs)),
-		coldStartMs: summarize(runs.map((run) => run.totalMs)),
-		removeMs: summarize(runs.map((run) => run.removeMs)),
-		firstColdStartMs: first.totalMs,
-		steps: steps.sort((a, b) => a.startMs.median - b.startMs.median),
-	};
+const measured = v.object({
+	figures: v.array(figure),
+	/** The steps of one start of ours, each at its median. */
+	timeline: v.optional(v.array(span), []),
+	curves: v.optional(v.array(curve), []),
+});
+
+const scenarioResults = v.object({
+	...measured.entries,
+	name: v.string(),
+	what: v.string(),
+	/** The VMs: those of `ch-qemu`, or of `null-vmm`, which do nothing. */
+	vm: v.picklist(["ch-qemu", "null"]),
+	seconds: v.number(),
+	/** The machine's load when it began. */
+	load1: v.number(),
+});
+
+const results = v.object({
+	version: v.literal(2),
+	date: v.string(),
+	command: v.string(),
+	host: v.object({ kernel: v.string(), cpu: v.string(), cpus: v.number(), memoryGib: v.number() }),
+	containerd: v.string(),
+	runtimes: v.array(v.string()),
+	scenarios: v.array(scenarioResults),
+	/** Scenarios that could not be measured, with the reason. */
+	failures: v.array(v.object({ scenario: v.string(), reason: v.string() })),
+});
+
+export type Figure = Readonly<v.InferOutput<typeof figure>>;
+export type Span = Readonly<v.InferOutput<typeof span>>;
+export type Curve = Readonly<v.InferOutput<typeof curve>>;
+/** What a scenario has measured. */
+export type Measured = Readonly<v.InferInput<typeof measured>>;
+export type ScenarioResults = Readonly<v.InferOutput<typeof scenarioResults>>;
+export type Results = Readonly<v.InferOutput<typeof results>>;
+
+/** Every figure of a run. */
+export function figuresOf({ scenarios }: Results): Figure[] {
+	return scenarios.flatMap(({ figures }) => figures);
 }
 
-/** The ratio of the medians for each measure. */
-export function ratios(ours: RuntimeResult, other: RuntimeResult): Record<Measure, number> {
-	const ratio = (measure: Measure): number => ours[measure].median / other[measure].median;
-	return {
-		startCommandMs: ratio("startCommandMs"),
-		createMs: ratio("createMs"),
-		startMs: ratio("startMs"),
-		coldStartMs: ratio("coldStartMs"),
-		removeMs: ratio("removeMs"),
-	};
+/**
+ * Reads results.
+ * @param file its name, for messages
+ * @throws Error that names the file and what is wrong in it
+ */
+export function parseResults(text: string, file: string): Results {
+	let value: unknown;
+	try {
+		value = JSON.parse(text);
+	} catch (error) {
+		throw new Error(`${file} is no JSON: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+	}
+	const parsed = v.safeParse(results, value);
+	if (parsed.success) return parsed.output;
+	const [issue] = parsed.issues;
+	throw new Error(`${file} has no results of this bench: ${v.getDotPath(issue) ?? "document"}: ${issue.message}`);
+}
+
+/** Collects samples by runtime, and makes figures of them. */
+export class Samples {
+	readonly #all = new Map<string, Map<string, number[]>>();
+
+	/** One more sample of a figure. */
+	add(id: string, runtime: string, value: number): void {
+		const figure = this.#all.get(id) ?? new Map<string, number[]>();
+		this.#all.set(id, figure);
+		figure.set(runtime, [...(figure.get(runtime) ?? []), value]);
+	}
+
+	/** One figure. @throws Error when nothing was added for it */
+	figure(id: string, name: string, unit: Figure["unit"] = "ms", better: Figure["better"] = "less"): Figure {
+		const found = this.#all.get(id);
+		if (found === undefined) throw new Error(`nothing was measured for ${id}`);
+		return { id, name, unit, better, samples: Object.fromEntries(found) };
+	}
 }

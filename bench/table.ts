@@ -1,28 +1,19 @@
 /** The results as text for a terminal. */
-import { MEASURES, type BenchResults, type Measure } from "./results.ts";
-import type { Summary } from "./statistics.ts";
-
-const LABELS: Readonly<Record<Measure, string>> = {
-	startCommandMs: "start (command by itself)",
-	createMs: "create (task)",
-	startMs: "start (task)",
-	coldStartMs: "cold start (create + start)",
-	removeMs: "kill + remove",
-};
-
-/** The name of a measure for readers. */
-export function measureLabel(measure: Measure): string {
-	return LABELS[measure];
-}
+import type { Change } from "./baseline.ts";
+import type { Figure, Results, ScenarioResults } from "./results.ts";
+import { OURS, RUNC } from "./runtimes.ts";
+import { median, summarize } from "./statistics.ts";
+import type { Verdict } from "./targets.ts";
 
 /** A value with as many digits as it deserves. */
 export function number(value: number): string {
-	return value.toFixed(value < 100 ? 1 : 0);
+	const size = Math.abs(value);
+	return value.toFixed(size === 0 || size >= 100 ? 0 : size < 10 ? 2 : 1);
 }
 
-/** The cells of a summary: min, median, p95. */
-export function cells(summary: Summary): string[] {
-	return [number(summary.min), number(summary.median), number(summary.p95)];
+/** A value with its unit. */
+export function withUnit(value: number, unit: string): string {
+	return unit === "" ? number(value) : `${number(value)} ${unit}`;
 }
 
 /** Rows as text, the first column to the left, the others to the right. */
@@ -32,36 +23,73 @@ export function align(rows: readonly (readonly string[])[]): string {
 		row.forEach((cell, column) => {
 			widths[column] = Math.max(widths[column] ?? 0, cell.length);
 		});
-	return rows
-		.map((row) =>
-			row
-				.map((cell, column) => (column === 0 ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0)))
-				.join("  ")
-				.trimEnd(),
-		)
-		.join("\n");
+	const line = (row: readonly string[]): string =>
+		row.map((cell, column) => (column === 0 ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0))).join("  ");
+	return rows.map((row) => line(row).trimEnd()).join("\n");
 }
 
-/** Every table of the results; milliseconds throughout. */
-export function renderTables(results: BenchResults, ours: string, other: string): string {
-	const left = results.runtimes[ours];
-	const right = results.runtimes[other];
-	if (left === undefined || right === undefined) throw new Error(`no results of ${left === undefined ? ours : other}`);
-	const head = `containerd ${results.containerd}, ${results.runs} runs, ${results.host.cpus} x ${results.host.cpu}, Linux ${results.host.kernel}, load ${results.host.load1.toFixed(1)}; milliseconds`;
-	const whole = align([
-		["", ours, "", "", other, "", "", "ratio"],
-		["", "min", "median", "p95", "min", "median", "p95", "of medians"],
-		...MEASURES.map((measure) => [
-			measureLabel(measure),
-			...cells(left[measure]),
-			...cells(right[measure]),
-			results.ratios[measure].toFixed(2),
-		]),
-		["first cold start", "", number(left.firstColdStartMs), "", "", number(right.firstColdStartMs), "", ""],
+/** The median of ours over runc's; empty where one of them is missing. */
+export function ratioText({ samples }: Figure): string {
+	const [ours, runc] = [samples[OURS.name], samples[RUNC.name]];
+	if (ours === undefined || runc === undefined || median(runc) === 0) return "";
+	return (median(ours) / median(runc)).toFixed(2);
+}
+
+/** What was measured beside each other in a scenario. */
+export function columnsOf({ figures }: Pick<ScenarioResults, "figures">): string[] {
+	return [...new Set(figures.flatMap(({ samples }) => Object.keys(samples)))];
+}
+
+/** What the VMs of a scenario were. */
+export function vmText({ vm }: Pick<ScenarioResults, "vm">): string {
+	return vm === "null" ? "null VM" : "ch-qemu";
+}
+
+function scenarioTable(scenario: ScenarioResults): string {
+	const columns = columnsOf(scenario);
+	const head = ["", ...columns.flatMap((column) => [column, "", "", ""]), "of runc"];
+	const second = ["", ...columns.flatMap(() => ["min", "median", "p99", "max"]), ""];
+	const rows = scenario.figures.map((figure) => [
+		`${figure.name}${figure.unit === "" ? "" : ` (${figure.unit})`}`,
+		...columns.flatMap((column) => {
+			const samples = figure.samples[column];
+			if (samples === undefined) return ["", "", "", ""];
+			const { min, median, p99, max } = summarize(samples);
+			return [min, median, p99, max].map(number);
+		}),
+		ratioText(figure),
 	]);
-	const steps = align([
-		["step", "begins (median)", "min", "median", "p95"],
-		...left.steps.map((step) => [step.step, number(step.startMs.median), ...cells(step.durationMs)]),
-	]);
-	return `${head}\n\n${whole}\n\n${steps}\n`;
+	return `${scenario.name} (${vmText(scenario)}, load ${scenario.load1.toFixed(1)}): ${scenario.what}\n${align([head, second, ...rows])}`;
+}
+
+/** How a target stands, as cells: name, limit, the limit on this machine, value, runc's, outcome. */
+export function verdictCells({ target, value, runc, limit, outcome }: Verdict): string[] {
+	const { sense, unit, runcThen } = target;
+	const goal = `${sense} ${withUnit(target.limit, unit)}${runcThen === undefined ? "" : ` (${(target.limit / runcThen).toFixed(2)} of runc)`}`;
+	const shown = (one: number | undefined): string => (one === undefined ? "" : withUnit(one, unit));
+	const here = limit === target.limit ? "" : withUnit(limit, unit);
+	return [target.name, goal, here, shown(value), shown(runc), outcome];
+}
+
+function changeCells({ figure, ratio, interval, besideRunc, verdict }: Change): string[] {
+	const range = `${interval.low.toFixed(2)} to ${interval.high.toFixed(2)}`;
+	return [figure.id, ratio.toFixed(2), range, besideRunc ? "beside runc" : "by itself", verdict];
+}
+
+/** One line of what was measured with what. */
+export function headline({ containerd, host, date, command }: Results): string {
+	return `${command} on ${date.slice(0, 10)}: containerd ${containerd}, ${host.cpus} x ${host.cpu}, ${host.memoryGib} GiB, Linux ${host.kernel}`;
+}
+
+/** Every table of a run. */
+export function renderTables(results: Results, verdicts: readonly Verdict[], changes: readonly Change[]): string {
+	const measured = verdicts.filter(({ outcome }) => outcome !== "not measured");
+	const parts = [
+		headline(results),
+		...results.scenarios.map(scenarioTable),
+		...(measured.length === 0 ? [] : [align([["target", "", "that is here", "measured", "runc", ""], ...measured.map(verdictCells)])]),
+		...(changes.length === 0 ? [] : [align([["since the baseline", "ratio", "95 %", "", ""], ...changes.map(changeCells)])]),
+		...results.failures.map(({ scenario, reason }) => `NOT MEASURED: ${scenario}: ${reason}`),
+	];
+	return `${parts.join("\n\n")}\n`;
 }

@@ -40,6 +40,9 @@ const SIGKILL = 9;
 /** How containerd's clients name the OCI specification's `linux.resources`. */
 const RESOURCES_TYPE_URL = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
+/** A mount as containerd's snapshotters give it. */
+export type SnapshotMount = { readonly type: string; readonly source: string; readonly options: readonly string[] };
+
 /** A connection to one containerd and one of its namespaces. Its owner calls `close`. */
 export class ContainerdApi {
 	readonly #client: Client;
@@ -51,9 +54,15 @@ export class ContainerdApi {
 		this.#namespace = namespace;
 	}
 
+	/** The mounts of a snapshot. */
+	async mounts(key: string, snapshotter: string): Promise<SnapshotMount[]> {
+		const { mounts } = await this.#call(`${SNAPSHOTS}/Mounts`, "MountsRequest", "MountsResponse", { snapshotter, key });
+		return mounts as SnapshotMount[];
+	}
+
 	/** Creates the task of a container that exists, on its snapshot, without stdio. */
 	async createTask(containerId: string, snapshotter: string): Promise<void> {
-		const { mounts } = await this.#call(`${SNAPSHOTS}/Mounts`, "MountsRequest", "MountsResponse", { snapshotter, key: containerId });
+		const mounts = await this.mounts(containerId, snapshotter);
 		await this.#call(`${TASKS}/Create`, "CreateTaskRequest", "CreateTaskResponse", { containerId, rootfs: mounts });
 	}
 

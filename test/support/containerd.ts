@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Child } from "./process.ts";
 import { removeCgroups } from "./cgroups.ts";
-import { BRIDGE, criToml, writeNetwork } from "./cri/containerd-config.ts";
+import { BRIDGE, criToml, writeNetwork, type ExtraRuntime } from "./cri/containerd-config.ts";
 import { containerdBinDir, distBinDir, isFirstGeneration, type ContainerdVersion } from "./paths.ts";
 import { allProcesses, processInfo, type ProcessInfo } from "./procfs.ts";
 import { shimConfigToml, type ShimConfig } from "./shim-config.ts";
@@ -57,6 +57,8 @@ export type ContainerdOptions = {
 	readonly stateSize?: string;
 	/** Whether containerd serves pods too (its CRI plugin with a network); false when left out. */
 	readonly cri?: boolean;
+	/** Runtimes of pods besides ours and runc. */
+	readonly runtimes?: readonly ExtraRuntime[];
 };
 
 /** The plugins that serve pods, of one generation or the other. */
@@ -72,7 +74,7 @@ const DISABLED_PLUGINS: readonly string[] = [
 /** The same of 1.7 and later. */
 const LATER_DISABLED_PLUGINS: readonly string[] = ["io.containerd.nri.v1.nri"];
 
-function containerdToml(version: ContainerdVersion, rootDir: string, address: string, cri: boolean): string {
+function containerdToml({ version, runtimes }: ContainerdOptions, rootDir: string, address: string, cri: boolean): string {
 	const first = isFirstGeneration(version);
 	const disabled = [...DISABLED_PLUGINS, ...(version === "1.6" ? [] : LATER_DISABLED_PLUGINS)];
 	if (!cri) disabled.push(...(first ? FIRST_CRI_PLUGINS : SECOND_CRI_PLUGINS));
@@ -86,7 +88,7 @@ disabled_plugins = ${JSON.stringify(disabled)}
   address = ${JSON.stringify(`${address}.ttrpc`)}
 [debug]
   level = "debug"
-${cri ? criToml(version, join(rootDir, "cni")) : ""}`;
+${cri ? criToml(version, join(rootDir, "cni"), runtimes) : ""}`;
 }
 
 /** One running containerd. Its owner calls `stop`. */
@@ -140,7 +142,7 @@ export class PrivateContainerd {
 		try {
 			await mkdir(instance.fifoDir);
 			if (instance.cri) await writeNetwork(join(rootDir, "cni"));
-			await writeFile(join(rootDir, "containerd.toml"), containerdToml(options.version, rootDir, instance.address, instance.cri));
+			await writeFile(join(rootDir, "containerd.toml"), containerdToml(options, rootDir, instance.address, instance.cri));
 			await instance.configure({});
 			await instance.#launch(binDir, options.stateSize ?? "64m");
 			return instance;

@@ -27,7 +27,12 @@ const COUNT_BY_CLASS = `function () {
 }`;
 
 type RemoteObject = { readonly objectId?: string; readonly value?: unknown };
-type Result = { readonly result?: RemoteObject; readonly objects?: RemoteObject };
+type Result = {
+	readonly result?: RemoteObject;
+	readonly objects?: RemoteObject;
+	readonly exceptionDetails?: unknown;
+	readonly profile?: unknown;
+};
 type Answer = { readonly id?: number; readonly result?: Result; readonly error?: unknown };
 
 /** The inspector of one program. Its owner calls `close`; the program's port stays open until it ends. */
@@ -95,6 +100,29 @@ export class Inspector {
 		const counts = counted.result?.value;
 		if (typeof counts !== "object" || counts === null) throw new Error(`the inspector counted nothing: ${JSON.stringify(counted)}`);
 		return new Map(Object.entries(counts as Readonly<Record<string, number>>));
+	}
+
+	/**
+	 * Runs an expression in the program, with Node's `require` at hand.
+	 * @returns its value, which JSON can hold
+	 * @throws Error when it throws
+	 */
+	async evaluate(expression: string): Promise<unknown> {
+		const answer = await this.#call("Runtime.evaluate", { expression, includeCommandLineAPI: true, returnByValue: true });
+		if (answer.exceptionDetails !== undefined) throw new Error(`${expression}: ${JSON.stringify(answer.exceptionDetails)}`);
+		return answer.result?.value;
+	}
+
+	/** Begins to note what the program's main thread does. @param intervalMicros between two looks */
+	async startProfile(intervalMicros: number): Promise<void> {
+		await this.#call("Profiler.enable", {});
+		await this.#call("Profiler.setSamplingInterval", { interval: intervalMicros });
+		await this.#call("Profiler.start", {});
+	}
+
+	/** What was noted: a `Profile` of the Chrome DevTools Protocol. */
+	async stopProfile(): Promise<unknown> {
+		return (await this.#call("Profiler.stop", {})).profile;
 	}
 
 	close(): void {

@@ -29,12 +29,21 @@ function ours(table: string, handler: string, more: string): string {
 ${more}`;
 }
 
-function runtimes(table: string, version: ContainerdVersion): string {
+/** A further runtime of the node. */
+export type ExtraRuntime = { readonly name: string; readonly type: string; readonly config: string | undefined };
+
+function extraRuntime(table: string, { name, type, config }: ExtraRuntime): string {
+	const place = `plugins.${table}.containerd.runtimes.${name}`;
+	const options = config === undefined ? "" : `[${place}.options]\n  ConfigPath = ${JSON.stringify(config)}\n`;
+	return `[${place}]\n  runtime_type = ${JSON.stringify(type)}\n  privileged_without_host_devices = true\n${options}`;
+}
+
+function runtimes(table: string, version: ContainerdVersion, extra: readonly ExtraRuntime[]): string {
 	return `[plugins.${table}.containerd]
   default_runtime_name = "${RUNC_HANDLER}"
 [plugins.${table}.containerd.runtimes.${RUNC_HANDLER}]
   runtime_type = "io.containerd.runc.v2"
-${ours(table, SNP_HANDLER, "")}${isFirstGeneration(version) ? "" : ours(table, SNP_SANDBOX_HANDLER, SANDBOX_KEYS)}`;
+${ours(table, SNP_HANDLER, "")}${isFirstGeneration(version) ? "" : ours(table, SNP_SANDBOX_HANDLER, SANDBOX_KEYS)}${extra.map((one) => extraRuntime(table, one)).join("")}`;
 }
 
 /** containerd 2.4 and later look for a pause image all the same, unless they are told. */
@@ -55,7 +64,7 @@ function cni(table: string, dir: string): string {
 }
 
 /** containerd's own keys for CRI (config version 2 for 1.x, version 3 for 2.x). `dir`: a private folder for CNI's files. */
-export function criToml(version: ContainerdVersion, dir: string): string {
+export function criToml(version: ContainerdVersion, dir: string, extra: readonly ExtraRuntime[] = []): string {
 	if (isFirstGeneration(version)) {
 		const table = '"io.containerd.grpc.v1.cri"';
 		return `[plugins.${table}]
@@ -63,7 +72,7 @@ export function criToml(version: ContainerdVersion, dir: string): string {
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
 ${PLUGIN_KEYS}${cni(table, dir)}  bin_dir = "${CNI_BIN_DIR}"
-${runtimes(table, version)}`;
+${runtimes(table, version, extra)}`;
 	}
 	const table = '"io.containerd.cri.v1.runtime"';
 	return `[plugins."io.containerd.cri.v1.images".pinned_images]
@@ -73,7 +82,7 @@ ${runtimes(table, version)}`;
   stream_server_port = "0"
 [plugins.${table}]
 ${PLUGIN_KEYS}${cni(table, dir)}  bin_dirs = ["${CNI_BIN_DIR}"]
-${runtimes(table, version)}`;
+${runtimes(table, version, extra)}`;
 }
 
 /** Writes the network's configuration: a bridge with addresses from a small range, whose leases are kept in `dir`. */

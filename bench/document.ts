@@ -1,0 +1,63 @@
+/** docs/performance.md, as a run makes it. */
+import type { Results, ScenarioResults } from "./results.ts";
+import { OURS, RUNC } from "./runtimes.ts";
+import { summarize } from "./statistics.ts";
+import { columnsOf, number, ratioText, verdictCells, vmText } from "./table.ts";
+import type { Verdict } from "./targets.ts";
+
+const cell = (text: string): string => text.replaceAll("|", "\\|");
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+	const line = (cells: readonly string[]): string => `| ${cells.map(cell).join(" | ")} |`;
+	return [line(head), line(head.map((_, at) => (at === 0 ? "---" : "--:"))), ...rows.map(line)].join("\n");
+}
+
+function targets(verdicts: readonly Verdict[]): string {
+	const rows = verdicts.map(verdictCells);
+	const missed = verdicts.filter(({ outcome }) => outcome === "missed");
+	const lines = missed.map(({ target, reason }) => `- **${target.name}**: ${reason}`);
+	const why = missed.length === 0 ? "" : `\n\nWhat is missed, and why:\n\n${lines.join("\n")}`;
+	return `${table(["", "target", "that is here", "measured", "runc", ""], rows)}${why}`;
+}
+
+function scenario(results: ScenarioResults): string {
+	const columns = columnsOf(results);
+	const rows = results.figures.map((figure) => [
+		`${figure.name}${figure.unit === "" ? "" : ` (${figure.unit})`}`,
+		...columns.map((column) => {
+			const samples = figure.samples[column];
+			if (samples === undefined) return "";
+			const { median, p99, count } = summarize(samples);
+			return count === 1 ? number(median) : `${number(median)} (${number(p99)})`;
+		}),
+		ratioText(figure),
+	]);
+	return `### ${results.name}\n\n${results.what}; ${vmText(results)}, load ${results.load1.toFixed(1)} when it began.\n\n${table(["", ...columns, "of runc"], rows)}`;
+}
+
+/** The document. Medians, with the 99th percentile behind them. */
+export function renderDocument(results: Results, verdicts: readonly Verdict[]): string {
+	const { host, containerd, command, date } = results;
+	const failures = results.failures.map(({ scenario: name, reason }) => `- not measured: ${name}: ${reason}`);
+	return `# Performance
+
+<!-- Made by \`npm run bench -- --write-docs\`; reasons are in bench/missed.json. -->
+
+Measured by \`${command}\` on ${date.slice(0, 10)}: ${host.cpus} x ${host.cpu}, ${host.memoryGib} GiB, Linux ${host.kernel}, containerd ${containerd}, ${RUNC.name} beside \`${OURS.name}\` in the same run, by turns.
+Other work may have been going on: the load stands with each scenario, and only ratios of one run can be compared. How each figure is taken is in [bench/README.md](../bench/README.md).
+
+\`ch-qemu\`: real guests, in emulation (no KVM): what they take is the emulation's. \`null VM\`: a hypervisor and a guest agent that do nothing and answer at once (\`bench/null-vmm\`): what is left is the shim's own.
+
+## Targets
+
+Targets in milliseconds were set beside runc on a quiet machine of this kind. Where runc is measured too, its ratio counts: "that is here" is the limit for the machine as it was during this run.
+
+${targets(verdicts)}
+
+## Figures
+
+Medians, with the 99th percentile in parentheses.
+
+${[...results.scenarios.map(scenario), ...failures].join("\n\n")}
+`;
+}

@@ -1,0 +1,22 @@
+/** Every scenario, in the order in which they run. */
+import type { Scenario } from "../scenario.ts";
+import { cold } from "./cold.ts";
+import { exec } from "./exec.ts";
+import { loop } from "./loop.ts";
+import { memory } from "./memory.ts";
+import { network } from "./network.ts";
+import { parallel } from "./parallel.ts";
+import { pod, removal } from "./pod.ts";
+import { shim } from "./shim.ts";
+import { stdio } from "./stdio.ts";
+
+export const SCENARIOS: readonly Scenario[] = [cold, pod, shim, removal, exec, stdio, memory, parallel, loop, network];
+
+/** Those that a quick run leaves out unless they are named. */
+export const SLOW_SCENARIOS: ReadonlySet<string> = new Set([network.name]);
+
+/** The scenarios of a run. @param names those that are wanted; empty for all */
+export function chooseScenarios(names: readonly string[], quick: boolean): readonly Scenario[] {
+	if (names.length > 0) return SCENARIOS.filter(({ name }) => names.includes(name));
+	return SCENARIOS.filter(({ name }) => !quick || !SLOW_SCENARIOS.has(name));
+}

@@ -1,0 +1,34 @@
+/** Pods that are started at once. */
+import { startAtOnce } from "../burst.ts";
+import { Samples } from "../results.ts";
+import type { Bench, Scenario } from "../scenario.ts";
+
+const COUNTS: readonly number[] = [1, 10, 50];
+const WARM_UP = 3;
+
+async function run(bench: Bench) {
+	const samples = new Samples();
+	for (const runtime of bench.runtimes) await startAtOnce(bench.bed, runtime, WARM_UP);
+	for (const count of COUNTS) {
+		const rounds = Math.max(1, Math.ceil(bench.runs(10, 5) / count));
+		for (let round = 1; round <= rounds; round++) {
+			for (const runtime of bench.runtimes) {
+				const { eachMs, allMs, failures } = await startAtOnce(bench.bed, runtime, count);
+				for (const ms of eachMs) samples.add(`parallel.${count}.each`, runtime.name, ms);
+				samples.add(`parallel.${count}.all`, runtime.name, allMs);
+				samples.add(`parallel.${count}.failed`, runtime.name, failures.length);
+				bench.progress(`${count} at once, ${runtime.name}: ${allMs.toFixed(0)} ms, ${failures.length} failed ${failures[0] ?? ""}`);
+			}
+		}
+	}
+	return {
+		figures: COUNTS.flatMap((count) => [
+			samples.figure(`parallel.${count}.each`, `${count} at once: each until its container runs`),
+			samples.figure(`parallel.${count}.all`, `${count} at once: until all run`),
+			samples.figure(`parallel.${count}.failed`, `${count} at once: how many failed`, ""),
+		]),
+	};
+}
+
+/** Bursts. */
+export const parallel: Scenario = { name: "parallel", what: "1, 10 and 50 pods started at once, through CRI", vm: "null", run };
