@@ -136,12 +136,12 @@ export class KubeletPod {
 		return { ...found?.data, ...found?.stringData };
 	}
 
-	/** Makes a container, without starting it. @returns its id */
-	async create(name: string): Promise<string> {
+	/** Makes a container, without starting it. @param changes what the node has made of the YAML @returns its id */
+	async create(name: string, changes: Partial<PodContainer> = {}): Promise<string> {
 		const { initContainers = [], containers } = this.pod.spec;
 		const wanted = [...initContainers, ...containers].find((container) => container.name === name);
 		if (wanted === undefined) throw new Error(`the pod has no container ${name}`);
-		return await this.#bed.client.createContainer(this.#podId, await this.#containerConfig(wanted), this.config);
+		return await this.#bed.client.createContainer(this.#podId, await this.#containerConfig({ ...wanted, ...changes }), this.config);
 	}
 
 	async #containerConfig(container: PodContainer): Promise<ContainerConfig> {
