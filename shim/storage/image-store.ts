@@ -8,9 +8,9 @@ import * as v from "valibot";
 import { messageOf, ShimError } from "../base/errors.ts";
 import { ImageCache, LAYER_SUFFIX } from "./image-cache.ts";
 import type { CachedFile } from "./image-cache.ts";
+import { imageFiles } from "./image-files.ts";
 import { chainIdOf, contentFrom, ImageLayers, NoLayers } from "./image-layers.ts";
 import type { ImageContent, ImageDefaults } from "./image-layers.ts";
-import { imageFiles } from "./archive-files.ts";
 import { diskKey, LayerCache, readDisk } from "./layer-cache.ts";
 import type { LayerProgress } from "./layer-cache.ts";
 import { DigestSchema, parseJson, verifyFile } from "./layer-program.ts";
@@ -115,7 +115,7 @@ export class ImageStore {
 		const content = await this.#content(source, signal);
 		const { defaults } = content;
 		if (defaults === undefined) throw new ShimError("storage.layer", "the image's configuration is not of the form of an image's");
-		const [passwd, group] = await imageFiles(content.layers, ["etc/passwd", "etc/group"], signal);
+		const [passwd, group] = await imageFiles(content.layers, ["etc/passwd", "etc/group"], { timeoutMs: this.#timeoutMs, signal });
 		return { ...(await this.#inspect(content, signal, onProgress)), defaults, passwd, group };
 	}
 

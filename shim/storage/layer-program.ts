@@ -46,6 +46,7 @@ export type DiskLayer = v.InferOutput<typeof PartSchema>;
 
 const ProgressSchema = v.object({ progress: v.object({ done: BYTES, total: BYTES }) });
 const ConvertedSchema = v.object({ layer: LayerSchema, cached: v.boolean() });
+const FilesSchema = v.object({ files: v.record(v.string(), v.nullable(v.string())) });
 const AssembledSchema = v.object({ disk: DiskSchema, cached: v.boolean() });
 
 const MAX_STDERR_CHARACTERS = 4096;
@@ -60,13 +61,17 @@ export interface Bounds {
 	readonly signal?: AbortSignal | undefined;
 }
 
-/** A conversion. */
-export interface LayerOrder extends Bounds {
+/** A layer's blob. */
+interface Blob extends Bounds {
 	readonly diffId: string;
 	/** Of the blob; not checked unless given. */
 	readonly digest?: string | undefined;
 	/** The blob: a file, or its bytes. */
 	readonly blob: string | Readable;
+}
+
+/** A conversion. */
+export interface LayerOrder extends Blob {
 	readonly output: string;
 	readonly staging: string;
 	/** Bytes of the blob that were read, and all of them (0 when that is not known). */
@@ -78,10 +83,8 @@ export interface LayerOrder extends Bounds {
  * @throws ShimError storage.layer when the layer can't be one, storage.full, storage.image, wait.deadline, wait.canceled
  */
 export async function convertLayer(order: LayerOrder): Promise<{ readonly layer: LayerDescription; readonly cached: boolean }> {
-	const { diffId, digest, blob, output, staging, onProgress } = order;
-	const args = ["convert", "--diff-id", diffId, "--output", output, "--staging", staging];
-	if (digest !== undefined) args.push("--digest", digest);
-	if (typeof blob === "string") args.push("--input", blob);
+	const { diffId, blob, output, staging, onProgress } = order;
+	const args = ["convert", ...blobArguments(order), "--output", output, "--staging", staging];
 	if (onProgress !== undefined) args.push("--progress");
 	const line = await run(
 		{ args, input: typeof blob === "string" ? "" : blob, what: `the image of layer ${diffId}`, ...bounds(order) },
@@ -91,6 +94,26 @@ export async function convertLayer(order: LayerOrder): Promise<{ readonly layer:
 		},
 	);
 	return parsed(ConvertedSchema, line);
+}
+
+function blobArguments({ diffId, digest, blob }: Blob): string[] {
+	return [
+		...["--diff-id", diffId],
+		...(digest === undefined ? [] : ["--digest", digest]),
+		...(typeof blob === "string" ? ["--input", blob] : []),
+	];
+}
+
+/**
+ * What a layer (tar, gzip, zstd) says of files: their texts, and null where it hides those of lower layers; of others it says nothing.
+ * @param order `paths` without a leading slash
+ * @throws ShimError as `convertLayer`
+ */
+export async function readLayerFiles(order: Blob & { readonly paths: readonly string[] }): Promise<Record<string, string | null>> {
+	const { diffId, blob, paths } = order;
+	const args = ["files", ...blobArguments(order), "--", ...paths];
+	const input = typeof blob === "string" ? "" : blob;
+	return parsed(FilesSchema, await run({ args, input, what: `reading files of layer ${diffId}`, ...bounds(order) })).files;
 }
 
 /** Where a disk's layer comes from: a layer file, or an EROFS image of another program with its hash tree if it has one. */

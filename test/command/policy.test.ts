@@ -60,7 +60,7 @@ t.before(async () => {
 		entrypoint: ["/bin/web"],
 		command: [],
 		user: "web",
-		compression: "gzip",
+		compression: "zstd",
 	});
 	mkdirSync(layout);
 	execFileSync("tar", ["-xf", image.file, "-C", layout]);

@@ -28,7 +28,7 @@ export type ImageRecipe = {
 	/** Further layers, from the lowest on. */
 	readonly upper?: readonly (readonly Member[])[];
 	/** Layers are stored as they are when left out. */
-	readonly compression?: "gzip";
+	readonly compression?: "gzip" | "zstd";
 	/** Environment of the image, `NAME=value`. */
 	readonly env?: readonly string[];
 	readonly cwd?: string;
@@ -52,6 +52,11 @@ function json(value: unknown): Buffer {
 	return Buffer.from(JSON.stringify(value));
 }
 
+function pack(archive: Buffer, compression: ImageRecipe["compression"]): Buffer {
+	if (compression === "zstd") return execFileSync("zstd", ["--quiet", "--stdout"], { input: archive, maxBuffer: archive.length + 65_536 });
+	return compression === "gzip" ? gzipSync(archive, { level: 1 }) : archive;
+}
+
 /**
  * Writes an image as an OCI image layout (image-layout.md of the OCI image specification, 1.0) into `dir`.
  * @returns what `ctr` needs to import and run it.
@@ -59,7 +64,7 @@ function json(value: unknown): Buffer {
 export async function buildImage(dir: string, recipe: ImageRecipe): Promise<TestImage> {
 	const architecture = recipe.architecture ?? "amd64";
 	const archives = [recipe.members, ...(recipe.upper ?? [])].map(tar);
-	const layers = archives.map((archive) => blob(recipe.compression === undefined ? archive : gzipSync(archive, { level: 1 })));
+	const layers = archives.map((archive) => blob(pack(archive, recipe.compression)));
 	const config = blob(
 		json({
 			architecture,

@@ -3,7 +3,7 @@
 use crate::blocks::Blocks;
 use crate::erofs;
 use crate::error::{shown, Attempt, Error, Result};
-use crate::input::{hex, Hash, Input};
+use crate::input::{hex, Digests, Hash, Input};
 use crate::layer::Description;
 use crate::spool::Spool;
 use crate::tar::{Archive, Entry, Kind, Piece};
@@ -40,15 +40,18 @@ pub fn convert(input: Input, expected: &Expected, output: &Arc<File>, spool: Fil
     let taken = making.take_all(&mut archive);
     let digests = archive.into_inner().finish();
     // A blob that can't be read on looks like an archive that ends too early: what was wrong with the blob says more.
-    let digests = digests?;
-    check(
-        &digests.blob,
-        expected.blob.as_ref().unwrap_or(&digests.blob),
-        "the layer's blob",
-    )?;
-    check(&digests.diff, &expected.diff, "the uncompressed layer")?;
+    check_digests(digests?, expected)?;
     taken?;
     making.finish(&expected.diff, output, &hasher)
+}
+
+/// Compares what was read to its end with what it should be.
+/// # Errors
+/// `Layer` that says which of the digests is another
+pub fn check_digests(found: Digests, expected: &Expected) -> Result<()> {
+    let blob = expected.blob.as_ref().unwrap_or(&found.blob);
+    check(&found.blob, blob, "the layer's blob")?;
+    check(&found.diff, &expected.diff, "the uncompressed layer")
 }
 
 fn check(found: &Hash, expected: &Hash, what: &str) -> Result<()> {

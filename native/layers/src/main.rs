@@ -7,6 +7,7 @@ mod copy;
 mod disk;
 mod erofs;
 mod error;
+mod files;
 mod gpt;
 mod header;
 mod input;
@@ -35,7 +36,9 @@ use std::time::Duration;
 const USAGE: &str = "usage: snp-layers convert --diff-id DIGEST [--digest DIGEST] [--input FILE] [--progress] --output FILE --staging FOLDER
        snp-layers disk --output FILE --staging FOLDER < ORDER
        snp-layers verify FILE
-convert makes a layer file of a layer's blob (tar, gzip, zstd; standard input unless --input names a file), disk a disk of layer files.
+       snp-layers files --diff-id DIGEST [--digest DIGEST] [--input FILE] -- PATH...
+convert makes a layer file of a layer's blob (tar, gzip, zstd; standard input unless --input names a file), disk a disk of layer files,
+files gives what is in single files.
 The last line of standard output is JSON. Exit status: 2 wrong call, 3 the layer or a file is at fault, 4 no space, 1 all else.";
 const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
 /// What a sane order for a disk takes.
@@ -73,6 +76,7 @@ fn run(arguments: &[String]) -> Result<String> {
         Some((command, rest)) if command == "convert" => convert(&Flags::parse(rest)?),
         Some((command, rest)) if command == "disk" => disk(&Flags::parse(rest)?),
         Some((command, [file])) if command == "verify" => verify(file),
+        Some((command, rest)) if command == "files" => files(rest),
         Some((command, [])) if command == "--version" => Ok(format!("snp-layers {}", env!("CARGO_PKG_VERSION"))),
         _ => Err(Error::Usage(USAGE.into())),
     }
@@ -105,6 +109,13 @@ impl Flags {
             .ok_or_else(|| Error::Usage(format!("{name} is missing\n{USAGE}")))
     }
 
+    fn expected(&self) -> Result<convert::Expected> {
+        Ok(convert::Expected {
+            diff: input::parse_digest(self.need("--diff-id")?)?,
+            blob: self.get("--digest").map(input::parse_digest).transpose()?,
+        })
+    }
+
     fn output(&self) -> Result<(PathBuf, PathBuf)> {
         Ok((self.need("--output")?.into(), self.need("--staging")?.into()))
     }
@@ -112,10 +123,7 @@ impl Flags {
 
 fn convert(flags: &Flags) -> Result<String> {
     let (output, staging) = flags.output()?;
-    let expected = convert::Expected {
-        diff: input::parse_digest(flags.need("--diff-id")?)?,
-        blob: flags.get("--digest").map(input::parse_digest).transpose()?,
-    };
+    let expected = flags.expected()?;
     let _lock = publish::lock(&lock_path(&staging, &expected.diff))?;
     let name = output.display().to_string();
     if let Ok(file) = File::open(&output) {
@@ -134,6 +142,15 @@ fn convert(flags: &Flags) -> Result<String> {
     let description = convert::convert(input, &expected, &file, spool_file)?;
     staged.publish(&output)?;
     Ok(line("layer", &description, false))
+}
+
+fn files(words: &[String]) -> Result<String> {
+    let mut parts = words.splitn(2, |word| word == "--");
+    let flags = Flags::parse(parts.next().unwrap_or_default())?;
+    let paths = parts.next().ok_or_else(|| Error::Usage(USAGE.into()))?;
+    let expected = flags.expected()?;
+    let input = Input::new(input::open(flags.get("--input").unwrap_or("-"))?);
+    Ok(serde_json::json!({ "files": files::read(input, &expected, paths)? }).to_string())
 }
 
 fn disk(flags: &Flags) -> Result<String> {
