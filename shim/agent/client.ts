@@ -15,6 +15,7 @@ import {
 	DAMAGE_CAPABILITY,
 	STREAMS_CAPABILITY,
 	VERITY_CAPABILITY,
+	MOUNTS_CAPABILITY,
 	VOLUMES_CAPABILITY,
 } from "../base/names.ts";
 import { GrpcCode } from "../wire/codes.ts";
@@ -49,6 +50,8 @@ export interface AgentDetails {
 	readonly forward: boolean;
 	/** It changes files of volumes in place. */
 	readonly volumes: boolean;
+	/** What the guest makes and mounts for volumes lies where the host's file calls don't reach. */
+	readonly mounts: boolean;
 	/** It makes file systems of its own on disks. */
 	readonly scratch: boolean;
 	/** It tells what was changed of the guest's disks. */
@@ -377,6 +380,7 @@ function readDetails(details: grpc.AgentDetails.$Properties | null | undefined):
 		files: details?.extra_features?.includes(FILES_CAPABILITY) ?? false,
 		forward: details?.extra_features?.includes(FORWARD_CAPABILITY) ?? false,
 		volumes: details?.extra_features?.includes(VOLUMES_CAPABILITY) ?? false,
+		mounts: details?.extra_features?.includes(MOUNTS_CAPABILITY) ?? false,
 		damage: details?.extra_features?.includes(DAMAGE_CAPABILITY) ?? false,
 		scratch: details?.extra_features?.includes(SCRATCH_CAPABILITY) ?? false,
 		pci: details?.extra_features?.includes(PCI_CAPABILITY) ?? false,

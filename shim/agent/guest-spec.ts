@@ -16,6 +16,7 @@ export const GUEST_SHARED = "/run/kata-containers/shared/containers";
 /** Where files lie that the host brings; the agent removes a container's with the container. */
 const GUEST_FILES = "/run/kata-containers/snp";
 const GUEST_VOLUMES = "/run/kata-containers/volumes";
+const GUEST_MOUNTS = "/run/kata-containers/sandbox/volumes";
 const GUEST_SHM = "/run/kata-containers/sandbox/shm";
 
 /** The guest path of a container's root file system. */
@@ -28,9 +29,17 @@ export function guestFile(containerId: string, index: number): string {
 	return `${GUEST_FILES}/${containerId}/${index}`;
 }
 
-/** The guest's folder of a volume of the host that the pod's containers share (docs/contracts.md). */
+/** The guest's folder of a volume that the host brings file by file and the pod's containers share (docs/contracts.md). */
 export function guestVolume(hostPath: string): string {
 	return `${GUEST_VOLUMES}/${volumeName(hostPath)}`;
+}
+
+/**
+ * The guest's folder of a volume that the guest makes or mounts itself: an emptyDir, a disk, a shared folder.
+ * @param apart the agent has the capability `snp.mounts.v1`; others have one place for all volumes
+ */
+export function guestOwnVolume(hostPath: string, apart: boolean): string {
+	return apart ? `${GUEST_MOUNTS}/${volumeName(hostPath)}` : guestVolume(hostPath);
 }
 
 /** The guest's folder of a volume that one container has for itself; it goes with the container. */

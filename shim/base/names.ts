@@ -20,6 +20,8 @@ export const LIMITS_CAPABILITY = "snp.limits.v1";
 export const FILES_CAPABILITY = "snp.files.v1";
 /** ... and when it changes files of volumes in place, and takes `X-snp.sub` of bind mounts. */
 export const VOLUMES_CAPABILITY = "snp.volumes.v1";
+/** ... and when its file calls, from whatever host, stay out of what the guest itself makes and mounts: volumes of that kind lie apart then. */
+export const MOUNTS_CAPABILITY = "snp.mounts.v1";
 
 /** ... and when it reserves huge pages for as long as a container is there. */
 export const HUGE_PAGES_CAPABILITY = "snp.hugepages.v1";

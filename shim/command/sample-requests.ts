@@ -5,7 +5,7 @@
 
 import { createHash } from "node:crypto";
 
-import { guestContainerVolume, guestFile, guestSpec, guestVolume, SHM_PLACE } from "../agent/guest-spec.ts";
+import { guestContainerVolume, guestFile, guestOwnVolume, guestSpec, guestVolume, SHM_PLACE } from "../agent/guest-spec.ts";
 import type { GuestSource } from "../agent/guest-spec.ts";
 import type { OciMount, OciSpec } from "../agent/oci-spec.ts";
 import { containerRequest, copyRequest, sandboxRequest } from "../agent/request-json.ts";
@@ -91,7 +91,7 @@ interface Place {
 function placeOf(mount: MountData, containerId: string, index: number): Place {
 	const kind: MountKind = mount.kinds[0] ?? "file";
 	const path = `${POD_FOLDER}/volumes/${PLUGINS[kind]}/${mount.volume}`;
-	const volume = guestVolume(path);
+	const volume = guestOwnVolume(path, true);
 	const sub = known(mount.sub);
 	const below: GuestSource = sub === "" ? { path: volume } : { path: volume, sub };
 	const owned = { volume, mode: 0o777, uid: 0, gid: 0 };
@@ -102,7 +102,7 @@ function placeOf(mount: MountData, containerId: string, index: number): Place {
 			return { source: { path: guestContainerVolume(containerId, `${path}/${sub}`) }, storage: undefined, file: false };
 		case "config":
 		case "copy":
-			return { source: { path: volume }, storage: undefined, file: false };
+			return { source: { path: guestVolume(path) }, storage: undefined, file: false };
 		case "memory":
 			return { source: below, storage: emptyDirStorage({ ...owned, kind: "memory", sizeBytes: 64 * MIB }), file: false };
 		case "scratch":

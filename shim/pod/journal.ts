@@ -111,6 +111,7 @@ const podRecord = v.object({
 			files: v.optional(v.boolean(), false),
 			forward: v.optional(v.boolean(), false),
 			volumes: v.optional(v.boolean(), false),
+			mounts: v.optional(v.boolean(), false),
 			pci: v.optional(v.boolean(), false),
 			hugepages: v.optional(v.boolean(), false),
 			verity: v.optional(v.boolean(), false),

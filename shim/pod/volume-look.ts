@@ -2,7 +2,7 @@
 
 import { lstat, stat, statfs } from "node:fs/promises";
 
-import { guestVolume, SHM_PLACE } from "../agent/guest-spec.ts";
+import { SHM_PLACE } from "../agent/guest-spec.ts";
 import type { OciMount } from "../agent/oci-spec.ts";
 import { emptyDirStorage, hugeEmptyDirStorage } from "../agent/storages.ts";
 import type { StorageRequest } from "../agent/storages.ts";
@@ -100,11 +100,12 @@ export type EmptyDirKind = "memory" | "scratch" | "huge";
 
 /**
  * The guest's own emptyDir with the owner, the mode and (in memory) the size that the node's has.
+ * @param path kubelet's folder
+ * @param volume the guest's
  * @param pagesReserved huge pages are reserved by containers' limits
  * @throws ShimError `volume.missing`, `volume.copy`; `spec.unsupported` for huge pages of a size that a VM has not
  */
-export async function emptyDir(kind: EmptyDirKind, path: string, pagesReserved: boolean): Promise<StorageRequest> {
-	const volume = guestVolume(path);
+export async function emptyDir(kind: EmptyDirKind, path: string, volume: string, pagesReserved: boolean): Promise<StorageRequest> {
 	try {
 		const { mode, uid, gid } = await stat(path);
 		const { blocks, bsize } = await statfs(path);

@@ -2,7 +2,7 @@
 
 import { basename } from "node:path";
 
-import { bindMounts, FOREIGN_PROPAGATION, guestVolume } from "../agent/guest-spec.ts";
+import { bindMounts, FOREIGN_PROPAGATION, guestOwnVolume } from "../agent/guest-spec.ts";
 import type { GuestSource } from "../agent/guest-spec.ts";
 import type { OciSpec } from "../agent/oci-spec.ts";
 import { diskStorage, emptyDirDiskStorage, shareStorage } from "../agent/storages.ts";
@@ -67,6 +67,9 @@ interface Work {
 	readonly table: readonly TableEntry[];
 	readonly signal: AbortSignal;
 }
+
+/** Where the guest mounts a volume of its own, of a disk or of a share. */
+const placeOf = (path: string, { details }: Machine): string => guestOwnVolume(path, details.mounts);
 
 /** The volumes of one pod. */
 export class PodVolumes {
@@ -162,17 +165,17 @@ export class PodVolumes {
 			case "huge": {
 				const { path, sub } = plan;
 				if (!storages.has(path)) storages.set(path, await this.#bringEmpty(plan.kind, path, work));
-				return placeIn(guestVolume(path), sub, work.machine);
+				return placeIn(placeOf(path, work.machine), sub, work.machine);
 			}
 			case "direct": {
 				const { path, sub } = plan;
 				if (!storages.has(path) && direct !== undefined) storages.set(path, await this.#bringDirect(path, direct, work));
-				return placeIn(guestVolume(path), sub, work.machine);
+				return placeIn(placeOf(path, work.machine), sub, work.machine);
 			}
 			case "share": {
 				const { path, readonly } = plan;
 				const tag = await this.shares.use(path, readonly, work.containerId, work.machine, work.signal);
-				const volume = guestVolume(`${tag} ${path}`);
+				const volume = placeOf(`${tag} ${path}`, work.machine);
 				storages.set(volume, shareStorage(volume, tag));
 				return { path: volume };
 			}
@@ -187,7 +190,7 @@ export class PodVolumes {
 
 	/** An emptyDir that the guest makes; one that is not in memory gets a disk, where the guest can make a file system on it. */
 	async #bringEmpty(kind: EmptyDirKind, path: string, work: Work): Promise<StorageRequest> {
-		const storage = await emptyDir(kind, path, work.pagesReserved);
+		const storage = await emptyDir(kind, path, placeOf(path, work.machine), work.pagesReserved);
 		if (kind !== "scratch") return storage;
 		const limitBytes = work.limits.get(basename(path));
 		if (!this.#host.hasScratch) {
@@ -211,6 +214,6 @@ export class PodVolumes {
 		const readonly = direct.readonly || found.readonly;
 		const source = await this.disks.use({ ...found, readonly }, containerId, machine, signal);
 		const options = readonly && !direct.options.includes("ro") ? [...direct.options, "ro"] : direct.options;
-		return diskStorage({ volume: guestVolume(path), source, fstype, options, group });
+		return diskStorage({ volume: placeOf(path, machine), source, fstype, options, group });
 	}
 }

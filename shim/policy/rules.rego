@@ -84,7 +84,10 @@ items(value) := value if {
 
 run_dir := "/run/kata-containers"
 
+# What the host brings file by file, and what the guest makes or mounts: no file call of the host leads there.
 volume_pattern := `^/run/kata-containers/volumes/[0-9a-f]{32}$`
+
+mount_pattern := `^/run/kata-containers/sandbox/volumes/[0-9a-f]{32}$`
 
 id_pattern := `^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`
 
@@ -397,7 +400,7 @@ kind_fits("copy", source) if {
 
 kind_fits(kind, source) if {
 	kind in ["memory", "scratch", "huge", "disk"]
-	regex.match(volume_pattern, source)
+	regex.match(mount_pattern, source)
 	some storage in storages
 	storage.mount_point == source
 	count(volume_storage_problems(kind, storage)) == 0
@@ -429,7 +432,8 @@ sub_fits(wanted, subs) if {
 volumes_differences(entry) := {r |
 	volumes := [{"at": i, "volume": declared(entry, mount.destination).volume, "source": mount.source} |
 		some i, mount in mounts
-		startswith(mount.source, "/run/kata-containers/volumes/")
+		some pattern in [volume_pattern, mount_pattern]
+		regex.match(pattern, mount.source)
 	]
 	count({volume.volume | some volume in volumes}) + count({volume.source | some volume in volumes}) != 2 * count({[volume.volume, volume.source] | some volume in volumes})
 	some volume in volumes
@@ -530,7 +534,7 @@ storage_allowed(entry, storage) if {
 
 # A volume's, which a mount of the container has for its source.
 storage_allowed(entry, storage) if {
-	regex.match(volume_pattern, storage.mount_point)
+	regex.match(mount_pattern, storage.mount_point)
 	some mount in mounts
 	mount.source == storage.mount_point
 	some kind in declared(entry, mount.destination).kinds

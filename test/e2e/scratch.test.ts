@@ -108,7 +108,7 @@ t.test("a VM with writable disks", async (t) => {
 		driver: "blk",
 		source: await vm.slot("small"),
 		fstype: "ext4",
-		mount_point: "/run/kata-containers/volumes/small",
+		mount_point: "/run/kata-containers/sandbox/volumes/small",
 		options: ["mode=1777", "uid=7"],
 		driver_options: ["encryption_key=ephemeral", "create_filesystem"],
 	};
@@ -154,7 +154,7 @@ t.test("a VM with writable disks", async (t) => {
 			driver: "local",
 			source: "local",
 			fstype: "local",
-			mount_point: "/run/kata-containers/volumes/folder",
+			mount_point: "/run/kata-containers/sandbox/volumes/folder",
 			options: ["uid=9", "mode=777"],
 		});
 		const places = { "/data": folderVolume.mount_point ?? "" };

@@ -26,6 +26,7 @@ const RECORD: PodRecord = {
 		files: true,
 		forward: true,
 		volumes: true,
+		mounts: true,
 		pci: true,
 		hugepages: true,
 		verity: true,

@@ -9,6 +9,7 @@ type Case = readonly [what: string, name: string, input: unknown, denied?: strin
 
 const CID = "482ad96f89f3dc007d1f1863c8702812ab416b8401e1cdb96417130cccb76a3b";
 const VOLUME = `/run/kata-containers/volumes/${"0".repeat(32)}`;
+const MOUNT = `/run/kata-containers/sandbox/volumes/${"0".repeat(32)}`;
 const FILE = `/run/kata-containers/snp/${CID}/0`;
 
 async function judge(t: Test, cases: readonly Case[], allow: Partial<AllowData> = {}): Promise<void> {
@@ -54,6 +55,7 @@ const create = (what: string, denied: string | undefined, change: (input: Json) 
 ];
 
 const placeOf = (mount: Json): unknown => mount.destination;
+const volumeOf = (storage: Json): unknown => (storage as unknown as { mount_point: unknown }).mount_point;
 
 /** Sets a field that the type of JSON here does not know the type of. */
 const set = (at: Json, key: string | number, value: unknown): void =>
@@ -244,6 +246,13 @@ t.test("mounts and storages", async (t) => {
 			"OCI.Mounts[",
 			mount("/shared", (one) => set(one, "source", VOLUME)),
 		),
+		create("an emptyDir where the node can write files", "OCI.Mounts[", ({ OCI, storages }) => {
+			const shared = OCI.Mounts.find((one) => placeOf(one) === "/shared");
+			const storage = storages.find((one) => volumeOf(one) === shared?.source);
+			if (shared === undefined || storage === undefined) throw new Error("no emptyDir");
+			set(storage, "mount_point", VOLUME);
+			set(shared, "source", VOLUME);
+		}),
 		create(
 			"an emptyDir that can't be written",
 			"OCI.Mounts[",
@@ -288,7 +297,7 @@ t.test("mounts and storages", async (t) => {
 				source: "share1",
 				fstype: "virtiofs",
 				options: [],
-				mount_point: VOLUME,
+				mount_point: MOUNT,
 				fs_group: null,
 				shared: false,
 			}),
@@ -467,10 +476,13 @@ t.test("files, streams and commands, when nothing is allowed", async (t) => {
 			"path",
 		],
 		["a file of a volume", "CopyFileRequest", copy(`${VOLUME}/x`), "path"],
+		["a file of an emptyDir", "CopyFileRequest", copy(`${MOUNT}/x`), "path"],
 		["a file anywhere", "CopyFileRequest", copy("/etc/passwd"), "path"],
 		["a way out", "CopyFileRequest", copy(`/run/kata-containers/snp/${CID}/../../evil`), "path"],
 		["a change of a volume", "ChangeRequest", { volume: VOLUME, changes: [] }],
 		["a change of a container's copy", "ChangeRequest", { volume: `/run/kata-containers/snp/${CID}/${"0".repeat(32)}`, changes: [] }],
+		["a change of an emptyDir", "ChangeRequest", { volume: MOUNT, changes: [] }, "volume"],
+		["a list of an emptyDir", "ListRequest", { volume: MOUNT }, "volume"],
 		["a change elsewhere", "ChangeRequest", { volume: "/run/kata-containers/shared", changes: [] }, "volume"],
 		["a change with a way out", "ChangeRequest", { volume: `${VOLUME}/..`, changes: [] }, "volume"],
 		["a list of a volume", "ListRequest", { volume: VOLUME }],

@@ -50,7 +50,10 @@ fn read(run_dir: &Path, parts: &[&OsStr], max_bytes: u32) -> Result<Vec<u8>> {
     Ok(data)
 }
 
-/// The names on the way from `run_dir` to the path, when it stays below: no "..". Never empty.
+/// Below the agent's folder: what the guest makes and mounts for itself and for emptyDirs, and what a policy expects no host to have written.
+const OWN: &str = "sandbox";
+
+/// The names on the way from `run_dir` to the path, when it stays below and out of what is the guest's own: no "..". Never empty.
 fn parts<'a>(run_dir: &Path, path: &'a str) -> Result<Vec<&'a OsStr>> {
     let refuse = || Error::invalid(format!("{path} is not below {}", run_dir.display()));
     let inside = Path::new(path).strip_prefix(run_dir).map_err(|_| refuse())?;
@@ -61,6 +64,11 @@ fn parts<'a>(run_dir: &Path, path: &'a str) -> Result<Vec<&'a OsStr>> {
     let parts: Vec<&OsStr> = inside.components().map(name).collect::<Result<_>>()?;
     if parts.is_empty() {
         return Err(refuse());
+    }
+    if parts[0] == OWN {
+        return Err(Error::invalid(format!(
+            "{path} is in a folder that the guest keeps to itself: the host writes and reads no files there"
+        )));
     }
     Ok(parts)
 }
@@ -279,6 +287,26 @@ mod tests {
         let mut request = folder.request("f", 0o100644, 0, 0, b"");
         request.path = "/etc/x".into();
         assert!(copy_file(&folder.0, &request).is_err());
+    }
+
+    #[test]
+    fn what_the_guest_makes_itself_is_out_of_reach() {
+        let folder = Folder::new("own");
+        fs::create_dir_all(folder.0.join("sandbox/volumes/v")).unwrap();
+        fs::write(folder.0.join("sandbox/volumes/v/f"), "secret").unwrap();
+        for name in [
+            "sandbox",
+            "sandbox/volumes/v/f",
+            "./sandbox/volumes/v/new",
+            "sandbox//x",
+        ] {
+            let error = copy_file(&folder.0, &folder.request(name, 0o100644, 1, 0, b"x")).unwrap_err();
+            assert!(error.text.contains("the guest keeps to itself"), "{name}: {error}");
+            let path = folder.0.join(name).to_string_lossy().into_owned();
+            assert!(read_file(&folder.0, &path, 9).is_err(), "{name}");
+        }
+        assert_eq!(fs::read(folder.0.join("sandbox/volumes/v/f")).unwrap(), b"secret");
+        assert_eq!(fs::read_dir(folder.0.join("sandbox/volumes/v")).unwrap().count(), 1);
     }
 
     #[test]

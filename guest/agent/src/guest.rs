@@ -27,6 +27,7 @@ const FEATURES: &[&str] = &[
     "snp.pidns.v1",
     "snp.forward.v1",
     "snp.volumes.v1",
+    "snp.mounts.v1",
     "snp.pci.v1",
     "snp.hugepages.v1",
     "snp.verity.v1",

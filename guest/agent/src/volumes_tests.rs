@@ -192,6 +192,7 @@ fn a_volume_lies_in_its_area() {
         "volumes/../x/v",
         "../x",
         "shared/containers/c/rootfs",
+        "sandbox/volumes/v",
     ] {
         assert!(area.change_of(volume, &[("", folder(0o755))]).is_err(), "{volume}");
     }
