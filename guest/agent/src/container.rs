@@ -136,7 +136,7 @@ impl Container {
             stdout: request.stdout_port,
             stderr: request.stderr_port,
         };
-        let allowed = agent.guard.streams(&request.container_id, &request.exec_id);
+        let allowed = agent.guard.streams(&request.container_id, &request.exec_id).await;
         let host = ports.claim(&agent.streams, allowed).await?;
         let init = Process::create(&agent.reaper, plan, birth, host).await?;
         let pid_ns = File::open(format!("/proc/{}/ns/pid", init.pid)).context("find the pid namespace")?;
@@ -193,7 +193,7 @@ impl Container {
         };
         self.refuse_known(&request.exec_id, ports)?;
         // Before the container is held: streams that never come would keep every other request from it.
-        let allowed = agent.guard.streams(&request.container_id, &request.exec_id);
+        let allowed = agent.guard.streams(&request.container_id, &request.exec_id).await;
         let host = ports.claim(&agent.streams, allowed).await?;
         let _guard = self.change().await?;
         self.takes_execs()?;

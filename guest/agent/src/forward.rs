@@ -47,7 +47,8 @@ async fn forward(host: &Fd, guard: &Guard) -> Result<()> {
     let begin = async {
         let port = read_token(host).await.and_then(|port| u16::try_from(port).ok());
         let port = port.ok_or_else(|| Error::invalid("the host named no port"))?;
-        guard.allows("ForwardPortRequest", || json!({ "port": port }))?;
+        let allowed = guard.allows("ForwardPortRequest", move || json!({ "port": port }));
+        allowed.await?;
         connect(port).await.with_context(|| format!("connect to port {port}"))
     };
     let late = || Error::internal(format!("nobody took the connection within {BEGIN_MAX:?}"));

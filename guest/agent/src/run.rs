@@ -51,7 +51,7 @@ async fn serve(options: Options) -> Result<()> {
     };
     let cgroups = Cgroups::prepare(&options.cgroup_root, &folder, options.init, inotify)?;
     // Before anything listens: the first request finds the policy in force.
-    let (guard, confidential) = confidential::prepare(&options);
+    let (guard, confidential) = confidential::prepare(&options).await;
     let agent = Agent::new(options.clone(), Rc::new(Reaper::default()), cgroups, guard);
     let stop = agent.clone();
     spawn_local(agent.reaper.clone().run(signals, move || stop.end.notify_one()));

@@ -24,6 +24,7 @@ use prost::Message;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The version that this agent reports; hosts compare its first number.
 pub const AGENT_VERSION: &str = concat!("4.1.0-snp-", env!("CARGO_PKG_VERSION"));
@@ -49,7 +50,9 @@ const NOT_DONE: [(&str, &str); 9] = [
 impl Handler for Agent {
     fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Result<Vec<u8>>>>> {
         Box::pin(async move {
-            let result = match self.guard.admit(&request) {
+            // The policy's thread looks at it as well.
+            let request = Arc::new(request);
+            let result = match self.guard.admit(&request).await {
                 Ok(()) => self.serve(&request).await,
                 Err(denied) => Err(denied),
             };
@@ -292,7 +295,7 @@ impl Agent {
             "CopyFile" => copy_file(&self.options.run_dir, &decode(request)?)?,
             "SetPolicy" => {
                 let message: SetPolicyRequest = decode(request)?;
-                self.guard.set_policy(&message.policy)?;
+                self.guard.set_policy(message.policy).await?;
             }
             "SetGuestDateTime" => guest::set_time(&decode(request)?)?,
             "ReseedRandomDev" => guest::reseed(&decode(request)?)?,

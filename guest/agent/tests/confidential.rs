@@ -316,3 +316,16 @@ fn a_guest_without_initdata_says_so() {
     assert_eq!(code, PERMISSION_DENIED);
     assert!(text.contains("it has no initdata: give the pod"), "{text}");
 }
+
+#[test]
+fn a_policy_that_takes_its_time_does_not_hold_up_health() {
+    let slow = "StatsContainerRequest if count([1 | some i in numbers.range(1, 300); some j in numbers.range(1, 300); i == j * 1000]) > 0\n";
+    let disk = Disk::new(&format!("{BASIC}{slow}"));
+    let agent = disk.agent();
+    let mut connection = agent.connect();
+    connection.send(1, "StatsContainer", &StatsContainerRequest::default());
+    connection.send(3, "CreateSandbox", &CreateSandboxRequest::default());
+    connection.send(5, "Check", &CheckRequest::default());
+    let order = [connection.next(), connection.next(), connection.next()];
+    assert_eq!(order, [5, 1, 3], "Health at once, the others in their order");
+}

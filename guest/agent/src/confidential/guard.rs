@@ -1,11 +1,12 @@
 //! Lets requests pass, or not.
 
+use super::decider::{Decider, Question};
 use super::requests;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Context, Error, Result};
 use crate::ttrpc::Request;
 use serde_json::{json, Value};
-use snp_policy::{Limits, Policy};
 use std::cell::RefCell;
+use std::sync::Arc;
 
 /// What a guest that refuses its host's requests answers all the same: what it is, and its end.
 const ALWAYS: [&str; 2] = ["GetGuestDetails", "DestroySandbox"];
@@ -16,7 +17,7 @@ enum State {
     Open,
     Refused(String),
     InForce {
-        policy: Box<Policy>,
+        policy: Decider,
         /// It came with the initdata.
         fixed: bool,
     },
@@ -32,6 +33,12 @@ pub struct Allowed {
     pub output: bool,
 }
 
+/// Who is to be asked.
+enum Judge {
+    Nobody,
+    Policy(Decider),
+}
+
 impl Guard {
     /// Everything passes.
     pub fn open() -> Self {
@@ -44,71 +51,79 @@ impl Guard {
     }
 
     /// What the policy allows passes; no request changes the policy.
-    pub fn in_force(policy: Policy) -> Self {
-        let policy = Box::new(policy);
+    pub fn in_force(policy: Decider) -> Self {
         Self(RefCell::new(State::InForce { policy, fixed: true }))
     }
 
     /// Whether a request may be done. Health is asked before anything else and is told to everybody.
-    pub fn admit(&self, request: &Request) -> Result<()> {
-        if matches!(*self.0.borrow(), State::Open) || request.service == requests::HEALTH {
+    pub async fn admit(&self, request: &Arc<Request>) -> Result<()> {
+        if request.service == requests::HEALTH {
             return Ok(());
         }
-        if let State::Refused(reason) = &*self.0.borrow() {
-            let always = request.service == requests::AGENT && ALWAYS.contains(&request.method.as_str());
-            return if always { Ok(()) } else { Err(denied(reason)) };
+        let always = request.service == requests::AGENT && ALWAYS.contains(&request.method.as_str());
+        if always && matches!(*self.0.borrow(), State::Refused(_)) {
+            return Ok(());
         }
-        let Some((name, input)) = requests::input(request)? else {
-            let method = format!("{}.{}", request.service, request.method);
-            return Err(denied(format!(
-                "no policy can allow {method}: this agent does not know it"
-            )));
-        };
-        self.allows(name, || input)
+        let request = request.clone();
+        self.ask(|| {
+            Box::new(move || {
+                let known = requests::input(&request)?;
+                known.ok_or_else(|| {
+                    let method = format!("{}.{}", request.service, request.method);
+                    denied(format!("no policy can allow {method}: this agent does not know it"))
+                })
+            })
+        })
+        .await
     }
 
     /// Whether the host may do what the rule `name` is about.
-    pub fn allows(&self, name: &str, input: impl FnOnce() -> Value) -> Result<()> {
-        match &mut *self.0.borrow_mut() {
-            State::Open => Ok(()),
+    pub async fn allows(&self, name: &'static str, input: impl FnOnce() -> Value + Send + 'static) -> Result<()> {
+        self.ask(|| Box::new(move || Ok((name, input())))).await
+    }
+
+    async fn ask(&self, question: impl FnOnce() -> Question) -> Result<()> {
+        match self.judge()? {
+            Judge::Nobody => Ok(()),
+            Judge::Policy(policy) => policy.ask(question()).await,
+        }
+    }
+
+    fn judge(&self) -> Result<Judge> {
+        match &*self.0.borrow() {
+            State::Open => Ok(Judge::Nobody),
             State::Refused(reason) => Err(denied(reason.as_str())),
-            State::InForce { policy, .. } => {
-                let decision = policy.decide(name, input());
-                for line in &decision.prints {
-                    crate::debug!("policy: {line}");
-                }
-                if decision.allowed {
-                    return Ok(());
-                }
-                Err(denied(decision.sentence(name)))
-            }
+            State::InForce { policy, .. } => Ok(Judge::Policy(policy.clone())),
         }
     }
 
     /// The streams of a process that is being made: the same rules as for requests that read and write.
-    pub fn streams(&self, container: &str, exec: &str) -> Allowed {
-        let may = |name: &str, rest: (&str, Value)| {
-            let input = || json!({ "container_id": container, "exec_id": exec, rest.0: rest.1 });
-            let allowed = self.allows(name, input);
-            if let Err(error) = &allowed {
-                crate::info!("container {container:?}: {error}");
-            }
-            allowed.is_ok()
-        };
+    pub async fn streams(&self, container: &str, exec: &str) -> Allowed {
         Allowed {
-            input: may("WriteStreamRequest", ("data", json!([]))),
-            output: may("ReadStreamRequest", ("len", json!(0))),
+            input: self
+                .stream("WriteStreamRequest", container, exec, ("data", json!([])))
+                .await,
+            output: self
+                .stream("ReadStreamRequest", container, exec, ("len", json!(0)))
+                .await,
         }
     }
 
+    async fn stream(&self, name: &'static str, container: &str, exec: &str, rest: (&'static str, Value)) -> bool {
+        let input = json!({ "container_id": container, "exec_id": exec, rest.0: rest.1 });
+        let allowed = self.allows(name, move || input).await;
+        if let Err(error) = &allowed {
+            crate::info!("container {container:?}: {error}");
+        }
+        allowed.is_ok()
+    }
+
     /// SetPolicy, once `admit` let it pass: a policy from the host, for guests that are not confidential.
-    pub fn set_policy(&self, text: &str) -> Result<()> {
+    pub async fn set_policy(&self, text: String) -> Result<()> {
         if matches!(*self.0.borrow(), State::InForce { fixed: true, .. }) {
             return Err(denied(FIXED));
         }
-        let policy = Policy::compile(text, Limits::default());
-        let policy = policy.map_err(|error| Error::invalid(format!("the policy can't be used: {error}")))?;
-        let policy = Box::new(policy);
+        let policy = Decider::start(text).await.context("the policy can't be used")?;
         *self.0.borrow_mut() = State::InForce { policy, fixed: false };
         Ok(())
     }
@@ -121,71 +136,90 @@ fn denied(text: impl Into<String>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::Future;
 
-    fn request(method: &str) -> Request {
-        Request {
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test);
+    }
+
+    fn request(method: &str) -> Arc<Request> {
+        Arc::new(Request {
             service: requests::AGENT.into(),
             method: method.into(),
             ..Request::default()
-        }
+        })
     }
 
-    fn guard(rules: &str) -> Guard {
+    async fn guard(rules: &str) -> Guard {
         let text = format!("package agent_policy\n{rules}");
-        Guard::in_force(Policy::compile(&text, Limits::default()).unwrap())
+        Guard::in_force(Decider::start(text).await.unwrap())
     }
 
     #[test]
     fn an_ordinary_guest_lets_everything_pass() {
-        let guard = Guard::open();
-        assert!(guard.admit(&request("ExecProcess")).is_ok());
-        assert!(guard.allows("Anything", || unreachable!("it is not made")).is_ok());
+        run(async {
+            let guard = Guard::open();
+            assert!(guard.admit(&request("ExecProcess")).await.is_ok());
+            let allowed = guard.allows("Anything", || unreachable!("it is not made"));
+            assert!(allowed.await.is_ok());
+        });
     }
 
     #[test]
     fn a_guest_without_initdata_tells_why_and_can_be_ended() {
-        let guard = Guard::refuse("no initdata".into());
-        for method in ALWAYS {
-            assert!(guard.admit(&request(method)).is_ok(), "{method}");
-        }
-        for method in ["CreateContainer", "SetPolicy", "GetOOMEvent", "Unknown"] {
-            let error = guard.admit(&request(method)).unwrap_err();
-            assert_eq!(
-                (error.code, error.text.as_str()),
-                (Code::PermissionDenied, "no initdata")
-            );
-        }
+        run(async {
+            let guard = Guard::refuse("no initdata".into());
+            for method in ALWAYS {
+                assert!(guard.admit(&request(method)).await.is_ok(), "{method}");
+            }
+            for method in ["CreateContainer", "SetPolicy", "GetOOMEvent", "Unknown"] {
+                let error = guard.admit(&request(method)).await.unwrap_err();
+                assert_eq!(
+                    (error.code, error.text.as_str()),
+                    (Code::PermissionDenied, "no initdata")
+                );
+            }
+        });
     }
 
     #[test]
     fn what_the_agent_does_not_know_is_denied() {
-        let error = guard("").admit(&request("NewMethod")).unwrap_err();
-        assert_eq!(error.code, Code::PermissionDenied);
+        run(async {
+            let error = guard("").await.admit(&request("NewMethod")).await.unwrap_err();
+            assert_eq!(error.code, Code::PermissionDenied);
+        });
     }
 
     #[test]
     fn streams_have_the_rules_of_requests() {
-        let allowed = guard("ReadStreamRequest if input.container_id == \"web\"").streams("web", "web");
-        assert_eq!((allowed.input, allowed.output), (false, true));
+        run(async {
+            let guard = guard("ReadStreamRequest if input.container_id == \"web\"").await;
+            let allowed = guard.streams("web", "web").await;
+            assert_eq!((allowed.input, allowed.output), (false, true));
+        });
     }
 
     #[test]
     fn a_policy_from_the_initdata_stays() {
-        let guard = guard("SetPolicyRequest := true");
-        assert!(guard.admit(&request("SetPolicy")).is_ok());
-        let error = guard.set_policy("package agent_policy").unwrap_err();
-        assert_eq!(error, denied(FIXED));
+        run(async {
+            let guard = guard("SetPolicyRequest := true").await;
+            assert!(guard.admit(&request("SetPolicy")).await.is_ok());
+            let error = guard.set_policy("package agent_policy".into()).await.unwrap_err();
+            assert_eq!(error, denied(FIXED));
+        });
     }
 
     #[test]
     fn a_policy_from_the_host_decides_on_the_next_one() {
-        let guard = Guard::open();
-        guard
-            .set_policy("package agent_policy\nSetPolicyRequest := true")
-            .unwrap();
-        assert!(guard.admit(&request("ExecProcess")).is_err());
-        assert!(guard.admit(&request("SetPolicy")).is_ok());
-        guard.set_policy("package agent_policy").unwrap();
-        assert!(guard.admit(&request("SetPolicy")).is_err());
+        run(async {
+            let guard = Guard::open();
+            let set = |text: &str| guard.set_policy(text.into());
+            set("package agent_policy\nSetPolicyRequest := true").await.unwrap();
+            assert!(guard.admit(&request("ExecProcess")).await.is_err());
+            assert!(guard.admit(&request("SetPolicy")).await.is_ok());
+            set("package agent_policy").await.unwrap();
+            assert!(guard.admit(&request("SetPolicy")).await.is_err());
+        });
     }
 }

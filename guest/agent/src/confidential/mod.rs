@@ -2,6 +2,7 @@
 //! report, and puts the policy in it into force. Whether it is confidential the guest finds out by itself.
 
 pub mod attester;
+mod decider;
 pub mod evidence;
 pub mod guard;
 mod http;
@@ -12,9 +13,9 @@ use crate::error::{Context, Error, Result};
 use crate::options::Options;
 use attester::report::Report;
 use attester::Attester;
+use decider::Decider;
 use guard::Guard;
 use initdata::Initdata;
-use snp_policy::{Limits, Policy};
 use std::rc::Rc;
 
 /// A confidential guest whose policy is in force.
@@ -24,12 +25,12 @@ pub struct Confidential {
 }
 
 /// What lets requests pass, and what applications may ask about.
-pub fn prepare(options: &Options) -> (Rc<Guard>, Option<Rc<Confidential>>) {
+pub async fn prepare(options: &Options) -> (Rc<Guard>, Option<Rc<Confidential>>) {
     let Some(attester) = Attester::find(options) else {
         return (Rc::new(Guard::open()), None);
     };
     attester.announce();
-    match enforce(&attester, options) {
+    match enforce(&attester, options).await {
         Ok((policy, initdata)) => {
             crate::info!("the policy of the pod's initdata is in force");
             let confidential = Confidential { attester, initdata };
@@ -43,7 +44,7 @@ pub fn prepare(options: &Options) -> (Rc<Guard>, Option<Rc<Confidential>>) {
     }
 }
 
-fn enforce(attester: &Attester, options: &Options) -> Result<(Policy, Initdata)> {
+async fn enforce(attester: &Attester, options: &Options) -> Result<(Decider, Initdata)> {
     let report = attester
         .report(&[0; 64])
         .context("its attestation report can't be had")?;
@@ -59,7 +60,7 @@ fn enforce(attester: &Attester, options: &Options) -> Result<(Policy, Initdata)>
     let text = initdata.policy().ok_or_else(|| {
         Error::invalid("its initdata has no policy.rego: make one with `snpctl policy generate` and put it into the initdata's [data]")
     })?;
-    let policy = Policy::compile(text, Limits::default())
-        .map_err(|error| Error::invalid(format!("the policy in its initdata can't be used: {error}")))?;
+    let policy = Decider::start(text.into()).await;
+    let policy = policy.context("the policy in its initdata can't be used")?;
     Ok((policy, initdata))
 }

@@ -135,18 +135,7 @@ impl Agent {
     /// One call on a connection of its own.
     pub fn try_call<R: Message + Default>(&self, method: &str, message: &impl Message) -> Result<R, Status> {
         let mut connection = self.connect();
-        let service = if matches!(method, "Check" | "Version") {
-            "grpc.Health"
-        } else {
-            "grpc.AgentService"
-        };
-        let request = Request {
-            service: service.into(),
-            method: method.into(),
-            payload: message.encode_to_vec(),
-            timeout_nano: 0,
-        };
-        connection.0.write_all(&frame(1, 1, &request.encode_to_vec())).unwrap();
+        connection.send(1, method, message);
         let (_, response) = connection.answer();
         match response.status {
             Some(status) if status.code != 0 => Err(status),
@@ -245,10 +234,14 @@ impl Agent {
 pub struct Connection(UnixStream);
 
 impl Connection {
-    /// Sends a call of the agent's service; `stream` is odd and names it.
+    /// Sends a call; `stream` is odd and names it.
     pub fn send(&mut self, stream: u32, method: &str, message: &impl Message) {
+        let service = match method {
+            "Check" | "Version" => "grpc.Health",
+            _ => "grpc.AgentService",
+        };
         let request = Request {
-            service: "grpc.AgentService".into(),
+            service: service.into(),
             method: method.into(),
             payload: message.encode_to_vec(),
             timeout_nano: 0,
@@ -263,6 +256,11 @@ impl Connection {
             panic!("call {stream}: {}", status.message);
         }
         stream
+    }
+
+    /// The call that is answered next, well or not.
+    pub fn next(&mut self) -> u32 {
+        self.answer().0
     }
 
     /// The call that is answered next, which must have failed, and its code.
