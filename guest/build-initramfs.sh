@@ -36,7 +36,7 @@ make() {
   note "guest initramfs: $(($(stat -c %s "$1/initramfs") / 1024)) KiB, done in $SECONDS s"
 }
 
-mapfile -t sources < <(rust_sources "$repository" guest/agent native/policy proto/agent)
+mapfile -t sources < <(rust_sources "$repository" guest/agent native/policy proto/agent shim/policy/rules.rego)
 # Both libraries end up in the agent.
 inputs=("${sources[@]}" guest/cpio.mjs guest/make-initramfs.mjs "$library_folder/libseccomp.a" "$library_folder/libc.a")
 if [ "$*" = --inputs ]; then

@@ -1,8 +1,9 @@
 //! Generates the protocol's Rust types from `proto/agent` and links libseccomp statically.
 
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::{env, error::Error};
+use std::path::{Path, PathBuf};
+use std::{env, error::Error, fs};
 
 /// Protocol files, relative to the include folders.
 const PROTOS: [&str; 4] = [
@@ -24,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={}", shared.join("agent").display());
     println!("cargo:rerun-if-changed={}", own.display());
     println!("cargo:rerun-if-env-changed=LIBSECCOMP_LIB_PATH");
+    hash_rules(&here.join("../../shim/policy/rules.rego"))?;
 
     let folder = env::var("LIBSECCOMP_LIB_PATH").unwrap_or_else(|_| {
         let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| "x86_64".into());
@@ -34,10 +36,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Tells the sources which rules a policy that is bound late must have.
+fn hash_rules(rules: &Path) -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed={}", rules.display());
+    let digits = Sha256::digest(fs::read(rules)?)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<String>();
+    println!("cargo:rustc-env=SNP_RULES_SHA256={digits}");
+    Ok(())
+}
+
 /// Packages whose messages a policy sees as JSON.
 const SEEN: [&str; 2] = ["grpc", "types"];
 /// Messages of the package `snp.v1` that it sees.
-const SEEN_EXTENSIONS: [&str; 4] = [
+const SEEN_EXTENSIONS: [&str; 5] = [
+    "BindPolicyRequest",
     "ReadFileRequest",
     "ListRequest",
     "NextDamageRequest",

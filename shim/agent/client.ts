@@ -15,6 +15,7 @@ import {
 	DAMAGE_CAPABILITY,
 	STREAMS_CAPABILITY,
 	VERITY_CAPABILITY,
+	LATE_BINDING_CAPABILITY,
 	MOUNTS_CAPABILITY,
 	VOLUMES_CAPABILITY,
 } from "../base/names.ts";
@@ -29,6 +30,7 @@ const HEALTH_SERVICE = "grpc.Health";
 /** Our own agent's, behind its capability (proto/agent/extensions.proto). */
 const FILES_SERVICE = "snp.v1.Files";
 const DAMAGE_SERVICE = "snp.v1.Damage";
+const BINDING_SERVICE = "snp.v1.Binding";
 
 /** How long a call may take, and the caller's own end. */
 export interface CallOptions {
@@ -56,6 +58,8 @@ export interface AgentDetails {
 	readonly scratch: boolean;
 	/** It tells what was changed of the guest's disks. */
 	readonly damage: boolean;
+	/** A guest that waits for its pod takes the pod's policy once. */
+	readonly lateBinding: boolean;
 	/** It finds disks by whole PCI addresses. */
 	readonly pci: boolean;
 	/** It reserves huge pages for one container. */
@@ -288,6 +292,16 @@ export class AgentClient {
 		return answer.container_id;
 	}
 
+	/**
+	 * Binds the pod's policy to a guest that was started with `bindOnlyInitdata` and waits (docs/contracts.md), for agents with `lateBinding`. It can be done once, and
+	 * before it the guest answers `guestDetails` and `destroySandbox` alone. A failure other than `policy.denied` leaves the guest waiting.
+	 * @param gzip the initdata as the pod's annotation has it, without its base64
+	 * @throws ShimError `policy.denied` when the guest does not wait; `guest.call` with the guest's reason for a policy that it does not bind
+	 */
+	async bindPolicy(gzip: Uint8Array, options?: CallOptions): Promise<void> {
+		await this.#call(BINDING_SERVICE, "BindPolicy", snp.v1.BindPolicyRequest, { initdata: gzip }, snp.v1.BindPolicyResponse, options);
+	}
+
 	/** Waits, without bound, until something on the guest's disks is not what it was, for agents with `damage`; gives a sentence. */
 	async nextDamage(options?: CallOptions): Promise<string> {
 		const bounds = { timeoutMs: 0, ...options };
@@ -382,6 +396,7 @@ function readDetails(details: grpc.AgentDetails.$Properties | null | undefined):
 		volumes: details?.extra_features?.includes(VOLUMES_CAPABILITY) ?? false,
 		mounts: details?.extra_features?.includes(MOUNTS_CAPABILITY) ?? false,
 		damage: details?.extra_features?.includes(DAMAGE_CAPABILITY) ?? false,
+		lateBinding: details?.extra_features?.includes(LATE_BINDING_CAPABILITY) ?? false,
 		scratch: details?.extra_features?.includes(SCRATCH_CAPABILITY) ?? false,
 		pci: details?.extra_features?.includes(PCI_CAPABILITY) ?? false,
 		hugepages: details?.extra_features?.includes(HUGE_PAGES_CAPABILITY) ?? false,

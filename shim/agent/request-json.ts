@@ -12,7 +12,7 @@ export interface MessageCodec<T> {
 }
 
 /** Requests whose bytes no policy needs: they are what is copied. */
-const WITHOUT_BYTES: ReadonlySet<string> = new Set(["CopyFileRequest", "WriteStreamRequest"]);
+const WITHOUT_BYTES: ReadonlySet<string> = new Set(["CopyFileRequest", "WriteStreamRequest", "BindPolicyRequest"]);
 
 /** The message of an RPC, where it is not the RPC's name and `Request`. */
 const MESSAGES: Readonly<Record<string, string>> = {

@@ -38,6 +38,9 @@ export const SCRATCH_CAPABILITY = "snp.scratch.v1";
 /** What it says when it tells what the host changed of the guest's disks. */
 export const DAMAGE_CAPABILITY = "snp.damage.v1";
 
+/** What it says when a guest of its that waits takes its pod's policy later (docs/adr/0012). */
+export const LATE_BINDING_CAPABILITY = "snp.late-binding.v1";
+
 /** What it says when it takes connections to ports of the guest's loopback. */
 export const FORWARD_CAPABILITY = "snp.forward.v1";
 

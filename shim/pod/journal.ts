@@ -117,6 +117,7 @@ const podRecord = v.object({
 			verity: v.optional(v.boolean(), false),
 			scratch: v.optional(v.boolean(), false),
 			damage: v.optional(v.boolean(), false),
+			lateBinding: v.optional(v.boolean(), false),
 			seccomp: v.boolean(),
 		}),
 	),

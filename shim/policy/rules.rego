@@ -985,6 +985,10 @@ SetPolicyRequest := false
 
 SetPolicyRequest_reasons := {reason("", "policy", "none: a pod's policy never changes", "a policy", "never")}
 
+BindPolicyRequest := false
+
+BindPolicyRequest_reasons := {reason("", "initdata", "none: a pod's policy never changes", "an initdata", "never")}
+
 UpdateEphemeralMountsRequest := false
 
 UpdateEphemeralMountsRequest_reasons := never("storages")

@@ -7,11 +7,14 @@ import type { Test } from "tap";
 import { readReport } from "../../shim/attest/evidence-input.ts";
 import { isSampleReport } from "../../shim/attest/sample-report.ts";
 import { initdataImage, INITDATA_DISK } from "../../shim/pod/initdata-disk.ts";
+import { bindOnlyInitdata } from "../../shim/policy/bind-only.ts";
+import { policyText } from "../../shim/policy/generate.ts";
 import { encodeInitdata, INITDATA_ANNOTATION, makeInitdata } from "../../shim/policy/initdata.ts";
 import type { Initdata } from "../../shim/policy/initdata.ts";
 import { runCases, type Bed, type Case } from "../support/fixture.ts";
 import { GuestVm } from "../support/guest-vm.ts";
 import { distShareDir } from "../support/paths.ts";
+import { recordedPolicy } from "../support/policy.ts";
 
 const SAMPLE_IMAGE = join(distShareDir, "initramfs-sample-insecure");
 /** What snpd needs for any pod. */
@@ -44,6 +47,8 @@ const POLICY = [
 	"CreateContainerRequest if count(CreateContainerRequest_reasons) == 0",
 	'CreateContainerRequest_reasons contains {"path": "OCI.Process.Args[0]", "expected": "sh", "got": input.OCI.Process.Args[0]} if input.OCI.Process.Args[0] != "sh"',
 ];
+/** Of the pod whose policy is bound late. */
+const HOSTNAME = "recorded-host";
 const LOGS = "ReadStreamRequest := true";
 
 const initdataOf = (lines: readonly string[]): Initdata =>
@@ -111,15 +116,19 @@ const cases: Case[] = [
 	}),
 ];
 
-/** Boots a guest with an initdata disk (none when undefined) and says what it answers to the first request. */
-async function answer(t: Test, disk: Buffer | undefined, hostData: string): Promise<string> {
+/** Boots a guest with an initdata disk (none when undefined). */
+async function boot(t: Test, disk: Buffer | undefined, hostData: string): Promise<GuestVm> {
 	const folder = mkdtempSync(join(tmpdir(), "snp-initdata-"));
 	t.teardown(() => rmSync(folder, { recursive: true, force: true }));
 	const path = join(folder, "initdata.img");
 	if (disk !== undefined) writeFileSync(path, disk);
 	const disks = disk === undefined ? [] : [{ id: INITDATA_DISK, path, readonly: true, serial: INITDATA_DISK }];
-	const vm = await GuestVm.bootBare(t, disks, { initramfs: SAMPLE_IMAGE, parameters: `snp.sample_host_data=${hostData}` });
-	const made = vm.agent.createSandbox({ hostname: "vm", dns: [], storages: [], sandbox_pidns: false, sandbox_id: "vm" });
+	return await GuestVm.bootBare(t, disks, { initramfs: SAMPLE_IMAGE, parameters: `snp.sample_host_data=${hostData}` });
+}
+
+/** What a guest answers when it is asked for a sandbox. */
+async function answer({ agent }: GuestVm, hostname = "vm"): Promise<string> {
+	const made = agent.createSandbox({ hostname, dns: [], storages: [], sandbox_pidns: false, sandbox_id: "vm" });
 	return await made.then(
 		() => "a sandbox",
 		(error: unknown) => String(error),
@@ -139,10 +148,29 @@ await runCases(cases, { withControl: false });
 t.test("a guest whose initdata is missing, another one, or cut does nothing for its host", async (t) => {
 	const initdata = initdataOf(POLICY);
 	const image = initdataImage(initdata.gzip);
-	t.match(await answer(t, undefined, initdata.hostData), /it has no initdata/);
-	t.match(await answer(t, image, "ab".repeat(32)), /is not the one that its attestation report names \(HOST_DATA abab/);
+	t.match(await answer(await boot(t, undefined, initdata.hostData)), /it has no initdata/);
+	t.match(await answer(await boot(t, image, "ab".repeat(32))), /is not the one that its attestation report names \(HOST_DATA abab/);
 	const cut = Buffer.from(image);
 	cut.writeBigUInt64LE(BigInt(image.length), 8);
-	t.match(await answer(t, cut, initdata.hostData), /the disk ends after/);
-	t.equal(await answer(t, image, initdata.hostData), "a sandbox");
+	t.match(await answer(await boot(t, cut, initdata.hostData)), /the disk ends after/);
+});
+
+t.test("a guest that waits takes its pod's policy once, and makes nothing before", async (t) => {
+	const known = bindOnlyInitdata();
+	const { text, data } = recordedPolicy();
+	const ordinary = policyText({ ...data, containers: data.containers.filter(({ privileged }) => !privileged) });
+	const [privileged, initdata] = [text, ordinary].map((policy) => makeInitdata({ algorithm: "sha256", data: { "policy.rego": policy } }));
+	if (privileged === undefined || initdata === undefined) throw new Error("two policies");
+	const vm = await boot(t, initdataImage(known.gzip), known.hostData);
+	const waits = async (): Promise<void> => {
+		t.match(await answer(vm, HOSTNAME), /this guest waits for its pod's policy/);
+	};
+	await waits();
+	await t.rejects(vm.agent.bindPolicy(initdataOf(POLICY).gzip), { reason: "guest.call", message: /fixed rules of this guest's release/ });
+	await t.rejects(vm.agent.bindPolicy(privileged.gzip), { reason: "guest.call", message: /container shell: it is privileged/ });
+	await waits();
+	await vm.agent.bindPolicy(initdata.gzip);
+	t.match(await answer(vm, "another"), /denies CreateSandboxRequest: hostname/, "its policy is in force");
+	t.equal(await answer(vm, HOSTNAME), "a sandbox");
+	await t.rejects(vm.agent.bindPolicy(initdata.gzip), { reason: "policy.denied", message: /BindPolicyRequest/ });
 });

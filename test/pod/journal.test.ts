@@ -32,6 +32,7 @@ const RECORD: PodRecord = {
 		verity: true,
 		scratch: true,
 		damage: true,
+		lateBinding: true,
 		seccomp: true,
 	},
 	scratch: "/scratch/k.img",

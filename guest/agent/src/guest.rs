@@ -33,6 +33,7 @@ const FEATURES: &[&str] = &[
     "snp.verity.v1",
     "snp.scratch.v1",
     "snp.damage.v1",
+    "snp.late-binding.v1",
 ];
 const MEMORY_BLOCK_SIZE: &str = "/sys/devices/system/memory/block_size_bytes";
 /// Processors that the host plugged in have come up within this time.

@@ -1,13 +1,14 @@
 //! The services `grpc.AgentService` and `grpc.Health`: decode, one call, encode.
 
 use crate::agent::Agent;
-use crate::confidential::requests::{AGENT, DAMAGE, FILES, HEALTH};
+use crate::confidential::requests::{AGENT, BINDING, DAMAGE, FILES, HEALTH};
 use crate::copyfile::{copy_file, read_file};
 use crate::error::{Code, Error, Result};
 use crate::guest;
 use crate::network;
 use crate::proto::extensions::{
-    ContainerDamageRequest, ContainerDamageResponse, ListRequest, NextDamageResponse, ReadFileRequest, ReadFileResponse,
+    BindPolicyRequest, ContainerDamageRequest, ContainerDamageResponse, ListRequest, NextDamageResponse,
+    ReadFileRequest, ReadFileResponse,
 };
 use crate::proto::grpc::{
     health_check_response, AddArpNeighborsRequest, CloseStdinRequest, ExecProcessRequest, GetDiagnosticDataRequest,
@@ -106,11 +107,23 @@ impl Agent {
             HEALTH => health(request),
             FILES => self.files(request),
             DAMAGE => self.damage(request).await,
+            BINDING => self.binding(request).await,
             other => Err(Error::new(
                 Code::Unimplemented,
                 format!("there is no service {other:?}"),
             )),
         }
+    }
+
+    async fn binding(&self, request: &Request) -> Result<Vec<u8>> {
+        if request.method != "BindPolicy" {
+            let text = format!("snp.v1.Binding has no method {:?}", request.method);
+            return Err(Error::new(Code::Unimplemented, text));
+        }
+        let message: BindPolicyRequest = decode(request)?;
+        self.guard.bind(&message.initdata).await?;
+        crate::info!("the pod's policy is bound, and in force");
+        Ok(Vec::new())
     }
 
     async fn damage(&self, request: &Request) -> Result<Vec<u8>> {

@@ -4,7 +4,8 @@ mod support;
 
 use flate2::write::GzEncoder;
 use flate2::Compression;
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
+use snp_agent::proto::extensions::BindPolicyRequest;
 use snp_agent::proto::grpc::*;
 use std::fs;
 use std::io::{Read, Write};
@@ -54,6 +55,15 @@ impl Disk {
         bytes.resize(bytes.len().next_multiple_of(512), 0);
         fs::write(&path, bytes).unwrap();
         Self { path, toml }
+    }
+
+    /// As BindPolicy takes it.
+    fn bind(&self) -> BindPolicyRequest {
+        let bytes = fs::read(&self.path).unwrap();
+        let length = u64::from_le_bytes(bytes[8..16].try_into().unwrap()) as usize;
+        BindPolicyRequest {
+            initdata: bytes[16..16 + length].to_vec(),
+        }
     }
 
     fn cut(&self, length: u64) -> &Self {
@@ -328,4 +338,140 @@ fn a_policy_that_takes_its_time_does_not_hold_up_health() {
     connection.send(5, "Check", &CheckRequest::default());
     let order = [connection.next(), connection.next(), connection.next()];
     assert_eq!(order, [5, 1, 3], "Health at once, the others in their order");
+}
+
+const BIND_ONLY: &str = include_str!("../src/confidential/bind-only.toml");
+const RULES: &str = include_str!("../../../shim/policy/rules.rego");
+
+/// A policy as snpctl makes it, for one container.
+fn generated(privileged: bool) -> String {
+    let container = serde_json::json!({
+        "name": "web", "layers": [], "root_readonly": false, "mounts": [], "devices": [], "privileged": privileged, "sysctls": {}, "seccomp": "any",
+        "process": {"terminal": false, "args": ["sh"], "env": {}, "env_patterns": [], "cwd": "/", "capabilities": [], "no_new_privileges": false,
+            "user": {"uid": 0, "gid": 0, "groups": [], "optional_groups": []}},
+        "masked_paths": ["/proc/kcore", "/sys/firmware"],
+        "readonly_paths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+    });
+    let data = serde_json::json!({
+        "pod": {"hostname": "pod", "share_pid": false, "copies": false},
+        "allow": {"exec": [], "logs": false, "stdin": false, "ports": [8006], "termination_message": false},
+        "containers": [container],
+    });
+    format!("{RULES}\n# --- What this policy is for\n\npolicy_data := {data}\n")
+}
+
+/// What the guest's loopback answers, by way of the host.
+fn get(agent: &Agent, path: &str) -> String {
+    let mut stream = UnixStream::connect(agent.folder.join("forward")).unwrap();
+    stream.set_read_timeout(Some(support::ANSWER_MAX)).unwrap();
+    stream
+        .write_all(format!("8006\nGET {path} HTTP/1.1\r\n\r\n").as_bytes())
+        .unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+#[test]
+fn a_guest_that_waits_takes_one_policy_once_and_attests_it() {
+    let disk = Disk::of(BIND_ONLY.into());
+    let agent = disk.agent();
+    let sandbox = CreateSandboxRequest {
+        hostname: "pod".into(),
+        ..CreateSandboxRequest::default()
+    };
+    let (good, privileged) = (Disk::new(&generated(false)), Disk::new(&generated(true)));
+    let waiting = || {
+        agent.call::<HealthCheckResponse>("Check", &CheckRequest::default());
+        let details = agent.call::<GuestDetailsResponse>("GetGuestDetails", &GuestDetailsRequest::default());
+        let features = details.agent_details.unwrap().extra_features;
+        assert!(features.iter().any(|feature| feature == "snp.late-binding.v1"));
+        let (code, text) = agent.refused("CreateSandbox", &sandbox);
+        assert_eq!(code, PERMISSION_DENIED);
+        assert!(text.contains("waits for its pod's policy"), "{text}");
+        let container = agent.container("web", &["sh"]);
+        assert_eq!(agent.refused("CreateContainer", &container).0, PERMISSION_DENIED);
+        assert_eq!(
+            agent.refused("SetPolicy", &SetPolicyRequest::default()).0,
+            PERMISSION_DENIED
+        );
+        assert_eq!(
+            agent.refused("CopyFile", &CopyFileRequest::default()).0,
+            PERMISSION_DENIED
+        );
+        assert_eq!(get(&agent, "/initdata"), "");
+    };
+    waiting();
+    for (wrong, expected) in [
+        (BindPolicyRequest::default(), "gzip"),
+        (
+            BindPolicyRequest {
+                initdata: vec![0; (1 << 20) + 1],
+            },
+            "more than 1048576",
+        ),
+        (Disk::new(BASIC).bind(), "fixed rules"),
+        (disk.bind(), "fixed rules"),
+        (privileged.bind(), "container web: it is privileged"),
+    ] {
+        let (_, text) = agent.refused("BindPolicy", &wrong);
+        assert!(
+            text.starts_with("the policy can't be bound: ") && text.contains(expected),
+            "{text}"
+        );
+        waiting();
+    }
+    agent.call::<()>("BindPolicy", &good.bind());
+
+    agent.call::<()>("CreateSandbox", &sandbox);
+    let (code, text) = agent.refused("CreateContainer", &agent.container("web", &["cat"]));
+    assert_eq!(code, PERMISSION_DENIED);
+    assert!(
+        text.starts_with("the pod's policy denies CreateContainerRequest: "),
+        "{text}"
+    );
+    for again in [good.bind(), Disk::new(&generated(false).replace("8006", "8007")).bind()] {
+        let (code, text) = agent.refused("BindPolicy", &again);
+        assert_eq!(code, PERMISSION_DENIED);
+        assert!(text.starts_with("the pod's policy denies BindPolicyRequest"), "{text}");
+    }
+    assert_eq!(
+        agent.refused("SetPolicy", &SetPolicyRequest::default()).0,
+        PERMISSION_DENIED
+    );
+
+    let answer = get(&agent, "/aa/evidence?runtime_data=nonce");
+    let evidence: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let mut given = [0u8; 64];
+    given[..5].copy_from_slice(b"nonce");
+    let covered = [
+        b"containerd-shim-snp late-bound report data 1\n".as_slice(),
+        &given,
+        &Sha256::digest(&good.toml),
+    ]
+    .concat();
+    let report = &evidence["attestation_report"];
+    assert_eq!(
+        report["report_data"],
+        serde_json::json!(Sha512::digest(covered).to_vec())
+    );
+    assert_eq!(
+        report["host_data"],
+        serde_json::json!(Sha256::digest(BIND_ONLY).to_vec())
+    );
+    assert_eq!(evidence["late_bound"]["initdata_digest"], good.host_data());
+    assert!(get(&agent, "/initdata").ends_with(&good.toml));
+}
+
+#[test]
+fn only_a_guest_that_waits_takes_a_policy() {
+    let disk = Disk::new(&format!("{BASIC}BindPolicyRequest := true\n"));
+    let agent = disk.agent();
+    let (code, text) = agent.refused("BindPolicy", &Disk::new(&generated(false)).bind());
+    assert_eq!(code, PERMISSION_DENIED);
+    assert!(text.contains("does not wait for a policy"), "{text}");
+    let without = Agent::start_with(&["--sample-host-data".to_string(), "00".repeat(32)]);
+    let (code, text) = without.refused("BindPolicy", &Disk::new(&generated(false)).bind());
+    assert_eq!(code, PERMISSION_DENIED);
+    assert!(text.contains("it has no initdata"), "{text}");
 }

@@ -1,7 +1,7 @@
 //! Evidence for applications, on the guest's loopback: paths and parameters as Confidential Containers' `api-server-rest` has them, and three of our own.
 
 use super::attester::report::Report;
-use super::attester::REPORT_DATA_BYTES;
+use super::attester::{hexadecimal, REPORT_DATA_BYTES};
 use super::http::{self, Asked};
 use super::Confidential;
 use crate::agent::Agent;
@@ -81,6 +81,7 @@ async fn exchange(mut connection: TcpStream, confidential: &Confidential, agent:
                 Code::InvalidArgument => 400,
                 Code::NotFound => 404,
                 Code::Unimplemented => 405,
+                Code::FailedPrecondition => 409,
                 _ => 500,
             };
             (status, (TEXT, format!("{error}\n").into_bytes()))
@@ -97,19 +98,23 @@ fn answer(asked: &Asked, confidential: &Confidential, agent: &Agent) -> Result<B
     let attester = &confidential.attester;
     match asked.path.as_str() {
         "/aa/evidence" => {
-            let attested = attester.report(&report_data(asked)?)?;
+            let attested = confidential.report(&report_data(asked)?)?;
             let report = Report::parse(&attested.bytes)?;
-            let evidence = json!({
+            let mut evidence = json!({
                 "platform": attester.platform(),
                 "attestation_report": report.describe(),
                 "cert_chain": null,
                 "report": BASE64.encode(&attested.bytes),
                 "certificates": attested.certificates.map(|table| BASE64.encode(&table)),
             });
+            if confidential.is_late() {
+                let digest = hexadecimal(&confidential.initdata()?.digest);
+                evidence["late_bound"] = json!({ "initdata_digest": digest });
+            }
             Ok((JSON, evidence.to_string().into_bytes()))
         }
-        "/report" => Ok((BYTES, attester.report(&report_data(asked)?)?.bytes)),
-        "/initdata" => Ok((TEXT, confidential.initdata.text.clone().into_bytes())),
+        "/report" => Ok((BYTES, confidential.report(&report_data(asked)?)?.bytes)),
+        "/initdata" => Ok((TEXT, confidential.initdata()?.text.clone().into_bytes())),
         "/layers" => {
             let containers: Vec<_> = agent
                 .layers()

@@ -1,21 +1,28 @@
 //! Lets requests pass, or not.
 
 use super::decider::{Decider, Question};
-use super::requests;
+use super::late::{bindable, Binding};
+use super::{initdata, requests};
 use crate::error::{Code, Context, Error, Result};
 use crate::ttrpc::Request;
 use serde_json::{json, Value};
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// What a guest that refuses its host's requests answers all the same: what it is, and its end.
 const ALWAYS: [&str; 2] = ["GetGuestDetails", "DestroySandbox"];
 const FIXED: &str = "the pod's policy came with its initdata and stays as it is";
+const WAITING: &str = "this guest waits for its pod's policy (BindPolicy), and does nothing before";
 
 enum State {
     /// An ordinary guest without a policy.
     Open,
     Refused(String),
+    /// Nothing but the guest's details, its end and a policy passes.
+    Waiting(Rc<Binding>),
+    /// A policy is being looked at; nothing else passes.
+    Binding,
     InForce {
         policy: Decider,
         /// It came with the initdata.
@@ -50,6 +57,11 @@ impl Guard {
         Self(RefCell::new(State::Refused(reason)))
     }
 
+    /// Nothing passes until a policy is bound.
+    pub fn waiting(binding: Rc<Binding>) -> Self {
+        Self(RefCell::new(State::Waiting(binding)))
+    }
+
     /// What the policy allows passes; no request changes the policy.
     pub fn in_force(policy: Decider) -> Self {
         Self(RefCell::new(State::InForce { policy, fixed: true }))
@@ -61,8 +73,11 @@ impl Guard {
             return Ok(());
         }
         let always = request.service == requests::AGENT && ALWAYS.contains(&request.method.as_str());
-        if always && matches!(*self.0.borrow(), State::Refused(_)) {
-            return Ok(());
+        let binds = request.service == requests::BINDING;
+        match &*self.0.borrow() {
+            State::Refused(_) | State::Waiting(_) | State::Binding if always => return Ok(()),
+            State::Waiting(_) if binds => return Ok(()),
+            _ => {}
         }
         let request = request.clone();
         self.ask(|| {
@@ -93,6 +108,7 @@ impl Guard {
         match &*self.0.borrow() {
             State::Open => Ok(Judge::Nobody),
             State::Refused(reason) => Err(denied(reason.as_str())),
+            State::Waiting(_) | State::Binding => Err(denied(WAITING)),
             State::InForce { policy, .. } => Ok(Judge::Policy(policy.clone())),
         }
     }
@@ -127,6 +143,37 @@ impl Guard {
         *self.0.borrow_mut() = State::InForce { policy, fixed: false };
         Ok(())
     }
+
+    /// BindPolicy, once `admit` let it pass: the pod's initdata, for a guest that waits for it. One that can't be bound leaves the guest waiting.
+    ///
+    /// # Errors
+    /// A policy is in force, or being bound; the initdata can't be bound, and why.
+    pub async fn bind(&self, gzip: &[u8]) -> Result<()> {
+        let binding = match self.0.replace(State::Binding) {
+            State::Waiting(binding) => binding,
+            other => {
+                self.0.replace(other);
+                return Err(denied(
+                    "this guest does not wait for a policy: what it has stays as it is",
+                ));
+            }
+        };
+        let (state, outcome) = match look_at(gzip).await {
+            Ok((policy, initdata)) => match binding.set(initdata) {
+                Ok(()) => (State::InForce { policy, fixed: true }, Ok(())),
+                Err(error) => (State::Refused(error.to_string()), Err(error)),
+            },
+            Err(error) => (State::Waiting(binding), Err(error)),
+        };
+        self.0.replace(state);
+        outcome.context("the policy can't be bound")
+    }
+}
+
+async fn look_at(gzip: &[u8]) -> Result<(Decider, initdata::Initdata)> {
+    let initdata = initdata::unpacked(gzip)?;
+    let policy = Decider::start(bindable(&initdata)?.into()).await?;
+    Ok((policy, initdata))
 }
 
 fn denied(text: impl Into<String>) -> Error {

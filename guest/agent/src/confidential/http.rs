@@ -75,6 +75,7 @@ pub fn answer(status: u16, kind: &str, body: &[u8]) -> Vec<u8> {
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        409 => "Conflict",
         408 => "Request Timeout",
         _ => "Internal Server Error",
     };

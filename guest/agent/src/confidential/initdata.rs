@@ -81,6 +81,18 @@ fn read(mut disk: impl Read) -> Result<Initdata> {
     parse(unpack(&gzip)?)
 }
 
+/// Reads an initdata as it is packed.
+///
+/// # Errors
+/// What is wrong with it; it has the same bounds as one on a disk.
+pub fn unpacked(gzip: &[u8]) -> Result<Initdata> {
+    if gzip.len() as u64 > GZIP_BYTES_MAX {
+        let text = format!("it has {} bytes of gzip, more than {GZIP_BYTES_MAX}", gzip.len());
+        return Err(Error::invalid(text));
+    }
+    parse(unpack(gzip)?)
+}
+
 fn unpack(gzip: &[u8]) -> Result<String> {
     let mut decoder = GzDecoder::new(gzip);
     let mut bytes = Vec::new();
@@ -97,7 +109,11 @@ fn unpack(gzip: &[u8]) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| Error::invalid("unpacked it is no UTF-8"))
 }
 
-fn parse(text: String) -> Result<Initdata> {
+/// Reads the TOML.
+///
+/// # Errors
+/// What is wrong with it
+pub fn parse(text: String) -> Result<Initdata> {
     let document: Document = toml::from_str(&text).map_err(|error| {
         Error::invalid(format!(
             "it is no TOML of an initdata: {}",

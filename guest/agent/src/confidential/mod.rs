@@ -7,21 +7,60 @@ pub mod evidence;
 pub mod guard;
 mod http;
 pub mod initdata;
+mod late;
 pub mod requests;
 
 use crate::error::{Context, Error, Result};
 use crate::options::Options;
 use attester::report::Report;
-use attester::Attester;
+use attester::{Attested, Attester, REPORT_DATA_BYTES};
 use decider::Decider;
 use guard::Guard;
 use initdata::Initdata;
+use late::Binding;
 use std::rc::Rc;
 
-/// A confidential guest whose policy is in force.
+/// A confidential guest whose policy is in force, or comes.
 pub struct Confidential {
     pub attester: Attester,
-    pub initdata: Initdata,
+    source: Source,
+}
+
+/// Where the pod's policy comes from.
+enum Source {
+    /// From the initdata that HOST_DATA names.
+    Launch(Initdata),
+    /// From one that is bound later; HOST_DATA names the one that everybody knows.
+    Late(Rc<Binding>),
+}
+
+impl Confidential {
+    /// The pod's initdata.
+    ///
+    /// # Errors
+    /// None is bound yet.
+    pub fn initdata(&self) -> Result<&Initdata> {
+        match &self.source {
+            Source::Launch(initdata) => Ok(initdata),
+            Source::Late(binding) => binding.bound(),
+        }
+    }
+
+    /// Whether HOST_DATA does not name the pod's initdata, and REPORT_DATA covers it.
+    pub fn is_late(&self) -> bool {
+        matches!(self.source, Source::Late(_))
+    }
+
+    /// A report for whoever asks with `given` (docs/contracts.md).
+    ///
+    /// # Errors
+    /// None can be had, or no policy is bound yet.
+    pub fn report(&self, given: &[u8; REPORT_DATA_BYTES]) -> Result<Attested> {
+        match &self.source {
+            Source::Launch(_) => self.attester.report(given),
+            Source::Late(binding) => self.attester.report(&binding.report_data(given)?),
+        }
+    }
 }
 
 /// What lets requests pass, and what applications may ask about.
@@ -31,10 +70,18 @@ pub async fn prepare(options: &Options) -> (Rc<Guard>, Option<Rc<Confidential>>)
     };
     attester.announce();
     match enforce(&attester, options).await {
-        Ok((policy, initdata)) => {
+        Ok(Found::Policy(policy, initdata)) => {
             crate::info!("the policy of the pod's initdata is in force");
-            let confidential = Confidential { attester, initdata };
+            let source = Source::Launch(initdata);
+            let confidential = Confidential { attester, source };
             (Rc::new(Guard::in_force(policy)), Some(Rc::new(confidential)))
+        }
+        Ok(Found::Waiting) => {
+            crate::info!("waiting for the pod's policy");
+            let binding = Rc::<Binding>::default();
+            let source = Source::Late(binding.clone());
+            let confidential = Confidential { attester, source };
+            (Rc::new(Guard::waiting(binding)), Some(Rc::new(confidential)))
         }
         Err(error) => {
             let reason = format!("this confidential guest does nothing for its host: {error}");
@@ -44,7 +91,14 @@ pub async fn prepare(options: &Options) -> (Rc<Guard>, Option<Rc<Confidential>>)
     }
 }
 
-async fn enforce(attester: &Attester, options: &Options) -> Result<(Decider, Initdata)> {
+/// What the initdata that HOST_DATA names says.
+enum Found {
+    Policy(Decider, Initdata),
+    /// The policy is bound later.
+    Waiting,
+}
+
+async fn enforce(attester: &Attester, options: &Options) -> Result<Found> {
     let report = attester
         .report(&[0; 64])
         .context("its attestation report can't be had")?;
@@ -57,10 +111,13 @@ async fn enforce(attester: &Attester, options: &Options) -> Result<(Decider, Ini
             attester::hexadecimal(&host_data)
         )));
     }
+    if Binding::expected(&initdata) {
+        return Ok(Found::Waiting);
+    }
     let text = initdata.policy().ok_or_else(|| {
         Error::invalid("its initdata has no policy.rego: make one with `snpctl policy generate` and put it into the initdata's [data]")
     })?;
     let policy = Decider::start(text.into()).await;
     let policy = policy.context("the policy in its initdata can't be used")?;
-    Ok((policy, initdata))
+    Ok(Found::Policy(policy, initdata))
 }

@@ -3,7 +3,8 @@
 
 use crate::error::{Error, Result};
 use crate::proto::extensions::{
-    change::What, ChangeRequest, ContainerDamageRequest, ListRequest, NextDamageRequest, ReadFileRequest,
+    change::What, BindPolicyRequest, ChangeRequest, ContainerDamageRequest, ListRequest, NextDamageRequest,
+    ReadFileRequest,
 };
 use crate::proto::grpc::*;
 use crate::ttrpc::Request;
@@ -15,6 +16,7 @@ pub const AGENT: &str = "grpc.AgentService";
 pub const HEALTH: &str = "grpc.Health";
 pub const FILES: &str = "snp.v1.Files";
 pub const DAMAGE: &str = "snp.v1.Damage";
+pub const BINDING: &str = "snp.v1.Binding";
 
 type Read = fn(&[u8]) -> Result<Value>;
 
@@ -73,6 +75,7 @@ requests! {
     FILES "List" "ListRequest" fields::<ListRequest>;
     DAMAGE "NextDamage" "NextDamageRequest" fields::<NextDamageRequest>;
     DAMAGE "ContainerDamage" "ContainerDamageRequest" fields::<ContainerDamageRequest>;
+    BINDING "BindPolicy" "BindPolicyRequest" bind_policy;
 }
 
 /// The rule and its input for a request; none for one that this agent does not know.
@@ -113,6 +116,12 @@ fn copy_file(payload: &[u8]) -> Result<Value> {
 fn write_stream(payload: &[u8]) -> Result<Value> {
     let mut message: WriteStreamRequest = decoded(payload)?;
     message.data.clear();
+    described(&message)
+}
+
+fn bind_policy(payload: &[u8]) -> Result<Value> {
+    let mut message: BindPolicyRequest = decoded(payload)?;
+    message.initdata.clear();
     described(&message)
 }
 

@@ -238,6 +238,7 @@ impl Connection {
     pub fn send(&mut self, stream: u32, method: &str, message: &impl Message) {
         let service = match method {
             "Check" | "Version" => "grpc.Health",
+            "BindPolicy" => "snp.v1.Binding",
             _ => "grpc.AgentService",
         };
         let request = Request {
