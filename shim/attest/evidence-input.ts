@@ -25,33 +25,50 @@ const MAX_CERTIFICATES = 64;
 const OPENING_BRACE = 0x7b;
 
 /** What a guest answers at `/aa/evidence` (docs/contracts.md), as far as it is read. */
-const evidenceSchema = v.object({ report: v.string(), certificates: v.optional(v.nullable(v.string())) });
+const evidenceSchema = v.object({
+	report: v.string(),
+	certificates: v.optional(v.nullable(v.string())),
+	late_bound: v.optional(v.object({ initdata_digest: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/u)) })),
+});
+
+interface Unpacked {
+	readonly bytes: Buffer;
+	readonly lateBound?: string | undefined;
+}
 
 /** The report in a guest's evidence, with the certificates behind it; the file itself when it is none. */
-function unpacked({ name, bytes }: InputFile): Buffer {
-	if (bytes[0] !== OPENING_BRACE) return bytes;
+function unpacked({ name, bytes }: InputFile): Unpacked {
+	if (bytes[0] !== OPENING_BRACE) return { bytes };
 	let document: unknown;
 	try {
 		document = JSON.parse(bytes.toString("utf8"));
 	} catch {
-		return bytes;
+		return { bytes };
 	}
 	const evidence = v.safeParse(evidenceSchema, document);
-	if (!evidence.success) return bytes;
-	const { report, certificates } = evidence.output;
+	if (!evidence.success) return { bytes };
+	const { report, certificates, late_bound: late } = evidence.output;
 	const parts = [report, certificates ?? ""].map((text) => Buffer.from(text, "base64"));
 	if (parts[0]?.length !== REPORT_BYTES)
 		throw new ShimError("attest.report", `${name} is evidence whose report has ${parts[0]?.length ?? 0} bytes, not ${REPORT_BYTES}`);
-	return Buffer.concat(parts);
+	return { bytes: Buffer.concat(parts), lateBound: late?.initdata_digest };
+}
+
+/** A report with what came with it. */
+export interface GivenReport {
+	readonly report: Report;
+	readonly certificates: readonly Certificate[];
+	/** The digest of the initdata that the guest says was bound late, which the evidence alone does not prove. */
+	readonly lateBound: string | undefined;
 }
 
 /**
  * Reads a report, alone or with the certificate table of the extended guest request behind it, or in the evidence that a guest answers at `/aa/evidence`.
  * @throws ShimError `attest.report` that says what the file is when it is no report
  */
-export function readReport(file: InputFile): { readonly report: Report; readonly certificates: readonly Certificate[] } {
+export function readReport(file: InputFile): GivenReport {
 	const { name } = file;
-	const bytes = unpacked(file);
+	const { bytes, lateBound } = unpacked(file);
 	const rest = bytes.subarray(REPORT_BYTES);
 	const followed = rest.length > 0 && (isCertificateTable(rest) || rest.every((byte) => byte === 0));
 	const foreign = bytes.length === REPORT_BYTES && looksLikeReport(bytes) ? undefined : recognise(bytes);
@@ -64,7 +81,7 @@ export function readReport(file: InputFile): { readonly report: Report; readonly
 	}
 	const report = parseReport(bytes.subarray(0, REPORT_BYTES));
 	const certificates = isCertificateTable(rest) ? readCertificates({ name, bytes: rest }) : [];
-	return { report, certificates };
+	return { report, certificates, lateBound };
 }
 
 function looksLikeReport(bytes: Buffer): boolean {

@@ -7,6 +7,8 @@ import { TCB_KINDS } from "./expectations.ts";
 import type { Expectations } from "./expectations.ts";
 import { GUEST_POLICY_BITS, GUEST_POLICY_NAMES } from "./guest-policy.ts";
 import type { GuestPolicyBit } from "./guest-policy.ts";
+import { checkLateHostData, checkLateReportData } from "./late-binding.ts";
+import type { LateBinding } from "./late-binding.ts";
 import { PLATFORM_BITS, PLATFORM_NAMES } from "./platform-info.ts";
 import { HOST_VMPL } from "./report.ts";
 import type { Report } from "./report.ts";
@@ -17,8 +19,12 @@ type TcbKind = (typeof TCB_KINDS)[number];
 /** Bits of the guest policy that are refused unless the expectations say otherwise: each of them lets the host in. */
 const REFUSED_UNASKED: readonly GuestPolicyBit[] = ["debug", "migrationAgent"];
 
-/** Runs the checks. @param evidence undefined when the report is not genuine: the checks are then listed as not reached */
-export function checkExpectations(list: Checklist, evidence: Evidence | undefined, expected: Expectations): void {
+/**
+ * Runs the checks.
+ * @param evidence undefined when the report is not genuine: the checks are then listed as not reached
+ * @param late the policy was bound late, and what is expected of it; without it such a guest is refused
+ */
+export function checkExpectations(list: Checklist, evidence: Evidence | undefined, expected: Expectations, late?: LateBinding): void {
 	const check = (name: string, title: string, run: (evidence: Evidence) => Outcome): void => {
 		list.check("expectation", name, title, () => (evidence === undefined ? notAsked("the report is not genuine") : run(evidence)));
 	};
@@ -35,16 +41,22 @@ export function checkExpectations(list: Checklist, evidence: Evidence | undefine
 			"this is another guest, or one that was started in another way",
 		),
 	);
-	check("host-data", "what the host gave along at launch", ({ report }) =>
-		oneOf(report.hostData, expected.hostData, "--host-data", "the guest was started with other initial data (HOST_DATA is its digest)"),
+	check(
+		"host-data",
+		"what the host gave along at launch",
+		({ report }) =>
+			checkLateHostData(report, late) ??
+			oneOf(report.hostData, expected.hostData, "--host-data", "the guest was started with other initial data (HOST_DATA is its digest)"),
 	);
 	check("report-data", "what the guest put into the report", ({ report }) =>
-		oneOf(
-			report.reportData,
-			expected.reportData && [expected.reportData],
-			"--report-data",
-			"the report was not made for this question: ask again with a new nonce",
-		),
+		late === undefined
+			? oneOf(
+					report.reportData,
+					expected.reportData && [expected.reportData],
+					"--report-data",
+					"the report was not made for this question: ask again with a new nonce",
+				)
+			: checkLateReportData(report, late),
 	);
 	checkIdentity(check, expected);
 	check("product", "the product line", ({ product }) => memberOf(product, expected.products, "products of --policy"));

@@ -10,6 +10,8 @@ import { verifyAmdSignature } from "./amd-ecdsa.ts";
 import { Checklist, failed, notAsked, passed } from "./checklist.ts";
 import type { Outcome } from "./checklist.ts";
 import type { Expectations } from "./expectations.ts";
+import { checkLateHostData, checkLateReportData } from "./late-binding.ts";
+import type { LateBinding } from "./late-binding.ts";
 import { SIGNED_BYTES } from "./report.ts";
 import type { Report } from "./report.ts";
 import type { Verdict } from "./verify.ts";
@@ -33,8 +35,14 @@ export function isSampleReport(report: Report, key: KeyObject = createPublicKey(
 /**
  * Checks a report of sample mode as far as there is something to check.
  * @param further checks that follow
+ * @param late for a guest whose policy was bound late; without it such a one is refused
  */
-export function verifySample(report: Report, { hostData, reportData }: Expectations, further: (list: Checklist) => void): Verdict {
+export function verifySample(
+	report: Report,
+	{ hostData, reportData }: Expectations,
+	further: (list: Checklist) => void,
+	late?: LateBinding,
+): Verdict {
 	const list = new Checklist();
 	list.check("evidence", "report.format", "the report is well formed", () => {
 		const [problem] = report.problems;
@@ -45,9 +53,16 @@ export function verifySample(report: Report, { hostData, reportData }: Expectati
 			? passed(SAMPLE_WARNING)
 			: failed("a signature by the published key", "another signature", "verify reports of processors without --sample"),
 	);
-	list.check("expectation", "host-data", "what the host gave along at launch", () => oneOf(report.hostData, hostData, "--initdata"));
+	list.check(
+		"expectation",
+		"host-data",
+		"what the host gave along at launch",
+		() => checkLateHostData(report, late) ?? oneOf(report.hostData, hostData, "--initdata"),
+	);
 	list.check("expectation", "report-data", "what the guest put into the report", () =>
-		oneOf(report.reportData, reportData === undefined ? undefined : [reportData], "--report-data"),
+		late === undefined
+			? oneOf(report.reportData, reportData === undefined ? undefined : [reportData], "--report-data")
+			: checkLateReportData(report, late),
 	);
 	further(list);
 	return { verified: list.failure === undefined, failure: list.failure, checks: list.checks, product: undefined };

@@ -7,6 +7,7 @@ import { checkEvidence } from "./evidence.ts";
 
 import { checkExpectations } from "./expectation-checks.ts";
 import type { Expectations } from "./expectations.ts";
+import type { LateBinding } from "./late-binding.ts";
 import type { ProductLine } from "./product.ts";
 
 /** What came out. */
@@ -24,16 +25,22 @@ export interface Verdict {
 /**
  * Verifies a report.
  * @param further checks that follow those of the report and of the expectations
+ * @param late for a guest whose policy was bound late; without it such a one is refused
  */
-export function verifyFurther(input: EvidenceInput, expectations: Expectations, further: (list: Checklist) => void): Verdict {
+export function verifyFurther(
+	input: EvidenceInput,
+	expectations: Expectations,
+	further: (list: Checklist) => void,
+	late?: LateBinding,
+): Verdict {
 	const list = new Checklist();
 	const evidence = checkEvidence(list, input);
-	checkExpectations(list, evidence, expectations);
+	checkExpectations(list, evidence, expectations, late);
 	further(list);
 	return { verified: list.failure === undefined, failure: list.failure, checks: list.checks, product: evidence?.product };
 }
 
 /** Verifies a report. What was not expected explicitly is not checked, and listed as such; debugging and migration agents are refused unless allowed. */
-export function verifyReport(input: EvidenceInput, expectations: Expectations): Verdict {
-	return verifyFurther(input, expectations, () => undefined);
+export function verifyReport(input: EvidenceInput, expectations: Expectations, late?: LateBinding): Verdict {
+	return verifyFurther(input, expectations, () => undefined, late);
 }

@@ -4,9 +4,10 @@ import { stdout } from "node:process";
 import { parseArgs } from "node:util";
 
 import { MAX_EVIDENCE_BYTES, readCertificates, readReport, readRevocationList } from "../attest/evidence-input.ts";
-import type { InputFile } from "../attest/evidence-input.ts";
+import type { GivenReport, InputFile } from "../attest/evidence-input.ts";
 import { checkExpectationsForm, parseExpectations } from "../attest/expectations.ts";
 import type { Expectations, ExpectationsInput } from "../attest/expectations.ts";
+import { lateBinding } from "../attest/late-binding.ts";
 import { verifyReference } from "../attest/measure/reference.ts";
 import { reportFields } from "../attest/report-fields.ts";
 import { TCB_PARTS } from "../attest/tcb.ts";
@@ -43,6 +44,8 @@ expectations (what is not asked for is not checked):
   --vmpl N                 the privilege level that asked for the report (0 to 3)
   --min-tcb LIST           least security versions, as bootloader=3,tee=0,snp=8,microcode=115 (fmc on Turin), of the reported, committed and launch TCB
   --allow-debug            a guest that may be debugged by its host is refused unless this is given
+  --late-bound             the guest was started before its pod was known, and took the policy later: --host-data is that of the pod's initdata all
+                           the same, --report-data the question, and --measurement or --reference is needed (docs/attestation.md)
   --policy FILE            all of these and more as JSON (docs/attestation.md); options go before it
 output:
   --json                   all checks as JSON
@@ -64,6 +67,7 @@ export const ATTEST_OPTIONS = {
 	vmpl: { type: "string" },
 	"min-tcb": { type: "string" },
 	"allow-debug": { type: "boolean" },
+	"late-bound": { type: "boolean" },
 	policy: { type: "string" },
 	json: { type: "boolean" },
 	help: { type: "boolean", short: "h" },
@@ -108,7 +112,11 @@ async function show(path: string, values: AttestValues): Promise<number> {
 }
 
 async function verify(path: string, values: AttestValues): Promise<number> {
-	const verdict = verifyReport(await evidenceOf(path, values), await expectationsOf(values));
+	const [evidence, expectations] = [await evidenceOf(path, values), await expectationsOf(values)];
+	const late = values["late-bound"] === true ? lateBinding(expectations, evidence.lateBound) : undefined;
+	if (late !== undefined && expectations.measurements === undefined)
+		throw usage("--late-bound needs --measurement or --reference: what was bound is the guest's word");
+	const verdict = verifyReport(evidence, expectations, late);
 	print(values.json === true ? JSON.stringify({ report: path, ...verdict }, undefined, 2) : renderVerdict(path, verdict));
 	return exitCode(verdict);
 }
@@ -120,13 +128,14 @@ export function exitCode({ failure }: Verdict): number {
 }
 
 /** The report and what it is verified with. @throws ShimError */
-export async function evidenceOf(path: string, values: AttestValues): Promise<EvidenceInput> {
-	const { report, certificates } = readReport(await input(path, "the report"));
+export async function evidenceOf(path: string, values: AttestValues): Promise<EvidenceInput & Pick<GivenReport, "lateBound">> {
+	const { report, certificates, lateBound } = readReport(await input(path, "the report"));
 	const read = async <T>(paths: readonly string[] | undefined, what: string, parse: (file: InputFile) => T): Promise<T[]> =>
 		Promise.all((paths ?? []).map(async (one) => parse(await input(one, what))));
 	const given = (await read(values.certificates, "the certificates", readCertificates)).flat();
 	return {
 		report,
+		lateBound,
 		// The guest's own table comes from its host: what was given by name goes before it.
 		certificates: given.length > 0 ? given : certificates,
 		trustedRoots: (await read(values["trust-root"], "the root certificate", readCertificates)).flat(),

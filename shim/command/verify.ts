@@ -8,6 +8,7 @@ import * as v from "valibot";
 
 import { outputHash, MAX_MANIFEST_BYTES, parseManifest } from "../attest/guest-manifest.ts";
 import type { GuestManifest } from "../attest/guest-manifest.ts";
+import { lateBinding } from "../attest/late-binding.ts";
 import { measureIgvmByHashes } from "../attest/measure/igvm-launch.ts";
 import { parseIgvm } from "../attest/measure/igvm.ts";
 import { sampleMeasurement } from "../attest/measure/sample.ts";
@@ -32,6 +33,7 @@ Follows a report to where its guest comes from: measurement to manifest to commi
   --vcpus LIST      numbers of processors that it may have, as 1-16 or 2 (default: 1-64)
   --cmdline TEXT    the guest kernel's command line (default: the manifest's, that of the default configuration)
   --opened FILE     what the guest's /layers answered: each root hash must be one of the policy's
+  --late-bound      the guest was started before its pod was known, and took the policy later; needs --initdata and --report-data
   --sample          takes a report of sample mode. It proves nothing: INSECURE
   and every option of snpctl attest verify (snpctl attest --help): --certificates, --report-data, --at, --min-tcb, --policy, --json, ...
 exit code: 0 verified; 1 wrong use or unreadable input; 2 the report can't be relied on; 3 it is genuine, but not what was expected`;
@@ -97,6 +99,7 @@ async function verdictOn(path: string, values: Values, manifestName: string): Pr
 		...values,
 		...(initdata === undefined ? {} : { "host-data": initdata.hostData }),
 	});
+	const late = values["late-bound"] === true ? lateBinding(expectations, evidence.lateBound) : undefined;
 	const sample = values.sample === true;
 	if (!sample && isSampleReport(evidence.report))
 		throw new ShimError("attest.report", `${path} is a report of sample mode: ${SAMPLE_WARNING}`, {
@@ -112,7 +115,7 @@ async function verdictOn(path: string, values: Values, manifestName: string): Pr
 		opened: values.opened === undefined ? undefined : await readOpened(values.opened),
 	};
 	const further = (list: Parameters<typeof checkProvenance>[0]): void => checkProvenance(list, evidence.report, facts);
-	return sample ? verifySample(evidence.report, expectations, further) : verifyFurther(evidence, expectations, further);
+	return sample ? verifySample(evidence.report, expectations, further, late) : verifyFurther(evidence, expectations, further, late);
 }
 
 async function measurementsOf(manifest: GuestManifest, name: string, values: Values): Promise<Map<string, string>> {

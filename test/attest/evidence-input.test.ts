@@ -49,6 +49,12 @@ t.test("a report comes in a guest's evidence; evidence that is none is named", a
 	t.ok(read.report.bytes.equals(report));
 	t.match(read.certificates, [{ subjectName: "SEV-VCEK" }]);
 	t.same(readReport(evidence({ report: report.toString("base64"), certificates: null })).certificates, []);
+	const late_bound = { initdata_digest: "ab".repeat(32) };
+	t.equal(readReport(evidence({ report: report.toString("base64"), late_bound })).lateBound, "ab".repeat(32));
+	t.throws(() => readReport(evidence({ report: report.toString("base64"), late_bound: { initdata_digest: "ab" } })), {
+		reason: "attest.report",
+		message: /is JSON text/,
+	});
 	t.throws(() => readReport(evidence({ report: "AAAA" })), { reason: "attest.report", message: /evidence whose report has 3 bytes/ });
 	t.throws(() => readReport(evidence({})), { reason: "attest.report", message: /is JSON text/ });
 	t.throws(() => readReport(file("{not JSON")), { reason: "attest.report", message: /is JSON text/ });

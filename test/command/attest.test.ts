@@ -30,6 +30,14 @@ t.test("verify: 0 when genuine and as expected", async (t) => {
 	t.match(run("attest", "verify", ...real), { code: 0, out: /^VERIFIED: .* is genuine; what runs in the guest was not asked for/u });
 });
 
+t.test("verify: a policy that was bound late needs all that its proof rests on", async (t) => {
+	const asked = ["--host-data", "00".repeat(32), "--report-data", "00"];
+	const [needs, without] = [/--late-bound needs the initdata's digest and the question/, /--late-bound needs --measurement or --reference/];
+	await t.rejects(attest(["verify", ...real, "--late-bound", "--measurement", measurement]), { message: needs });
+	await t.rejects(attest(["verify", ...real, "--late-bound", "--measurement", measurement, ...asked.slice(2)]), { message: needs });
+	await t.rejects(attest(["verify", ...real, "--late-bound", ...asked]), { message: without });
+});
+
 t.test("verify: 3 when genuine but not as expected, with the first thing that failed", async (t) => {
 	const other = "ab".repeat(48);
 	const refused = run("attest", "verify", ...real, "--measurement", other, "--host-data", "00".repeat(32));

@@ -12,6 +12,7 @@ import { measureIgvmOnKvm } from "../../shim/attest/measure/igvm-launch.ts";
 import { parseIgvm } from "../../shim/attest/measure/igvm.ts";
 import { sampleMeasurement } from "../../shim/attest/measure/sample.ts";
 import { verify } from "../../shim/command/verify.ts";
+import { bindOnlyInitdata } from "../../shim/policy/bind-only.ts";
 import { encodeInitdata, makeInitdata } from "../../shim/policy/initdata.ts";
 import { directives } from "../attest/measure/igvm-cases.ts";
 import { failing } from "../base/failing.ts";
@@ -60,16 +61,21 @@ function place(t: Test) {
 	};
 	return {
 		file,
-		report: (change: { measurement?: Buffer; hostData?: string } = {}): string =>
+		report: (change: { measurement?: Buffer; hostData?: string; reportData?: Buffer } = {}): string =>
 			file(
 				"report",
-				makeReport(3, SPEC, (report) =>
-					fill(report, change.measurement ?? measured.get(3) ?? Buffer.alloc(48), change.hostData ?? initdata.hostData),
-				),
+				makeReport(3, SPEC, (report) => {
+					fill(report, change.measurement ?? measured.get(3) ?? Buffer.alloc(48), change.hostData ?? initdata.hostData);
+					change.reportData?.copy(report, 0x50);
+				}),
 			),
 		/** Signed as the agent of sample mode does it. */
-		sampleReport: (measurement: Buffer, key = "guest/agent/keys/sample-insecure.pem"): string => {
-			const bytes = makeReport(3, SPEC, (report) => fill(report, measurement, initdata.hostData));
+		sampleReport: (measurement: Buffer, late?: { hostData: string; reportData: Buffer }): string => {
+			const key = "guest/agent/keys/sample-insecure.pem";
+			const bytes = makeReport(3, SPEC, (report) => {
+				fill(report, measurement, late?.hostData ?? initdata.hostData);
+				late?.reportData.copy(report, 0x50);
+			});
 			signAmd(createPrivateKey(readFileSync(join(repositoryDir, key))), bytes.subarray(0, 0x2a0)).copy(bytes, 0x2a0);
 			return file("report", bytes);
 		},
@@ -155,6 +161,72 @@ t.test("the first thing that leads elsewhere is named, with exit code 3", async 
 	flipped[0x91] = (flipped[0x91] ?? 0) ^ 1;
 	t.match(await run(t, file("report", flipped), ...common, ...snp), { code: 2, out: /failed +report\.signature/ });
 });
+
+t.test(
+	"a policy that was bound late is taken only by its name, and only with the question and the policy that the report covers",
+	async (t) => {
+		const { report, sampleReport, common, snp, file } = place(t);
+		const nonce = Buffer.alloc(64);
+		nonce.write("nonce");
+		const question = Buffer.from("nonce").toString("hex");
+		const covering = (digest: string, domain = "containerd-shim-snp late-bound report data 1\n", asked = nonce): Buffer =>
+			createHash("sha512").update(domain).update(asked).update(Buffer.from(digest, "hex")).digest();
+		const { hostData } = bindOnlyInitdata();
+		const late = { hostData, reportData: covering(initdata.hostData) };
+		const asked = [...common, ...snp, "--report-data", question];
+		const { code, out } = await run(t, report(late), ...asked, "--late-bound");
+		t.equal(code, 0, out);
+		t.match(out, new RegExp(`^passed +host-data +.*: ${hostData}, of guests that take one policy later$`, "m"));
+		t.match(out, new RegExp(`^passed +report-data +.*: the question, and the bound initdata ${initdata.hostData}$`, "m"));
+		t.match(out, /^passed +policy +.*SHA-256/m);
+		const other = makeInitdata({ algorithm: "sha256", data: { "policy.rego": "package agent_policy\n" } });
+		const plain = { hostData, reportData: nonce };
+		const cases: readonly (readonly [string, string, readonly string[]])[] = [
+			["bound late, and not asked for by that name", "host-data", [report(late), ...asked]],
+			["the bind-only initdata itself as the policy", "host-data", [report(plain), ...common.slice(0, 2), ...snp, "--host-data", hostData]],
+			["a guest with a policy of its own", "host-data", [report({ reportData: nonce }), ...asked, "--late-bound"]],
+			[
+				"a guest with a policy of its own that hashes as if",
+				"host-data",
+				[report({ reportData: late.reportData }), ...asked, "--late-bound"],
+			],
+			["another policy", "report-data", [report({ hostData, reportData: covering(other.hostData) }), ...asked, "--late-bound"]],
+			["another question", "report-data", [report(late), ...common, ...snp, "--report-data", "00", "--late-bound"]],
+			["the question alone", "report-data", [report(plain), ...asked, "--late-bound"]],
+			["another domain", "report-data", [report({ hostData, reportData: covering(initdata.hostData, "") }), ...asked, "--late-bound"]],
+			["nothing bound", "report-data", [report({ hostData }), ...asked, "--late-bound"]],
+			["another guest", "guest", [report({ ...late, measurement: Buffer.alloc(48, 1) }), ...asked, "--late-bound"]],
+		];
+		for (const [what, name, args] of cases) {
+			const refused = await run(t, ...args);
+			t.equal(refused.code, 3, `${what}: ${refused.out}`);
+			t.match(refused.out, new RegExp(`^  failed +${name}: `, "m"), what);
+		}
+		t.match((await run(t, report(late), ...asked)).out, /--late-bound takes it/);
+		const evidence = JSON.stringify({
+			report: readFileSync(report({ hostData, reportData: covering(other.hostData) })).toString("base64"),
+			late_bound: { initdata_digest: other.hostData },
+		});
+		t.match(
+			(await run(t, file("evidence", evidence), ...asked, "--late-bound")).out,
+			`the guest says that its initdata is ${other.hostData}`,
+		);
+		for (const args of [
+			[...common, ...snp],
+			[...common.slice(0, 2), ...snp, "--report-data", question],
+		])
+			await t.rejects(
+				verify([report(late), ...args, "--late-bound"]),
+				failing({ reason: "call.invalid", message: /--late-bound needs the initdata's digest and the question/ }),
+			);
+
+		const launch = { kernel: sha256(SAMPLE_KERNEL), initramfs: sha256(SAMPLE), commandLine: COMMAND_LINE };
+		const sample = sampleReport(Buffer.from(sampleMeasurement(launch), "hex"), late);
+		t.match(await run(t, sample, ...common, "--sample", "--report-data", question, "--late-bound"), { code: 0, out: /INSECURE/ });
+		t.match(await run(t, sample, ...common, "--sample", "--report-data", question), { code: 3, out: /failed +host-data: / });
+		t.match(await run(t, sample, ...common, "--sample", "--report-data", "00", "--late-bound"), { code: 3, out: /failed +report-data: / });
+	},
+);
 
 t.test("a policy that was not generated names no images, and that is said", async (t) => {
 	const { report, common, snp, file } = place(t);

@@ -15,7 +15,11 @@ const digestOf = (bytes: Buffer): string => `sha256:${createHash("sha256").updat
 const file = (path: string, text: string): Member => ({ kind: "file", path, data: Buffer.from(text) });
 
 function layerOf(archive: Buffer, packed: Buffer = archive): ImageLayer {
-	return { diffId: digestOf(archive), digest: digestOf(packed), open: async () => Readable.from([packed.subarray(0, 7), packed.subarray(7)]) };
+	return {
+		diffId: digestOf(archive),
+		digest: digestOf(packed),
+		open: async () => Readable.from([packed.subarray(0, 7), packed.subarray(7)]),
+	};
 }
 const layer = (...members: Member[]): ImageLayer => layerOf(tar(members));
 const read = (layers: ImageLayer[]) => imageFiles(layers, ["etc/passwd", "etc/group"], { timeoutMs: READ_MS });
@@ -49,7 +53,13 @@ t.test("what can't be read, or is another layer than the image names, is refused
 	const cut = gzipSync(archive).subarray(0, 40);
 	await t.rejects(read([layerOf(archive, cut)]), { reason: "storage.layer", message: /can't be decompressed/ });
 	const other = tar([file("etc/passwd", "evil:x:0:0::/:/bin/sh\n")]);
-	await t.rejects(read([{ ...layerOf(archive), open: layerOf(other).open }]), { reason: "storage.layer", message: /has the digest sha256/ });
-	await t.rejects(read([{ ...layerOf(archive), open: async () => Readable.from(gzipSync(other)) }]), { reason: "storage.layer", message: /digest/ });
+	await t.rejects(read([{ ...layerOf(archive), open: layerOf(other).open }]), {
+		reason: "storage.layer",
+		message: /has the digest sha256/,
+	});
+	await t.rejects(read([{ ...layerOf(archive), open: async () => Readable.from(gzipSync(other)) }]), {
+		reason: "storage.layer",
+		message: /digest/,
+	});
 	await t.rejects(read([layer(file("etc/passwd", "x".repeat((4 << 20) + 1)))]), { reason: "storage.layer", message: /4194305 bytes/ });
 });
