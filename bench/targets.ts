@@ -62,6 +62,15 @@ const against = (figure: string, name: string): Target => ({
 });
 
 export const TARGETS: readonly Target[] = [
+	{
+		id: "warm",
+		name: "a start in a VM of the pool",
+		unit: "of a cold one",
+		value: (found) => ratio(found("warm.total")?.median, found("warm.cold")?.median),
+		limit: 0.35,
+		sense: "at most",
+	},
+	below("warm-shim.total", "a start in a VM of the pool, the shim's own part", 25),
 	below("shim.start", "`start`", 2, "ms", 6.7),
 	below("shim.sandbox", "Create of a sandbox", 12, "ms", 37),
 	below("shim.container", "Create and Start of a container", 4, "ms", 45),

@@ -146,6 +146,16 @@ export class AgentClient {
 		this.#client.close();
 	}
 
+	/**
+	 * The same connection, for somebody else: this client is not to be used any more.
+	 * @param name who is at the other end, for messages
+	 * @param timeoutMs bound of every call that doesn't wait for something to happen
+	 */
+	handOver(name: string, timeoutMs: number, hooks: AgentHooks): AgentClient {
+		this.#client.rename(name);
+		return new AgentClient(this.#client, timeoutMs, hooks);
+	}
+
 	/** Asks whether the agent serves. */
 	async check(options?: CallOptions): Promise<void> {
 		const answer = await this.#call(HEALTH_SERVICE, "Check", grpc.CheckRequest, {}, grpc.HealthCheckResponse, options);
@@ -286,6 +296,17 @@ export class AgentClient {
 		await this.#send("OnlineCPUMem", grpc.OnlineCPUMemRequest, { wait: vcpus > 0, nb_cpus: vcpus, cpu_only: false }, options);
 	}
 
+	/** Sets the guest's clock. @param nowMs milliseconds since 1970 */
+	async setTime(nowMs: number, options?: CallOptions): Promise<void> {
+		const request = { Sec: Math.floor(nowMs / MILLIS_PER_SECOND), Usec: Math.floor(nowMs % MILLIS_PER_SECOND) * MICROS_PER_MS };
+		await this.#send("SetGuestDateTime", grpc.SetGuestDateTimeRequest, request, options);
+	}
+
+	/** Mixes bytes into the guest's random pool, and has its generator take a new seed. */
+	async reseed(data: Uint8Array, options?: CallOptions): Promise<void> {
+		await this.#send("ReseedRandomDev", grpc.ReseedRandomDevRequest, { data }, options);
+	}
+
 	/** Waits, without bound, until a container runs out of memory; gives the container's id. */
 	async oomEvent(options?: CallOptions): Promise<string> {
 		const answer = await this.#call(AGENT_SERVICE, "GetOOMEvent", grpc.GetOOMEventRequest, {}, grpc.OOMEvent, { timeoutMs: 0, ...options });
@@ -406,6 +427,7 @@ function readDetails(details: grpc.AgentDetails.$Properties | null | undefined):
 }
 
 const MICROS_PER_MS = 1000;
+const MILLIS_PER_SECOND = 1000;
 
 function readBootTimes(times: grpc.BootTimes.$Properties | null | undefined): BootTimes | undefined {
 	const nowMs = Number(times?.now_micros ?? 0) / MICROS_PER_MS;

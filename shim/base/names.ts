@@ -54,6 +54,9 @@ export const DIRECT_VOLUMES_DIR = "/run/kata-containers/shared/direct-volumes";
 /** The most virtual CPUs that the guest's kernel brings up: CONFIG_NR_CPUS in `guest/kernel/fragment.config`. */
 export const MAX_GUEST_VCPUS = 64;
 
+/** The control group of VMs that are booted ahead, each in a group of its own. */
+export const POOL_CGROUP = "/containerd-shim-snp-pool";
+
 /** The default configuration file. */
 export const DEFAULT_CONFIG_FILE = "/etc/containerd-shim-snp/config.toml";
 export const CONFIG_FILE_VARIABLE = "CONTAINERD_SHIM_SNP_CONFIG";
@@ -66,6 +69,11 @@ export function podKey(containerdAddress: string, namespace: string, podId: stri
 /** The folder in which snpd keeps a pod's journal and sockets. */
 export function podFolder(stateDir: string, key: string): string {
 	return join(stateDir, "p", key);
+}
+
+/** The folder of VMs that are booted ahead, each in a folder of its own. */
+export function poolFolder(stateDir: string): string {
+	return join(stateDir, "w");
 }
 
 /** The listening socket of a pod's keeper. */

@@ -17,6 +17,7 @@ import { VERSION } from "./version.ts";
 
 const USAGE = `usage: snpctl [options] command
   ps                 the pods of this node
+  pool               the VMs that wait for a pod
   timeline ID        the steps of a pod's start (ID: pod or container)
   config check       reads the configuration and says what is wrong with it
   config cmdline     the guest kernel's command line, which is measured
@@ -47,6 +48,30 @@ const podsSchema = v.object({
 		}),
 	),
 });
+
+const poolSchema = v.object({
+	pool: v.object({
+		vms: v.array(
+			v.object({
+				name: v.string(),
+				key: v.string(),
+				state: v.string(),
+				vcpus: v.number(),
+				memoryMib: v.number(),
+				vmmPid: v.number(),
+				ageMs: v.number(),
+			}),
+		),
+		wanted: v.number(),
+		hits: v.number(),
+		misses: v.number(),
+		trouble: v.string(),
+	}),
+});
+
+/** As much of a key as tells kinds of VMs apart. */
+const KEY_CHARACTERS = 12;
+const MS_PER_SECOND = 1000;
 
 /** How a pod is kept from its node, as it is shown. */
 const CONFIDENTIAL: Readonly<Record<string, string>> = { off: "no", snp: "SEV-SNP", sample: "sample-INSECURE" };
@@ -81,6 +106,7 @@ async function main(): Promise<void> {
 	const [command, argument, ...rest] = positionals;
 	if (command === "version" && argument === undefined) return print(`snpctl ${VERSION}`);
 	if (command === "ps" && argument === undefined) return ps(options);
+	if (command === "pool" && argument === undefined) return pool(options);
 	if (command === "timeline" && argument !== undefined && rest.length === 0) return timeline(argument, options);
 	if (command === "config" && argument === "check" && rest.length === 0) return checkConfig(options);
 	if (command === "config" && argument === "cmdline" && rest.length === 0) return print(kernelParameters(await readConfig()));
@@ -134,6 +160,23 @@ async function ps(options: Options): Promise<void> {
 		pod.containers.map(({ id, state }) => `${id} (${state})`).join(", "),
 	]);
 	print(table([["NAMESPACE", "POD", "STATE", "VMM PID", "CONFIDENTIAL", "CONTAINERS"], ...rows]));
+}
+
+async function pool(options: Options): Promise<void> {
+	const { vms, wanted, hits, misses, trouble } = (await ask(options, poolSchema, { op: "pool" })).pool;
+	if (options.json) return print(JSON.stringify({ vms, wanted, hits, misses, trouble }));
+	const rows = vms.map((vm) => [
+		vm.state,
+		vm.key.slice(0, KEY_CHARACTERS),
+		String(vm.vcpus),
+		`${vm.memoryMib} MiB`,
+		`${Math.round(vm.ageMs / MS_PER_SECOND)} s`,
+		vm.vmmPid === 0 ? "-" : String(vm.vmmPid),
+	]);
+	print(table([["STATE", "KIND", "VCPUS", "MEMORY", "AGE", "VMM PID"], ...rows]));
+	const ready = vms.filter(({ state }) => state === "ready").length;
+	print(`${ready} of ${wanted} ready; ${hits} pods had one, ${misses} found none`);
+	if (trouble !== "") print(`last trouble: ${trouble}`);
 }
 
 async function timeline(id: string, options: Options): Promise<void> {

@@ -72,9 +72,10 @@ async function main(): Promise<void> {
 	);
 	log.info("snpd serves", { version: VERSION, stateDir });
 	const stop = (): void => {
-		// Pods go on without snpd: only what is owed to containerd is sent first.
+		// Pods go on without snpd: only what is owed to containerd is sent first. VMs that no pod has would be of use to nobody.
 		server
 			.close()
+			.then(() => node.pool.close())
 			.then(() => outbox.close())
 			.then(() => publishers.close())
 			.catch((error: unknown) => log.error("stopping", error))

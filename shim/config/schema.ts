@@ -136,6 +136,26 @@ export const ConfigSchema = v.strictObject({
 		virtiofsd: program("/usr/libexec/virtiofsd", "The virtiofsd program; used only with share_folders."),
 		mkfs_erofs: program("mkfs.erofs", "The mkfs.erofs program (erofs-utils 1.5 or later)."),
 	}),
+	pool: table(
+		"VMs that are booted before a pod asks for one (see docs/pool.md): a pod that finds one of its kind starts without a boot. Not for confidential pods.",
+		{
+			size: integer(
+				0,
+				{ min: 0, max: 256 },
+				"VMs that are kept ready in any case, of the kinds that the latest pods asked for; until pods with limits come, for pods without. 0: none.",
+			),
+			max: integer(
+				0,
+				{ min: 0, max: 256 },
+				"VMs that are kept ready at most: beyond pool.size, one for each pod of the last ten minutes. Less than pool.size means pool.size.",
+			),
+			memory_mib: integer(
+				2_048,
+				{ min: 128, max: 1_048_576, unit: "MiB" },
+				"Memory that these VMs may have in all, their hypervisors not counted. VMs for which there is no room are not booted.",
+			),
+		},
+	),
 	timeouts: table("How long the shim waits before it calls a step failed.", {
 		boot_ms: milliseconds(60_000, 100, "From the start of the VM until its agent answers."),
 		agent_call_ms: milliseconds(30_000, 100, "For one answer of the guest's agent. Waiting for a process to end has no limit."),

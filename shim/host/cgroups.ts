@@ -1,6 +1,6 @@
 /** Control groups of the host, of both versions side by side (cgroups(7)): a group is the same path in every hierarchy that is mounted. */
 
-import { readFileSync, rmdirSync } from "node:fs";
+import { existsSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { join, posix } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
@@ -18,6 +18,8 @@ export interface CgroupHierarchy {
 /** A killed process leaves its group a moment after its end is seen; nothing tells when (version 1). */
 const REMOVE_ATTEMPTS = 50;
 const REMOVE_PAUSE_MS = 20;
+/** A process that was just made may be missed once. */
+const MOVE_ATTEMPTS = 10;
 const NANOS_PER_MICRO = 1000;
 const MOUNTINFO = "/proc/self/mountinfo";
 
@@ -140,6 +142,47 @@ export class HostCgroup {
 			const folder = error instanceof JoinError ? error.folder : this.path;
 			throw new ShimError("host.cgroup", `the pod's control group ${folder} can't be used: ${messageOf(error)}`, { cause: error });
 		}
+	}
+
+	/**
+	 * Writes a file of the group where it is: a name of version 1 or 2.
+	 * @returns whether a hierarchy has taken it
+	 */
+	set(file: string, value: string): boolean {
+		const taken = this.#hierarchies.map((hierarchy) => {
+			const path = join(this.#folder(hierarchy), file);
+			try {
+				if (existsSync(path)) writeFileSync(path, value);
+				return existsSync(path);
+			} catch {
+				return false;
+			}
+		});
+		return taken.includes(true);
+	}
+
+	/** The processes in the group, by the first hierarchy that has it. */
+	processes(): number[] {
+		return this.#read("cgroup.procs")
+			.split("\n")
+			.filter((line) => line !== "")
+			.map(Number);
+	}
+
+	/**
+	 * Moves all processes of another group into this one. What they have in memory stays on the other's account (cgroup version 2; version 1 unless told).
+	 * @returns their numbers
+	 * @throws ShimError `host.cgroup`, also when new ones keep coming
+	 */
+	async takeFrom(other: HostCgroup): Promise<number[]> {
+		const moved = new Set<number>();
+		for (let attempt = 1; attempt <= MOVE_ATTEMPTS; attempt++) {
+			const found = other.processes();
+			if (found.length === 0) return [...moved];
+			await Promise.all(found.map((pid) => this.join(pid)));
+			for (const pid of found) moved.add(pid);
+		}
+		throw new ShimError("host.cgroup", `the processes of the control group ${other.path} don't leave it`);
 	}
 
 	/**

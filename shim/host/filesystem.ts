@@ -51,6 +51,12 @@ export async function fileIdentity(path: string): Promise<string> {
 	return `${dev}:${ino}`;
 }
 
+/** What changes when a file is written anew or replaced: device, inode, size, and the time of its last change (inode(7)). */
+export async function fileStamp(path: string): Promise<string> {
+	const { dev, ino, size, mtimeNs } = await stat(path, { bigint: true });
+	return `${dev}:${ino}:${size}:${mtimeNs}`;
+}
+
 async function isThere(path: string): Promise<boolean> {
 	try {
 		await stat(path);

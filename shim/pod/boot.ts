@@ -15,6 +15,7 @@ import type { HostCgroup } from "../host/cgroups.ts";
 import { setOomScore } from "../host/processes.ts";
 import { SNP_PLACES } from "../host/snp.ts";
 import type { SnpPlaces } from "../host/snp.ts";
+import type { VmConfig } from "../vmm/config-types.ts";
 import { launchVmm } from "../vmm/launcher.ts";
 import type { Vmm, VmmEvent } from "../vmm/launcher.ts";
 import { diskAddress, planVm } from "../vmm/plan.ts";
@@ -60,6 +61,8 @@ export interface BootContext {
 	readonly scratch: Promise<BootDisk | undefined>;
 	/** The pod's network, prepared while the VMM starts; undefined: loopback alone. */
 	readonly network: Promise<PodNetwork | undefined>;
+	/** How readily the kernel ends the VM when memory runs out (proc(5), oom_score_adj); 0 unless given. */
+	readonly oomScore?: number;
 }
 
 /** A booted machine, and the PCI addresses of its first disk and of its writable one (`0000:00:1f.0`; empty without the disk). */
@@ -67,7 +70,12 @@ export interface Booted {
 	readonly machine: Machine;
 	readonly diskAddress: string;
 	readonly scratchAddress: string;
+	/** Settles when the VMM says that the guest has ended. */
+	readonly guestEnded: Promise<string>;
 }
+
+/** The VMM's name of the pod's writable disk. */
+export const SCRATCH_DISK = "scratch";
 
 const KVM_DEVICE = "/dev/kvm";
 /** Failures of the hypervisor that a missing KVM explains. */
@@ -157,7 +165,7 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 			await vmm.kill();
 		});
 		// containerd protects itself and its children from the kernel's out-of-memory killer; a pod's memory must not be.
-		setOomScore(vmm.pid, 0);
+		setOomScore(vmm.pid, context.oomScore ?? 0);
 		context.onVmm(vmm);
 		await cgroup?.join(vmm.pid);
 		return vmm;
@@ -236,7 +244,7 @@ async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd
 	const died = watchMachine(podId, vmm, agent, guestEnd.ended);
 	const [first, second] = await places;
 	const machine = { vmm, agent, details, vsock: plan.vsock, removals: guestEnd.removals, died };
-	return { machine, diskAddress: first, scratchAddress: second };
+	return { machine, diskAddress: first, scratchAddress: second, guestEnded: guestEnd.ended };
 }
 
 /** Where the guest's own time went. What it says is shown, and decides nothing. */
@@ -265,13 +273,14 @@ async function findDisks(
 }
 
 /** The disks that the VM has from its start. */
-interface Disks {
+export interface Disks {
 	readonly disk: BootDisk | undefined;
 	readonly scratch: BootDisk | undefined;
 	readonly initdata: BootDisk | undefined;
 }
 
-function vmConfig(plan: PodPlan, { disk, scratch, initdata }: Disks): ReturnType<typeof planVm> {
+/** What the VMM is asked for. */
+export function vmConfig(plan: PodPlan, { disk, scratch, initdata }: Disks): VmConfig {
 	const { confidential } = plan;
 	const disks = [
 		disk === undefined ? [] : [{ ...disk, readonly: true }],

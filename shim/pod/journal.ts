@@ -4,7 +4,7 @@
  */
 
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 
 import * as v from "valibot";
 
@@ -71,6 +71,24 @@ const tombstone = v.object({
 	exitedAtMs: v.number(),
 });
 
+/** What the guest's agent said of itself. */
+export const agentDetails = v.object({
+	version: v.string(),
+	streams: v.boolean(),
+	limits: v.optional(v.boolean(), false),
+	files: v.optional(v.boolean(), false),
+	forward: v.optional(v.boolean(), false),
+	volumes: v.optional(v.boolean(), false),
+	mounts: v.optional(v.boolean(), false),
+	pci: v.optional(v.boolean(), false),
+	hugepages: v.optional(v.boolean(), false),
+	verity: v.optional(v.boolean(), false),
+	scratch: v.optional(v.boolean(), false),
+	damage: v.optional(v.boolean(), false),
+	lateBinding: v.optional(v.boolean(), false),
+	seccomp: v.boolean(),
+});
+
 const podRecord = v.object({
 	version: v.literal(1),
 	identity: v.object({
@@ -103,24 +121,9 @@ const podRecord = v.object({
 	pciSegments: v.optional(v.number(), 1),
 	/** The path of the VMM's control group. */
 	cgroup: v.optional(v.nullable(v.string()), null),
-	agent: v.nullable(
-		v.object({
-			version: v.string(),
-			streams: v.boolean(),
-			limits: v.optional(v.boolean(), false),
-			files: v.optional(v.boolean(), false),
-			forward: v.optional(v.boolean(), false),
-			volumes: v.optional(v.boolean(), false),
-			mounts: v.optional(v.boolean(), false),
-			pci: v.optional(v.boolean(), false),
-			hugepages: v.optional(v.boolean(), false),
-			verity: v.optional(v.boolean(), false),
-			scratch: v.optional(v.boolean(), false),
-			damage: v.optional(v.boolean(), false),
-			lateBinding: v.optional(v.boolean(), false),
-			seccomp: v.boolean(),
-		}),
-	),
+	/** The path of the control group that the VM was booted ahead in, while it may be there. */
+	poolCgroup: v.optional(v.nullable(v.string()), null),
+	agent: v.nullable(agentDetails),
 	/** Copies in the guest that the pod's containers share; `whole` once one is there altogether. */
 	volumes: v.optional(v.array(v.object({ kind: v.picklist(["live", "copy"]), path: v.string(), key: v.string(), whole: v.boolean() })), []),
 	/** Folders of the node that the VM shares, or may; the process is their virtiofsd. */
@@ -184,20 +187,41 @@ export class Journal {
 	 * @throws ShimError `journal.write`; the old document is then still whole
 	 */
 	write(record: PodRecord): void {
-		const path = join(this.#folder, FILE);
-		const next = `${path}.next`;
+		replaceDocument(join(this.#folder, FILE), record);
+	}
+
+	/**
+	 * As `open`, with the folder of a VM that was booted ahead: it becomes the pod's, with the pod's first document in it, in one step.
+	 * @throws ShimError `journal.write`; the folder is then as it was
+	 */
+	takeFolder(folder: string, record: PodRecord): void {
+		replaceDocument(join(folder, FILE), record);
 		try {
-			writeFileSync(next, JSON.stringify(record), { mode: 0o600 });
-			renameSync(next, path);
+			mkdirSync(dirname(this.#folder), { recursive: true, mode: 0o700 });
+			renameSync(folder, this.#folder);
 		} catch (error) {
-			rmSync(next, { force: true });
-			throw writeFailure(path, error);
+			throw writeFailure(this.#folder, error);
 		}
 	}
 
 	/** Removes the pod's folder with all that is in it. */
 	remove(): void {
 		rmSync(this.#folder, { recursive: true, force: true });
+	}
+}
+
+/**
+ * Replaces a document on tmpfs in one step.
+ * @throws ShimError `journal.write`; the old document is then still whole
+ */
+export function replaceDocument(path: string, value: unknown): void {
+	const next = `${path}.next`;
+	try {
+		writeFileSync(next, JSON.stringify(value), { mode: 0o600 });
+		renameSync(next, path);
+	} catch (error) {
+		rmSync(next, { force: true });
+		throw writeFailure(path, error);
 	}
 }
 

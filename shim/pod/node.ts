@@ -22,6 +22,7 @@ import { readJournals } from "./journal.ts";
 import type { PodRecord } from "./journal.ts";
 import { LeavingNetworks } from "./leaving-networks.ts";
 import { Pod } from "./pod.ts";
+import { NodePool } from "./pool/node-pool.ts";
 import type { DeleteResult, Mover, PodIdentity, PublishEvent } from "./ports.ts";
 import { clearAway, restorePod } from "./recovery.ts";
 import type { Span } from "./timeline.ts";
@@ -61,6 +62,8 @@ export class PodNode {
 	readonly #leaving = new Map<string, Promise<void>>();
 	readonly #leavingNetworks = new LeavingNetworks();
 	readonly #images = new Map<string, RootfsImages>();
+	/** VMs that were booted ahead. */
+	readonly pool: NodePool;
 	/** Connected keepers, with a pod or without. */
 	readonly #movers = new Map<string, Mover>();
 	/** Pods that an earlier snpd had and that could not be taken up: their keepers may not have been here yet. */
@@ -74,6 +77,7 @@ export class PodNode {
 
 	constructor(options: NodeOptions) {
 		this.#options = options;
+		this.pool = new NodePool({ stateDir: options.stateDir, log: options.log });
 	}
 
 	/** Takes up the pods of an earlier snpd. Each that can't be taken up is cleared away; none keeps the others from coming back. */
@@ -94,8 +98,16 @@ export class PodNode {
 			}),
 		);
 		await this.#knowDefaultImages();
+		void this.#recoverPool();
 		const live = new Set(this.#pods.keys());
 		for (const images of this.#images.values()) await images.sweep(live);
+	}
+
+	/** A pod that comes meanwhile does not wait for it. */
+	async #recoverPool(): Promise<void> {
+		const { defaultConfigFile } = this.#options;
+		const used = [...this.#pods.values()].map(({ identity }) => identity.configFile ?? defaultConfigFile);
+		await this.pool.recover(new Set([defaultConfigFile, ...used]));
 	}
 
 	/** The default configuration's images are swept too when no pod came back to name them. */
@@ -213,6 +225,7 @@ export class PodNode {
 			images: (wanted) => this.#imagesOf(wanted),
 			leavingNetworks: this.#leavingNetworks,
 			abandoned: (pod) => this.#removeLater(pod),
+			pool: this.pool.for(identity.configFile ?? this.#options.defaultConfigFile, config),
 		});
 	}
 

@@ -25,8 +25,11 @@ import { beginContainer, finishContainer, makeContainer, prepareImage } from "./
 import type { MakingPod } from "./making.ts";
 import { Makings } from "./makings.ts";
 import { isSandboxContainer, planPod } from "./plan.ts";
+import type { PodPlan } from "./plan.ts";
 import type { PodState } from "./pod-state.ts";
 import type { CreateRequest, DeleteResult, Mover, PodEvent, PodIdentity, PublishEvent } from "./ports.ts";
+import type { PodPool } from "./pool/node-pool.ts";
+import type { PoolVm } from "./pool/vm.ts";
 import { podRecord } from "./record.ts";
 import { SandboxApi } from "./sandbox-api.ts";
 import type { SandboxApiPod } from "./sandbox-api.ts";
@@ -46,6 +49,8 @@ export interface PodServices {
 	readonly leavingNetworks: LeavingNetworks;
 	/** Called when the last container has gone, and the pod's first one before it. */
 	readonly abandoned: (pod: Pod) => void;
+	/** VMs that were booted ahead; undefined: none are. */
+	readonly pool?: PodPool;
 	readonly log: Log;
 }
 
@@ -170,6 +175,15 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		this.journal.write(podRecord(this));
 	}
 
+	takeFolder(folder: string): void {
+		this.journal.takeFolder(folder, podRecord(this));
+	}
+
+	/** A VM of the pool of the kind that the plan asks for, which is the caller's from now on; undefined: none is there. */
+	warmVm(plan: PodPlan): Promise<PoolVm | undefined> {
+		return this.#services.pool?.take(plan) ?? Promise.resolve(undefined);
+	}
+
 	/** Writes the journal; a failure is logged. */
 	saveQuietly(): void {
 		try {
@@ -244,11 +258,16 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 			return this.pid;
 		}
 		try {
-			return await this.#makings.run(id, (abort) => this.#make(request, abort, replay));
+			return await this.#makings.run(id, (abort) => this.#undisturbed(() => this.#make(request, abort, replay)));
 		} catch (error) {
 			if (this.state.kind !== "new") this.#noticeEmpty(id);
 			throw error;
 		}
+	}
+
+	/** No VM is booted ahead meanwhile. */
+	#undisturbed<T>(start: () => Promise<T>): Promise<T> {
+		return this.#services.pool?.during(start) ?? start();
 	}
 
 	/** The first container is made in its turn. Others come and go while the image of a further one is made. */
@@ -280,7 +299,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	/** Runs work that the pod's removal aborts. */
 	making<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-		return this.#makings.run(this.podId, (abort) => work(abort.signal));
+		return this.#makings.run(this.podId, (abort) => this.#undisturbed(() => work(abort.signal)));
 	}
 
 	/** Aborts what is being made, since the pod is being stopped, or removed; waits for its end, but not for ever. */
@@ -315,7 +334,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		const plan = await readyPlan(planned);
 		let making: Promise<unknown> = Promise.resolve();
 		try {
-			const scope = sandbox.begin(plan);
+			const scope = sandbox.begin(plan, await this.warmVm(plan));
 			const { container, disk } = beginContainer(this, request, spec, scope, abort.signal);
 			making = container;
 			const address = await sandbox.boot(plan, disk, abort.signal);

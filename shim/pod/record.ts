@@ -22,6 +22,7 @@ export function podRecord(pod: Pod): PodRecord {
 		scratch: pod.sandbox.scratch,
 		pciSegments: pod.sandbox.pciSegments,
 		cgroup: pod.sandbox.cgroup?.path ?? null,
+		poolCgroup: pod.sandbox.poolCgroup,
 		agent: state.kind === "running" ? { ...state.machine.details } : null,
 		volumes: pod.sandbox.volumes.copies.record(),
 		shares: pod.sandbox.volumes.shares.record().map((share) => ({ ...share, users: [...share.users] })),

@@ -43,7 +43,7 @@ const KILL_WAIT_MS = 10_000;
  * network namespace
  */
 export async function clearAway(folder: string, record: PodRecord | null, log: Log): Promise<void> {
-	const groups = new Set([record?.cgroup ?? null].filter((path) => path !== null));
+	const groups = new Set([record?.cgroup ?? null, record?.poolCgroup ?? null].filter((path) => path !== null));
 	for (const found of [...findProcesses(folder, API_SOCKET_OPTION), ...findProcesses(folder, SHARE_OPTION)]) {
 		if (found.pid === process.pid) continue;
 		if (record === null) for (const group of cgroupsApart(found.pid)) groups.add(group);

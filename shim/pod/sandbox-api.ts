@@ -20,6 +20,7 @@ import type { PodDns } from "./pod-config.ts";
 import { withPodFiles, writePodFiles } from "./pod-files.ts";
 import { SIGKILL, SIGNAL_EXIT_BASE } from "./process.ts";
 import type { ExitRecord } from "./process.ts";
+import type { PoolVm } from "./pool/vm.ts";
 import type { Sandbox } from "./sandbox.ts";
 import { vmStats } from "./vm-stats.ts";
 
@@ -56,6 +57,8 @@ export interface SandboxApiPod {
 	making<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T>;
 	/** Aborts what is being made, and waits for its end; `what` happens to the pod: stopped, removed. */
 	giveUp(what: string): Promise<void>;
+	/** A VM of the pool of the kind that the plan asks for, which is the caller's from now on; undefined: none is there. */
+	warmVm(plan: PodPlan): Promise<PoolVm | undefined>;
 	/** Writes the journal. @throws ShimError `journal.write` */
 	save(): void;
 	/** Ends the VM and gives everything back. */
@@ -118,7 +121,7 @@ export class SandboxApi {
 	async #make(plan: PodPlan, dns: PodDns | undefined, signal: AbortSignal): Promise<void> {
 		const { sandbox, folder } = this.#pod;
 		try {
-			sandbox.begin(plan);
+			sandbox.begin(plan, await this.#pod.warmVm(plan));
 			writePodFiles(folder, plan.hostname, dns);
 			await sandbox.boot(plan, undefined, signal);
 			this.#pod.save();

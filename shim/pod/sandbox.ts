@@ -11,8 +11,8 @@ import { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
 import { cgroupPath, HostCgroup } from "../host/cgroups.ts";
 import { makeScratchFile, removeScratchFile } from "../storage/scratch-file.ts";
-import { bootMachine, CGROUP_RELEASE, VM_RELEASE } from "./boot.ts";
-import type { BootDisk } from "./boot.ts";
+import { bootMachine, CGROUP_RELEASE, SCRATCH_DISK, VM_RELEASE } from "./boot.ts";
+import type { BootContext, BootDisk } from "./boot.ts";
 import type { VmSize } from "./growth.ts";
 import { writeInitdataDisk } from "./initdata-disk.ts";
 import type { Journal } from "./journal.ts";
@@ -20,6 +20,9 @@ import type { LeavingNetworks } from "./leaving-networks.ts";
 import type { Machine } from "./machine.ts";
 import type { PodPlan } from "./plan.ts";
 import { PodNetwork } from "./pod-network.ts";
+import { takeMachine } from "./pool/take.ts";
+import type { TakenMachine } from "./pool/take.ts";
+import type { PoolVm } from "./pool/vm.ts";
 import { Rest } from "./rest.ts";
 import type { NetworkRecord, PodNetworkOptions } from "./pod-network.ts";
 import { checkTransition } from "./pod-state.ts";
@@ -51,6 +54,8 @@ export interface SandboxOwner {
 	nextNumber(): number;
 	/** Writes the journal. @throws ShimError `journal.write` */
 	save(): void;
+	/** Makes the folder of a VM that was booted ahead the pod's, with its journal in it. @throws ShimError `journal.write` */
+	takeFolder(folder: string): void;
 	/** Writes the journal; a failure is logged. */
 	saveQuietly(): void;
 	/** The VM has ended by itself. */
@@ -61,12 +66,10 @@ export interface SandboxOwner {
 	damaged(text: string): Promise<void>;
 }
 
-/** The VMM's name of the pod's writable disk. */
-const SCRATCH_DISK = "scratch";
-
 /** Names of releases. */
 const POD_FOLDER = "pod folder";
 const NETWORK_RELEASE = "network";
+const POOL_CGROUP_RELEASE = "control group in the pool";
 
 /** What a guest may tell of changed disks: it is not trusted with the log. */
 const MAX_DAMAGE = 64;
@@ -83,6 +86,8 @@ export class Sandbox {
 	pciSegments = 1;
 	/** The control group of the VMM, once it is decided. */
 	cgroup: HostCgroup | undefined;
+	/** The control group that the VM was booted ahead in, while it may be there. */
+	poolCgroup: string | null = null;
 	/** The pod's network, from before its first effect; null: loopback alone. */
 	network: PodNetwork | null = null;
 	/** The file of the pod's writable disk; null when what is written stays in memory. */
@@ -99,6 +104,8 @@ export class Sandbox {
 	/** Owns the sandbox while it is made. */
 	#making: Scope | undefined;
 	#initdata: BootDisk | undefined;
+	/** A VM of the pool that is becoming the pod's. */
+	#warm: PoolVm | undefined;
 
 	constructor(owner: SandboxOwner) {
 		this.#owner = owner;
@@ -126,23 +133,27 @@ export class Sandbox {
 
 	/**
 	 * Begins to make the sandbox: the pod's folder, its journal, its network's namespace. Whatever fails from here on, `undo` gives all of it back.
+	 * @param warm a VM of the pool that the pod is to have: it is the pod's from here on
 	 * @returns the scope that owns what is made until `keep`
 	 * @throws ShimError `journal.write`, `network.setup`, `network.unsupported`
 	 */
-	begin(plan: PodPlan): Scope {
+	begin(plan: PodPlan, warm?: PoolVm): Scope {
 		const scope = new Scope(`boot of pod ${this.#owner.podId}`);
 		this.#making = scope;
+		scope.defer(POD_FOLDER, () => this.#owner.journal.remove());
+		this.#warm = warm;
+		this.cgroup = plan.cgroupsPath === "" ? undefined : new HostCgroup(cgroupPath(plan.cgroupsPath));
+		if (warm !== undefined) ownWarm(scope, warm, this.cgroup);
 		this.size = { now: { vcpus: plan.vcpus, memoryMib: plan.memoryMib }, most: plan.most };
 		this.pciSegments = plan.pciSegments;
-		this.cgroup = plan.cgroupsPath === "" ? undefined : new HostCgroup(cgroupPath(plan.cgroupsPath));
 		this.scratch = plan.scratch?.path ?? null;
 		this.transition({ kind: "booting" });
-		scope.defer(POD_FOLDER, () => this.#owner.journal.remove());
-		this.#owner.journal.open();
+		if (warm === undefined) this.#owner.journal.open();
+		else this.#takeWarm(warm);
 		this.#warnOfSample();
 		this.#initdata = plan.confidential === undefined ? undefined : writeInitdataDisk(this.#owner.folder, plan.confidential.initdata);
 		this.#ownVolumes(scope);
-		if (plan.scratch !== undefined) {
+		if (plan.scratch !== undefined && warm === undefined) {
 			const { path } = plan.scratch;
 			scope.defer(`file ${path}`, () => removeScratchFile(path));
 		}
@@ -155,6 +166,14 @@ export class Sandbox {
 		return scope;
 	}
 
+	/** Its folder becomes the pod's, with all that it has in it: from one moment to the next a new snpd finds the VM there. */
+	#takeWarm(warm: PoolVm): void {
+		this.vmm = { pid: warm.vmm.pid, startTime: warm.vmm.startTime.toString() };
+		this.poolCgroup = warm.cgroup.path;
+		this.#owner.takeFolder(warm.vmm.folder);
+		warm.movedTo(this.#owner.folder);
+	}
+
 	/**
 	 * Boots the VM, and has the guest make what containers share; after `begin`.
 	 * @param disk what the VM shall have from its start, made meanwhile
@@ -164,7 +183,8 @@ export class Sandbox {
 	async boot(plan: PodPlan, disk: Promise<BootDisk> | undefined, signal: AbortSignal): Promise<string> {
 		const { network, cgroup } = this;
 		const { podId, folder, config, timeline, log } = this.#owner;
-		const { machine, diskAddress, scratchAddress } = await bootMachine({
+		const scratchFile = this.#warm === undefined ? plan.scratch?.path : undefined;
+		const { machine, diskAddress, scratchAddress } = await this.#start({
 			podId,
 			folder,
 			plan,
@@ -176,7 +196,7 @@ export class Sandbox {
 			cgroup,
 			disk,
 			initdata: this.#initdata,
-			scratch: this.#prepareScratch(plan),
+			scratch: this.#warm === undefined ? this.#prepareScratch(plan) : Promise.resolve(undefined),
 			network: network === null ? Promise.resolve(undefined) : this.#prepareNetwork(network),
 			onVmm: (vmm) => {
 				this.vmm = { pid: vmm.pid, startTime: vmm.startTime.toString() };
@@ -185,7 +205,7 @@ export class Sandbox {
 		});
 		this.transition({ kind: "running", machine });
 		// The VMM has it open: without a name it goes with the VMM, whatever becomes of this process.
-		if (plan.scratch !== undefined) await removeScratchFile(plan.scratch.path);
+		if (scratchFile !== undefined) await removeScratchFile(scratchFile);
 		if (network !== null) await timeline.step("guest-network", () => network.tell(machine.agent, { signal }));
 		await timeline.step("sandbox", () =>
 			machine.agent.createSandbox(
@@ -202,6 +222,17 @@ export class Sandbox {
 		return diskAddress;
 	}
 
+	/** Boots the VM, or takes the one of the pool. */
+	async #start(context: BootContext): Promise<TakenMachine> {
+		const warm = this.#warm;
+		if (warm === undefined) return bootMachine(context);
+		const taken = await takeMachine(context, warm);
+		this.#ownScope().take(POOL_CGROUP_RELEASE);
+		this.poolCgroup = null;
+		this.#warm = undefined;
+		return taken;
+	}
+
 	/** All that was asked for is made: from now on `scope` owns it, and the VM's end is noticed. */
 	keep(): void {
 		this.#ownScope().moveTo(this.scope);
@@ -213,7 +244,9 @@ export class Sandbox {
 	async undo(): Promise<void> {
 		if (this.#making !== undefined) await undo(this.#making, this.#owner.log);
 		this.#making = undefined;
+		this.#warm = undefined;
 		this.vmm = null;
+		this.poolCgroup = null;
 		this.cgroup = undefined;
 		this.size = undefined;
 		this.scratch = null;
@@ -394,4 +427,12 @@ export class Sandbox {
 	async #watchOom(machine: Machine): Promise<void> {
 		while (this.#state.kind === "running") this.#owner.outOfMemory(await machine.agent.oomEvent());
 	}
+}
+
+/** What a VM of the pool has is the pod's. Both groups of its processes go after it: that in the pool, and the pod's. */
+function ownWarm(scope: Scope, warm: PoolVm, cgroup: HostCgroup | undefined): void {
+	if (cgroup !== undefined) scope.defer(CGROUP_RELEASE, () => cgroup.remove());
+	const release = warm.scope.take(CGROUP_RELEASE);
+	if (release !== undefined) scope.defer(POOL_CGROUP_RELEASE, release);
+	warm.scope.moveTo(scope);
 }

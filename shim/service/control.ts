@@ -10,6 +10,7 @@ const KILLED = 137;
 const requestSchema = v.variant("op", [
 	v.object({ op: v.literal("delete"), address: v.string(), namespace: v.string(), id: v.string(), bundle: v.optional(v.string(), "") }),
 	v.object({ op: v.literal("list") }),
+	v.object({ op: v.literal("pool") }),
 	v.object({ op: v.literal("timeline"), id: v.string() }),
 	v.object({ op: v.literal("denial"), id: v.string() }),
 ]);
@@ -36,6 +37,8 @@ export async function answerControl(node: PodNode, value: unknown): Promise<Reco
 		}
 		case "list":
 			return { pods: node.list() };
+		case "pool":
+			return { pool: node.pool.summary() };
 		case "timeline":
 			return { spans: node.timeline(request.id) };
 		case "denial":

@@ -63,17 +63,27 @@ const PREFIX = "/api/v1/";
  * `wait.deadline`, `wait.canceled`, `busy`, or what `onLost` gives.
  */
 export class VmmClient {
-	readonly socketPath: string;
+	#socketPath: string;
 	readonly #options: VmmClientOptions;
 	readonly #connection: ApiConnection;
 	readonly #queue: Mailbox;
 	#answered = false;
 
 	constructor(socketPath: string, options: VmmClientOptions = {}) {
-		this.socketPath = socketPath;
+		this.#socketPath = socketPath;
 		this.#options = options;
 		this.#connection = new ApiConnection(socketPath);
 		this.#queue = new Mailbox(`the hypervisor at ${socketPath}`, options.queueLimit ?? DEFAULT_QUEUE_LIMIT);
+	}
+
+	get socketPath(): string {
+		return this.#socketPath;
+	}
+
+	/** The socket was renamed: calls go there from now on, and one that runs is not touched. */
+	moveTo(socketPath: string): void {
+		this.#socketPath = socketPath;
+		this.#connection.moveTo(socketPath);
 	}
 
 	/** True once the VMM has answered a call, in whatever way. */

@@ -102,7 +102,7 @@ function parseHead(head: string): { status: number; length: number; closes: bool
 
 /** A kept connection to an API socket. The caller sees to it that exchanges never overlap. */
 export class ApiConnection {
-	readonly #path: string;
+	#path: string;
 	#idle: Socket | undefined;
 
 	/** Connects when the first exchange needs it. */
@@ -129,6 +129,11 @@ export class ApiConnection {
 			socket.on("error", () => undefined).destroy();
 			throw error;
 		}
+	}
+
+	/** The socket has another path from now on; a kept connection stays. */
+	moveTo(path: string): void {
+		this.#path = path;
 	}
 
 	/** Closes the idle connection; the next exchange would make a new one. */

@@ -18,7 +18,6 @@ import { readEvents } from "./events.ts";
 import type { OnVmmEvent } from "./events.ts";
 import { Vmm, vmmFiles } from "./vmm.ts";
 import type { VmmExit, VmmFiles } from "./vmm.ts";
-import { boundLog } from "./vmm-log.ts";
 
 export { Vmm, vmmFiles } from "./vmm.ts";
 export type { VmmExit, VmmFiles } from "./vmm.ts";
@@ -98,7 +97,6 @@ function start(options: LaunchOptions, stop: (() => void)[]): ChildProcess {
 		stop.push(readEvents(files.events, options.onEvent ?? (() => undefined)));
 		const log = openSync(files.log, constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT, 0o600);
 		handedOver.push(log);
-		stop.push(boundLog(files.log));
 		const stdio: StdioOptions = ["ignore", log, log, ...handedOver.slice(0, 2)];
 		return spawn(options.hypervisorPath, argumentsOf(options), { cwd: options.folder, env: {}, stdio, detached: true });
 	} finally {
@@ -114,7 +112,13 @@ async function started(child: ChildProcess, folder: string, stop: readonly (() =
 	child.unref();
 	const handle = ProcessHandle.open(child.pid);
 	if (handle === undefined) throw new Error(`process ${child.pid} can't be found in /proc`);
-	return new Vmm(folder, handle, exited.promise, stop);
+	try {
+		return new Vmm(folder, handle, exited.promise, stop);
+	} catch (error) {
+		handle.kill("SIGKILL");
+		handle.close();
+		throw error;
+	}
 }
 
 function argumentsOf(options: LaunchOptions): string[] {
@@ -153,16 +157,15 @@ export function adoptVmm(options: AdoptOptions): Vmm | undefined {
 	const stop: (() => void)[] = [];
 	try {
 		stop.push(readEvents(files.events, options.onEvent ?? (() => undefined)));
-		stop.push(boundLog(files.log));
+		return new Vmm(
+			options.folder,
+			handle,
+			handle.exited.then(() => exitOf(undefined, undefined)),
+			stop,
+		);
 	} catch (error) {
 		for (const undo of stop) undo();
 		handle.close();
 		throw new ShimError("vmm.launch", `taking up process ${options.pid} in ${options.folder}: ${messageOf(error)}`, { cause: error });
 	}
-	return new Vmm(
-		options.folder,
-		handle,
-		handle.exited.then(() => exitOf(undefined, undefined)),
-		stop,
-	);
 }

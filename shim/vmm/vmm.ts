@@ -6,7 +6,7 @@ import { withDeadline } from "../base/deadline.ts";
 import { messageOf, ShimError } from "../base/errors.ts";
 import type { ProcessHandle } from "../host/processes.ts";
 import { VmmClient } from "./client.ts";
-import { logTail } from "./vmm-log.ts";
+import { boundLog, logTail } from "./vmm-log.ts";
 
 /** How a VMM ended. Code and signal are unknown for a process that this one did not start. */
 export interface VmmExit {
@@ -37,24 +37,43 @@ export class Vmm {
 	readonly pid: number;
 	/** With the pid this names the process for ever: see `startTimeOf` in `host/processes.ts`. */
 	readonly startTime: bigint;
-	readonly folder: string;
+	#folder: string;
 	/** A call on a VMM that is gone fails with ShimError `vmm.exited`, which has how it ended and the end of its log. */
 	readonly client: VmmClient;
 	/** Settles when the process has ended; never rejects. */
 	readonly exited: Promise<VmmExit>;
 	readonly #process: ProcessHandle;
 	readonly #stop: readonly (() => void)[];
+	#stopLog: () => void;
 
-	/** @param stop what to stop when the process has ended or is given up */
+	/**
+	 * @param stop what to stop when the process has ended or is given up
+	 * @throws Error when its log is not there
+	 */
 	constructor(folder: string, process: ProcessHandle, exited: Promise<VmmExit>, stop: readonly (() => void)[]) {
 		this.pid = process.pid;
 		this.startTime = process.startTime;
-		this.folder = folder;
+		this.#folder = folder;
+		this.#stopLog = boundLog(vmmFiles(folder).log);
 		this.#process = process;
 		this.#stop = stop;
 		this.client = new VmmClient(vmmFiles(folder).apiSocket, { onLost: (endpoint, lost) => this.#explain(endpoint, lost) });
 		this.exited = exited;
 		void exited.then(() => this.detach());
+	}
+
+	/** Where its files are. */
+	get folder(): string {
+		return this.#folder;
+	}
+
+	/** Its folder was renamed: the VMM has all of it open and works on, and its files are looked for there from now on. */
+	moveTo(folder: string): void {
+		this.#folder = folder;
+		const files = vmmFiles(folder);
+		this.client.moveTo(files.apiSocket);
+		this.#stopLog();
+		this.#stopLog = boundLog(files.log);
 	}
 
 	/**
@@ -70,6 +89,7 @@ export class Vmm {
 	detach(): void {
 		this.client.close();
 		for (const stop of this.#stop) stop();
+		this.#stopLog();
 		this.#process.close();
 	}
 
@@ -83,7 +103,7 @@ export class Vmm {
 
 	/** The end of the VMM's log. */
 	logTail(): Promise<string> {
-		return logTail(vmmFiles(this.folder).log);
+		return logTail(vmmFiles(this.#folder).log);
 	}
 
 	async #explain(endpoint: string, lost: Error): Promise<ShimError> {

@@ -64,6 +64,7 @@ export class TtrpcClient {
 	readonly #options: ClientOptions;
 	readonly #reader: FrameReader;
 	readonly #pending = new Map<number, PendingCall>();
+	#name: string;
 	#nextId = 1;
 	#waits = 0;
 	#end: ShimError | undefined;
@@ -72,6 +73,7 @@ export class TtrpcClient {
 	constructor(stream: Duplex, options: ClientOptions) {
 		this.#stream = stream;
 		this.#options = options;
+		this.#name = options.name;
 		this.#reader = new FrameReader(options.violated ?? "guest.protocol", options.maxAnswerBytes ?? MAX_DATA_BYTES);
 		this.closed = new Promise((resolve) => {
 			this.#settleClosed = resolve;
@@ -81,11 +83,16 @@ export class TtrpcClient {
 		// A stream that was paused on purpose, as one handed over after a handshake is, does not flow by itself.
 		stream.resume();
 		stream.on("error", (error) =>
-			this.close(new ShimError(unreachable, `the connection to ${options.name} failed: ${messageOf(error)}`, { cause: error })),
+			this.close(new ShimError(unreachable, `the connection to ${this.#name} failed: ${messageOf(error)}`, { cause: error })),
 		);
-		stream.on("end", () => this.close(new ShimError(unreachable, `${options.name} closed the connection`)));
-		stream.on("close", () => this.close(new ShimError(unreachable, `the connection to ${options.name} was closed`)));
-		if (stream.destroyed) this.close(new ShimError(unreachable, `the connection to ${options.name} was closed`));
+		stream.on("end", () => this.close(new ShimError(unreachable, `${this.#name} closed the connection`)));
+		stream.on("close", () => this.close(new ShimError(unreachable, `the connection to ${this.#name} was closed`)));
+		if (stream.destroyed) this.close(new ShimError(unreachable, `the connection to ${this.#name} was closed`));
+	}
+
+	/** Gives the peer another name in messages: it serves somebody else from now on. */
+	rename(name: string): void {
+		this.#name = name;
 	}
 
 	/** How many calls are unanswered. */
@@ -99,7 +106,7 @@ export class TtrpcClient {
 	 * `wait.canceled`, or the reason of the connection's end
 	 */
 	call(service: string, method: string, payload: Uint8Array, options: CallOptions): Promise<Uint8Array> {
-		const what = `${this.#options.name}: ${method}`;
+		const what = `${this.#name}: ${method}`;
 		const refusal = this.#end ?? this.#refusal(what, options);
 		if (refusal !== undefined) return Promise.reject(refusal);
 		let frame: Buffer;
@@ -119,7 +126,7 @@ export class TtrpcClient {
 	/** Ends the connection: unanswered and later calls fail with `reason`. Calling it again changes nothing. */
 	close(reason?: ShimError): void {
 		if (this.#end !== undefined) return;
-		const end = reason ?? new ShimError("wait.canceled", `the connection to ${this.#options.name} was closed on this side`);
+		const end = reason ?? new ShimError("wait.canceled", `the connection to ${this.#name} was closed on this side`);
 		this.#end = end;
 		const pending = [...this.#pending.values()];
 		this.#pending.clear();
@@ -171,8 +178,8 @@ export class TtrpcClient {
 			for (const frame of this.#reader.push(chunk)) this.#answer(frame);
 		} catch (error) {
 			const violated = this.#options.violated ?? "guest.protocol";
-			const end = asShimError(error, violated, `${this.#options.name} broke the protocol`);
-			this.#options.log.error(`${this.#options.name} broke the protocol; the connection is closed`, end);
+			const end = asShimError(error, violated, `${this.#name} broke the protocol`);
+			this.#options.log.error(`${this.#name} broke the protocol; the connection is closed`, end);
 			this.close(end);
 		}
 	}
@@ -182,7 +189,7 @@ export class TtrpcClient {
 		if (frame.type !== FrameType.response || frame.streamId % 2 === 0 || frame.streamId >= this.#nextId) {
 			throw new ShimError(
 				violated,
-				`${this.#options.name} sent a frame of type ${frame.type} for stream ${frame.streamId}, which was never opened`,
+				`${this.#name} sent a frame of type ${frame.type} for stream ${frame.streamId}, which was never opened`,
 			);
 		}
 		const call = this.#pending.get(frame.streamId);

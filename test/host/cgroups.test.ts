@@ -86,6 +86,29 @@ t.test("HostCgroup.join: a process that is gone joins nothing", async () => {
 	await group.remove();
 });
 
+t.test("HostCgroup: all processes of another group move, with those that they start, and a bound is set where there is one", async (t) => {
+	const name = `/snp-test-${randomBytes(4).toString("hex")}`;
+	const [parent, from, to] = ["", "/from", "/to"].map((path) => new HostCgroup(`${name}${path}`));
+	if (parent === undefined || from === undefined || to === undefined) return;
+	const child = spawn("sh", ["-c", "sleep 1000 & sleep 1000 & wait"], { detached: true });
+	const ended = once(child, "exit");
+	t.teardown(async () => {
+		process.kill(-(child.pid ?? 0), "SIGKILL");
+		await ended;
+		for (const group of [from, to, parent]) await group.remove();
+	});
+	await from.join(child.pid ?? 0);
+	const bytes = String(64 << 20);
+	t.ok(from.set("memory.max", bytes) || from.set("memory.limit_in_bytes", bytes));
+	t.equal(from.usage().memoryLimitBytes, 64 << 20);
+	t.notOk(from.set("memory.nothing", bytes), "no hierarchy has it");
+	t.ok((await to.takeFrom(from)).includes(child.pid ?? 0));
+	t.strictSame(from.processes(), []);
+	t.strictSame(cgroupsApart(child.pid ?? 0), [to.path]);
+	t.ok(from.removeEmpty(), "nobody is left there");
+	t.strictSame(await to.takeFrom(from), [], "a group that is gone has none");
+});
+
 t.test("HostCgroup.usage: both versions tell the same by the same names", async (t) => {
 	const folder = t.testdir({
 		two: {

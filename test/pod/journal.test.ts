@@ -19,6 +19,7 @@ const RECORD: PodRecord = {
 	pciSegments: 2,
 	size: { now: { vcpus: 1, memoryMib: 256 }, most: { vcpus: 2, memoryMib: 512 } },
 	cgroup: "/kubepods/pod1/abc",
+	poolCgroup: null,
 	agent: {
 		version: "1",
 		streams: true,
@@ -77,6 +78,19 @@ t.test("a journal is read back as it was written, and its folder goes with it", 
 	t.same(readJournals(pods), [{ folder: join(pods, "k"), record: RECORD }]);
 	journal.remove();
 	t.same(readdirSync(pods), []);
+	t.end();
+});
+
+t.test("the folder of a VM that waited becomes the pod's, with the journal in it", (t) => {
+	const place = t.testdir({ w: { vm: { "vmm.log": "words" } }, p: {} });
+	const journal = new Journal(join(place, "p", "k"));
+	journal.takeFolder(join(place, "w", "vm"), RECORD);
+	t.same(readdirSync(join(place, "w")), []);
+	t.same(readdirSync(join(place, "p", "k")).sort(), ["journal.json", "vmm.log"]);
+	journal.write({ ...RECORD, nextNumber: 4 });
+	t.match(readJournals(join(place, "p")), [{ record: { nextNumber: 4 } }]);
+	t.throws(() => journal.takeFolder(join(place, "w", "none"), RECORD), failing({ reason: "journal.write" }));
+	t.match(readJournals(join(place, "p")), [{ record: { nextNumber: 4 } }], "a failure changes nothing");
 	t.end();
 });
 

@@ -120,6 +120,7 @@ function leaveSandbox(
 		scratch: null,
 		pciSegments: 1,
 		cgroup: null,
+		poolCgroup: null,
 		agent: null,
 		volumes: [],
 		disks: [],

@@ -1,0 +1,67 @@
+/** When the next VM may be booted ahead: after those who start, after a while when it failed, and not while the node's memory is short. */
+
+/** When the pool does what, in milliseconds. */
+export interface PoolTimes {
+	/** So long nothing must have been started before a VM is booted ahead. */
+	readonly quiet: number;
+	/** One that is missing for so long is booted although others start. */
+	readonly patience: number;
+	/** After a failure, doubled with each further one up to the longest. */
+	readonly retry: number;
+	readonly longestRetry: number;
+	/** A VM that lived so long has not failed because of how it was made. */
+	readonly stable: number;
+	/** So long nothing is booted after the pool was shrunk. */
+	readonly hold: number;
+}
+
+const TIMES: PoolTimes = { quiet: 1_000, patience: 15_000, retry: 5_000, longestRetry: 300_000, stable: 60_000, hold: 60_000 };
+
+/** The pace of one pool. */
+export class Pacing {
+	readonly #times: PoolTimes;
+	/** Starts that are under way, and when the last one ended. */
+	#starts = 0;
+	#calmSinceMs = Date.now();
+	#failures = 0;
+	#notBeforeMs = 0;
+	#heldUntilMs = 0;
+
+	constructor(times: Partial<PoolTimes> = {}) {
+		this.#times = { ...TIMES, ...times };
+	}
+
+	/** Something is being started. @returns to be called when that is over */
+	began(): () => void {
+		this.#starts++;
+		return () => {
+			this.#starts--;
+			this.#calmSinceMs = Date.now();
+		};
+	}
+
+	/** A boot has failed, or a VM ended by itself. @param livedMs how long that one lived */
+	failed(livedMs = 0): void {
+		const { retry, longestRetry, stable } = this.#times;
+		this.#failures = livedMs > stable ? 1 : this.#failures + 1;
+		this.#notBeforeMs = Date.now() + Math.min(retry * 2 ** (this.#failures - 1), longestRetry);
+	}
+
+	/** Earlier failures say nothing any more. */
+	forgive(): void {
+		this.#failures = 0;
+		this.#notBeforeMs = 0;
+	}
+
+	/** Nothing is booted for a while. */
+	hold(): void {
+		this.#heldUntilMs = Date.now() + this.#times.hold;
+	}
+
+	/** When a VM may be booted that is missing since then. */
+	nextAtMs(missingSinceMs: number): number {
+		const { quiet, patience } = this.#times;
+		const calmAtMs = this.#starts > 0 ? Number.POSITIVE_INFINITY : this.#calmSinceMs + quiet;
+		return Math.max(Math.min(calmAtMs, missingSinceMs + patience), this.#notBeforeMs, this.#heldUntilMs);
+	}
+}

@@ -1,0 +1,71 @@
+/** A VM of the pool becomes a pod's: what a boot does for a pod, without the boot. */
+
+import { randomBytes } from "node:crypto";
+
+import { withDeadline } from "../../base/deadline.ts";
+import { explain, ShimError } from "../../base/errors.ts";
+import { planDisk } from "../../vmm/plan.ts";
+import type { BootContext, BootDisk, Booted } from "../boot.ts";
+import { agentHooks } from "../denials.ts";
+import type { Machine } from "../machine.ts";
+import type { PoolVm } from "./vm.ts";
+
+const SEED_BYTES = 64;
+
+/** What taking needs: the network and the disk are plugged in as they become ready. */
+export type TakeContext = Pick<
+	BootContext,
+	"podId" | "folder" | "plan" | "config" | "timeline" | "signal" | "log" | "cgroup" | "disk" | "network"
+>;
+
+/** What comes of it. */
+export type TakenMachine = Pick<Booted, "machine" | "diskAddress" | "scratchAddress">;
+
+/**
+ * Makes a VM of the pool the pod's. Its folder and its scope are the pod's already.
+ * @throws ShimError `vmm.boot-timeout`, `pod.lost`, or what a step throws
+ */
+export async function takeMachine(context: TakeContext, vm: PoolVm): Promise<TakenMachine> {
+	const { podId, config } = context;
+	const wait = { what: `taking a VM of the pool for pod ${podId}`, timeoutMs: config.timeouts.boot_ms, signal: context.signal };
+	return withDeadline({ ...wait, reason: "vmm.boot-timeout" }, async (signal) => {
+		const machine = vm.machineOf(podId, config.timeouts.agent_call_ms, agentHooks(context.folder, config, context.log));
+		const lost = machine.died.then((death) => Promise.reject(death));
+		lost.catch(() => undefined);
+		const diskAddress = await Promise.race([lost, prepare(context, vm, machine, signal)]);
+		return { machine, diskAddress, scratchAddress: vm.scratchAddress };
+	});
+}
+
+async function prepare(context: TakeContext, vm: PoolVm, machine: Machine, signal: AbortSignal): Promise<string> {
+	const { timeline } = context;
+	const plugged = async (): Promise<string> => {
+		const disk = await context.disk;
+		return disk === undefined ? "" : timeline.step("add-disk", () => plugDisk(context, machine, disk, signal));
+	};
+	const joined = async (): Promise<void> => {
+		const network = await context.network;
+		if (network !== undefined) await timeline.step("add-net", () => network.plugCold(machine.vmm.client, { signal }));
+	};
+	const moved = timeline.step("pool-take", () => Promise.all([move(context, vm), refresh(context, machine, signal)]));
+	const [address] = await Promise.all([plugged(), joined(), moved]);
+	return address;
+}
+
+async function move({ cgroup }: TakeContext, vm: PoolVm): Promise<void> {
+	if (cgroup !== undefined) await vm.moveInto(cgroup);
+}
+
+/** A guest that has waited may have a clock that went its own way; new randomness costs nothing. Agents that take neither go on with what they have. */
+async function refresh({ log }: TakeContext, { agent }: Machine, signal: AbortSignal): Promise<void> {
+	await Promise.all([agent.setTime(Date.now(), { signal }), agent.reseed(randomBytes(SEED_BYTES), { signal })]).catch((error: unknown) =>
+		log.debug("the guest keeps its clock or its random seed", { reason: explain(error) }),
+	);
+}
+
+async function plugDisk({ config }: TakeContext, { vmm }: Machine, disk: BootDisk, signal: AbortSignal): Promise<string> {
+	const call = { signal, timeoutMs: config.timeouts.vmm_call_ms };
+	const device = await vmm.client.addDisk(planDisk({ ...disk, readonly: true }), call);
+	if (device === undefined) throw new ShimError("vmm.api", `the hypervisor does not say where disk ${disk.id} is`);
+	return device.bdf;
+}

@@ -1,0 +1,213 @@
+/** When the pool boots and ends VMs. Its VMs are false here: what is tested is their number and their moment. */
+import t from "tap";
+import { deferred } from "../../../shim/base/deadline.ts";
+import type { Deferred } from "../../../shim/base/deadline.ts";
+import { Log } from "../../../shim/base/log.ts";
+import { defaultConfig } from "../../../shim/config/schema.ts";
+import type { Config } from "../../../shim/config/schema.ts";
+import type { PodPlan } from "../../../shim/pod/plan.ts";
+import type { PoolTimes } from "../../../shim/pod/pool/pacing.ts";
+import { Pool } from "../../../shim/pod/pool/pool.ts";
+import type { WarmVm } from "../../../shim/pod/pool/pool.ts";
+import { usualPlan } from "../../../shim/pod/pool/shape.ts";
+import type { Shape } from "../../../shim/pod/pool/shape.ts";
+import { eventually } from "../../support/retry.ts";
+
+const WAIT_MS = 10_000;
+const FILE = "/etc/config.toml";
+/** Longer than any test. */
+const NEVER = 3_600_000;
+const AT_ONCE: Partial<PoolTimes> = { quiet: 0, patience: NEVER, retry: 0, longestRetry: 0, hold: 0 };
+
+interface FalseVm extends WarmVm {
+	readonly die: Deferred<string>;
+	ended: boolean;
+}
+
+/** A pool whose VMs are objects; a boot lasts until its gate opens, if there is one. */
+class Bed {
+	readonly pool: Pool<FalseVm>;
+	readonly booted: FalseVm[] = [];
+	boots = 0;
+	gate: Promise<unknown> | undefined;
+	/** Part of every key, as the state of the files is. */
+	files = "1";
+
+	constructor(times: Partial<PoolTimes> = {}) {
+		this.pool = new Pool({
+			log: new Log(() => undefined, "error"),
+			usual: usualPlan,
+			shape: (plan, config) => Promise.resolve({ key: keyOf(plan, this.files), plan, config }),
+			boot: (shape, signal) => this.#boot(shape, signal),
+			times: { ...AT_ONCE, ...times },
+		});
+	}
+
+	async #boot({ key, plan }: Shape, signal: AbortSignal): Promise<FalseVm> {
+		this.boots++;
+		await this.gate;
+		signal.throwIfAborted();
+		const die = deferred<string>();
+		const vm: FalseVm = {
+			...{ name: String(this.boots), key, size: plan, pid: this.boots, readyAtMs: Date.now(), died: die.promise, die, ended: false },
+			end() {
+				this.ended = true;
+				return Promise.resolve();
+			},
+		};
+		this.booted.push(vm);
+		return vm;
+	}
+
+	/** Waits until so many are ready and none is on its way. */
+	async holds(count: number): Promise<readonly FalseVm[]> {
+		return await eventually(`${count} VMs`, WAIT_MS, () => {
+			const { vms } = this.pool.summary();
+			const settled = vms.length === count && vms.every(({ state }) => state === "ready");
+			return settled ? this.booted.filter(({ name }) => vms.some((vm) => vm.name === name)) : undefined;
+		});
+	}
+}
+
+const keyOf = ({ memoryMib }: PodPlan, files: string): string => `${memoryMib} ${files}`;
+const wants = (size: number, max = 0): Config => ({ ...defaultConfig(), pool: { size, max, memory_mib: 4096 } });
+const plan = usualPlan(defaultConfig());
+const large = { ...plan, memoryMib: 768 };
+
+t.test("it is filled one VM at a time, gives each once, and is filled again", async (t) => {
+	const bed = new Bed();
+	const open = deferred<undefined>();
+	bed.gate = open.promise;
+	bed.pool.configure(FILE, wants(2));
+	await eventually("a boot", WAIT_MS, () => (bed.boots > 0 ? true : undefined));
+	t.equal(bed.boots, 1, "the second waits for the first");
+	open.resolve(undefined);
+	await bed.holds(2);
+	const taken = await Promise.all([1, 2, 3].map(() => bed.pool.take(FILE, plan, wants(2))));
+	t.strictSame(
+		taken.map((vm) => vm?.name),
+		["1", "2", undefined],
+	);
+	t.match(bed.pool.summary(), { hits: 2, misses: 1 });
+	await bed.holds(2);
+	t.notOk(
+		taken.some((vm) => vm?.ended),
+		"those that were taken are others' to end",
+	);
+	await bed.pool.close();
+	t.ok(bed.booted.slice(2).every(({ ended }) => ended));
+});
+
+t.test("nothing is booted while a start is under way, unless one is missing for long", async (t) => {
+	const bed = new Bed();
+	const start = deferred<undefined>();
+	const starting = bed.pool.during(() => start.promise);
+	bed.pool.configure(FILE, wants(1));
+	await eventually("the wish", WAIT_MS, () => (bed.pool.summary().wanted === 1 ? true : undefined));
+	t.equal(bed.boots, 0);
+	start.resolve(undefined);
+	await starting;
+	await bed.holds(1);
+	await bed.pool.close();
+
+	const impatient = new Bed({ patience: 0 });
+	const other = deferred<undefined>();
+	const busy = impatient.pool.during(() => other.promise);
+	impatient.pool.configure(FILE, wants(1));
+	await impatient.holds(1);
+	other.resolve(undefined);
+	await busy;
+	await impatient.pool.close();
+});
+
+t.test("it follows what pods ask for, and a changed configuration or file", async (t) => {
+	const bed = new Bed();
+	bed.pool.configure(FILE, wants(1));
+	const [usual] = await bed.holds(1);
+	t.equal(await bed.pool.take(FILE, large, wants(1)), undefined, "no VM stands for one of another kind");
+	const [asked] = await eventually("the large one", WAIT_MS, async () => {
+		const vms = await bed.holds(1);
+		return vms[0]?.key === keyOf(large, "1") ? vms : undefined;
+	});
+	t.ok(usual?.ended);
+	bed.files = "2";
+	bed.pool.review();
+	await eventually("the end of the old one", WAIT_MS, () => (asked?.ended === true ? true : undefined));
+	const [fresh] = await bed.holds(1);
+	t.equal(fresh?.key, keyOf(large, "2"));
+	bed.pool.configure(FILE, wants(0));
+	await bed.holds(0);
+	t.ok(fresh?.ended);
+	t.equal(await bed.pool.take(FILE, plan, wants(0)), undefined);
+	t.match(bed.pool.summary(), { hits: 0, misses: 1 }, "who wants no pool is not counted");
+	await bed.pool.close();
+});
+
+t.test("a boot that nobody wants any more is given up", async (t) => {
+	const bed = new Bed();
+	const open = deferred<undefined>();
+	bed.gate = open.promise;
+	bed.pool.configure(FILE, wants(1));
+	await eventually("a boot", WAIT_MS, () => (bed.boots > 0 ? true : undefined));
+	bed.pool.configure(FILE, wants(0));
+	await eventually("the review", WAIT_MS, () => (bed.pool.summary().wanted === 0 ? true : undefined));
+	open.resolve(undefined);
+	await bed.holds(0);
+	t.equal(bed.booted.length, 0);
+	t.equal(bed.pool.summary().trouble, "", "which is no failure");
+	await bed.pool.close();
+});
+
+t.test("a VM that dies is replaced; failures are told, and put the next boot off", async (t) => {
+	const bed = new Bed({ retry: NEVER, longestRetry: NEVER });
+	bed.pool.configure(FILE, wants(1));
+	const [vm] = await bed.holds(1);
+	vm?.die.resolve("killed");
+	await eventually("its end", WAIT_MS, () => (vm?.ended === true ? true : undefined));
+	await bed.holds(0);
+	t.match(bed.pool.summary().trouble, /a VM of the pool has ended: killed/);
+	t.equal(bed.boots, 1);
+	bed.pool.configure(FILE, wants(2));
+	await bed.holds(2);
+	t.equal(bed.pool.summary().trouble, "", "a new configuration begins anew");
+	await bed.pool.close();
+
+	const failing = new Bed();
+	failing.gate = Promise.reject(new Error("no kernel"));
+	failing.gate.catch(() => undefined);
+	failing.pool.configure(FILE, wants(1));
+	await eventually("a failure", WAIT_MS, () => (/no kernel/.test(failing.pool.summary().trouble) ? true : undefined));
+	failing.gate = undefined;
+	await failing.holds(1);
+	t.equal(failing.pool.summary().trouble, "");
+	await failing.pool.close();
+});
+
+t.test("it shrinks when it is told to, the oldest first, and stays so for a while", async (t) => {
+	const bed = new Bed({ hold: NEVER });
+	bed.pool.configure(FILE, wants(3));
+	const vms = await bed.holds(3);
+	t.strictSame(bed.pool.idle, { count: 3, memoryMib: 768 });
+	t.equal(await bed.pool.shrink(1), 256);
+	t.strictSame(
+		vms.map(({ ended }) => ended),
+		[true, false, false],
+	);
+	t.equal(await bed.pool.drain(), 512);
+	await bed.holds(0);
+	t.equal(bed.boots, 3);
+	t.equal(await bed.pool.shrink(1), 0);
+	await bed.pool.close();
+});
+
+t.test("VMs of an earlier snpd are kept if they are wanted", async (t) => {
+	const old = new Bed();
+	old.pool.configure(FILE, wants(2));
+	const vms = await old.holds(2);
+	const bed = new Bed();
+	bed.pool.configure(FILE, wants(1));
+	bed.gate = new Promise(() => undefined);
+	bed.pool.adopt(vms);
+	await eventually("the end of one", WAIT_MS, () => (vms[1]?.ended === true ? true : undefined));
+	t.equal((await bed.pool.take(FILE, plan, wants(1)))?.name, vms[0]?.name);
+});
