@@ -15,6 +15,8 @@ export type BenchOptions = {
 	/** Ours first, then runc, then the others. */
 	readonly runtimes: readonly Runtime[];
 	readonly jsonFile: string | undefined;
+	/** Whether the numbers that are in `jsonFile` stay, but for those of the scenarios that run. */
+	readonly update: boolean;
 	readonly htmlFile: string | undefined;
 	/** Results of an earlier run to compare with. */
 	readonly baselineFile: string | undefined;
@@ -35,6 +37,7 @@ export const USAGE = `usage: npm run bench -- [SCENARIO ...] [options]
   --runtime NAME=TYPE[,config=FILE]
                          another installed runtime beside runc, such as kata=io.containerd.kata.v2,config=/etc/kata.toml; may be repeated
   --json FILE            all numbers (default: bench/results/latest.json)
+  --update               keeps what is in that file of scenarios that do not run now
   --html FILE            the report (default: beside the numbers)
   --baseline FILE        the numbers of an earlier run: says what is better or worse beyond noise
   --from FILE            measures nothing: shows these numbers again
@@ -86,7 +89,7 @@ function read(argv: readonly string[]) {
 			allowPositionals: true,
 			options: {
 				...{ runs: string, containerd: string, json: string, html: string, baseline: string, from: string, profile: string },
-				...{ quick: flag, "write-docs": flag, list: flag, help: flag, runtime: { type: "string", multiple: true } },
+				...{ quick: flag, update: flag, "write-docs": flag, list: flag, help: flag, runtime: { type: "string", multiple: true } },
 			},
 		});
 	} catch (error) {
@@ -106,6 +109,7 @@ export function parseArguments(argv: readonly string[], known: readonly string[]
 	if (values.list === true) return "list";
 	const resultsFile = parseFile("--from", values.from);
 	if (resultsFile !== undefined && positionals.length > 0) throw new UsageError("--from measures nothing: it takes no scenario");
+	if (resultsFile !== undefined && values.update === true) throw new UsageError("--from measures nothing: there is nothing to --update");
 	const jsonFile = parseFile("--json", values.json) ?? (resultsFile === undefined ? DEFAULT_JSON : undefined);
 	return {
 		scenarios: parseScenarios(positionals, known),
@@ -114,6 +118,7 @@ export function parseArguments(argv: readonly string[], known: readonly string[]
 		containerd: parseContainerd(values.containerd),
 		runtimes: parseRuntimes(values.runtime ?? []),
 		jsonFile,
+		update: values.update ?? false,
 		htmlFile: parseFile("--html", values.html) ?? (jsonFile ?? resultsFile)?.replace(/(\.json)?$/, ".html"),
 		baselineFile: parseFile("--baseline", values.baseline),
 		resultsFile,

@@ -11,7 +11,7 @@ import { compare } from "./baseline.ts";
 import { renderDocument } from "./document.ts";
 import { hostFacts, versionOf } from "./host.ts";
 import { renderReport } from "./report.ts";
-import { parseResults, type Results, type ScenarioResults } from "./results.ts";
+import { parseResults, updated, type Results, type ScenarioResults } from "./results.ts";
 import type { Bench, Scenario } from "./scenario.ts";
 import { chooseScenarios, SCENARIOS } from "./scenarios/all.ts";
 import { renderTables } from "./table.ts";
@@ -112,7 +112,9 @@ async function main(): Promise<void> {
 	if (options === "list") return void process.stdout.write(SCENARIOS.map(({ name, what }) => `${name.padEnd(10)} ${what}\n`).join(""));
 	// A baseline that can't be read is told before everything is measured.
 	const baseline = options.baselineFile === undefined ? undefined : await readResults(options.baselineFile);
-	const results = options.resultsFile === undefined ? await measureAll(options) : await readResults(options.resultsFile);
+	const earlier = options.update && options.jsonFile !== undefined ? await readResults(options.jsonFile) : undefined;
+	const measured = options.resultsFile === undefined ? await measureAll(options) : await readResults(options.resultsFile);
+	const results = earlier === undefined ? measured : updated(earlier, measured);
 	const verdicts = judge(results);
 	const changes = baseline === undefined ? [] : compare(results, baseline);
 	process.stdout.write(renderTables(results, verdicts, changes));

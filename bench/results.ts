@@ -61,6 +61,19 @@ export type Measured = Readonly<v.InferInput<typeof measured>>;
 export type ScenarioResults = Readonly<v.InferOutput<typeof scenarioResults>>;
 export type Results = Readonly<v.InferOutput<typeof results>>;
 
+/** Earlier results with those scenarios replaced that were measured again; the rest is as it was, and both commands are named. */
+export function updated(before: Results, now: Results): Results {
+	const names = new Set([...now.scenarios.map(({ name }) => name), ...now.failures.map(({ scenario }) => scenario)]);
+	const commands = [...new Set([...before.command.split("; "), now.command])];
+	return {
+		...now,
+		command: commands.join("; "),
+		containerd: now.containerd === "" ? before.containerd : now.containerd,
+		scenarios: [...before.scenarios.filter(({ name }) => !names.has(name)), ...now.scenarios],
+		failures: [...before.failures.filter(({ scenario }) => !names.has(scenario)), ...now.failures],
+	};
+}
+
 /** Every figure of a run. */
 export function figuresOf({ scenarios }: Results): Figure[] {
 	return scenarios.flatMap(({ figures }) => figures);

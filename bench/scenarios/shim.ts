@@ -1,11 +1,13 @@
 /** What a shim is asked for a pod's life, call by call, and the processor time that it takes. */
 import { removePodCgroups } from "../../test/support/cgroups.ts";
+import { readTimeline } from "../../test/support/timeline.ts";
 import { ociSpec, PodNamespace } from "../bundle.ts";
 import { DirectShim, ShimGroup } from "../direct-shim.ts";
-import { Samples } from "../results.ts";
+import { Samples, type Span } from "../results.ts";
 import { Roots } from "../roots.ts";
 import type { Runtime } from "../runtimes.ts";
 import { byTurns, type Bench, type Scenario } from "../scenario.ts";
+import { medianTimeline } from "../timelines.ts";
 
 const SLEEP = ["sleep", "100000"];
 
@@ -25,9 +27,10 @@ async function life(bench: Bench, runtime: Runtime, roots: Roots, group: ShimGro
 		await shim.addBundle(containerId, spec("container", containerId));
 		const containerMs = (await shim.create(containerId, root)) + (await shim.startTask(containerId));
 		const cpuMs = group.cpuMs() - cpuBefore;
+		const steps = runtime.ours ? await readTimeline(containerd, podId) : [];
 		const removeMs = (await shim.removeTask(containerId)) + (await shim.removeTask(podId));
 		await shim.end();
-		return { startMs: shim.startMs, createMs, containerMs, removeMs, cpuMs, cpuLifeMs: group.cpuMs() - cpuBefore };
+		return { startMs: shim.startMs, createMs, containerMs, removeMs, cpuMs, cpuLifeMs: group.cpuMs() - cpuBefore, steps };
 	} finally {
 		await roots.give(podId);
 		await roots.give(containerId);
@@ -40,6 +43,7 @@ async function run(bench: Bench) {
 	const samples = new Samples();
 	const roots = new Roots(bench.bed);
 	const groups = new Map(bench.runtimes.map((runtime) => [runtime.name, new ShimGroup(bench.bed.containerd, runtime)]));
+	const timelines: (readonly Span[])[] = [];
 	let pods = 0;
 	try {
 		await byTurns(bench, bench.runs(30, 10), async (runtime, counted) => {
@@ -48,7 +52,8 @@ async function run(bench: Bench) {
 			const bare = await life(bench, runtime, roots, group, `pod-${++pods}`, false);
 			const joined = await life(bench, runtime, roots, group, `pod-${++pods}`, true);
 			if (!counted) return;
-			const { name } = runtime;
+			const { name, ours } = runtime;
+			if (ours) timelines.push(joined.steps);
 			for (const { startMs, containerMs, cpuMs, cpuLifeMs } of [bare, joined]) {
 				samples.add("shim.start", name, startMs);
 				samples.add("shim.container", name, containerMs);
@@ -74,6 +79,7 @@ async function run(bench: Bench) {
 			samples.figure("shim.cpu", "processor time until the container runs"),
 			samples.figure("shim.cpu-life", "processor time of the whole life"),
 		],
+		timeline: medianTimeline(timelines),
 	};
 }
 

@@ -62,6 +62,7 @@ t.test("a mistake is named with what is allowed", async (t) => {
 		[["--json", ""], /--json: the file's name is empty/],
 		[["--frobnicate"], /--frobnicate/],
 		[["--from", "a.json", "shim"], /--from measures nothing/],
+		[["--from", "a.json", "--update"], /nothing to --update/],
 		[["--runtime", "kata"], /"kata": it has the form name=type\[,config=FILE\]/],
 		[["--runtime", "=io.containerd.kata.v2"], /it has the form/],
 		[["--runtime", "runc=io.containerd.runc.v2"], /runc is measured anyway/],

@@ -3,7 +3,7 @@ import t from "tap";
 import { compare } from "../../bench/baseline.ts";
 import { renderDocument } from "../../bench/document.ts";
 import { renderReport } from "../../bench/report.ts";
-import { parseResults } from "../../bench/results.ts";
+import { parseResults, updated } from "../../bench/results.ts";
 import { renderTables } from "../../bench/table.ts";
 import { judge } from "../../bench/targets.ts";
 import { figure, resultsWith } from "./fixture.ts";
@@ -60,6 +60,35 @@ t.test("the manual's page names machine, command and each missed target with its
 	t.match(page, /- \*\*Create of a sandbox\*\*: the kernel takes its time/);
 	t.match(page, /\| figure shim\.start \(ms\) \| 2\.00 \(3\.00\) \| 6\.00 \(7\.00\) \| 0\.33 \|/);
 	t.match(page, /not measured: stdio/);
+});
+
+t.test("scenarios that are measured again take the place of what was known of them, also when they fail", async (t) => {
+	const of = (name: string, value: number) => resultsWith([figure(name, { snp: [value] })], { name }).scenarios;
+	const before = {
+		...resultsWith([]),
+		command: "first",
+		scenarios: [...of("a", 1), ...of("b", 1), ...of("c", 1)],
+		failures: [{ scenario: "d", reason: "x" }],
+	};
+	const now = {
+		...resultsWith([]),
+		command: "second",
+		containerd: "",
+		scenarios: [...of("b", 2), ...of("d", 2)],
+		failures: [{ scenario: "c", reason: "y" }],
+	};
+	const after = updated(before, now);
+	t.same(
+		after.scenarios.map(({ name, figures }) => [name, figures[0]?.samples["snp"]?.[0]]),
+		[
+			["a", 1],
+			["b", 2],
+			["d", 2],
+		],
+	);
+	t.same(after.failures, [{ scenario: "c", reason: "y" }]);
+	t.match(after, { command: "first; second", containerd: "2.1.9" });
+	t.equal(updated(after, now).command, "first; second", "a command that is repeated is named once");
 });
 
 t.test("results are read as they were written, and others are refused by name", async (t) => {
