@@ -113,6 +113,14 @@ function groupsOf(pid: string): string[] {
 	}
 }
 
+let mounted: readonly CgroupHierarchy[] | undefined;
+
+/** Those of this machine. They are mounted when it boots, while the table of mounts grows with its pods: it is read once. */
+function mountedHierarchies(): readonly CgroupHierarchy[] {
+	mounted ??= parseHierarchies(readFileSync(MOUNTINFO, "utf8"));
+	return mounted;
+}
+
 /** One group. Made by `join`, removed by `remove`; both may be repeated. */
 export class HostCgroup {
 	/** Below each hierarchy's root, with a leading slash. */
@@ -120,7 +128,7 @@ export class HostCgroup {
 	readonly #hierarchies: readonly CgroupHierarchy[];
 
 	/** @param path as `cgroupPath` gives it */
-	constructor(path: string, hierarchies: readonly CgroupHierarchy[] = parseHierarchies(readFileSync(MOUNTINFO, "utf8"))) {
+	constructor(path: string, hierarchies: readonly CgroupHierarchy[] = mountedHierarchies()) {
 		this.path = path;
 		this.#hierarchies = hierarchies;
 	}

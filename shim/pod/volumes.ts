@@ -123,12 +123,13 @@ export class PodVolumes {
 		machine: Machine,
 		signal: AbortSignal,
 	): Promise<ContainerVolumes> {
-		const table = await mountTable();
 		const sources = new Map<string, GuestSource>(taken);
 		const storages = new Map<string, StorageRequest>();
 		const pagesReserved = machine.details.hugepages && hugePageBytes(container.spec.linux?.resources ?? {}) > 0;
 		const limits = emptyDirLimits(container.spec.annotations ?? {});
 		const mounts = bindMounts(container.spec).filter(({ destination }) => !taken.has(destination));
+		// The node's mounts grow with its pods: they are read for those alone who mount something of it.
+		const table = mounts.length === 0 ? [] : await mountTable();
 		await requireEmptyDirs(
 			limits,
 			bindMounts(container.spec).map(({ source }) => source ?? ""),
