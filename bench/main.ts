@@ -60,13 +60,27 @@ async function measure(
 	}
 }
 
-/** Measures everything that was asked for; what fails is named in the results. */
-async function measureAll(options: BenchOptions): Promise<Results> {
+/** The command as it is told: where results go says nothing of them. */
+function commandLine(): string {
+	const words = process.argv.slice(2).join(" ");
+	const kept = words.replaceAll(/--(?:json|html|profile|baseline) \S+|--(?:update|write-docs)\b/g, "").replaceAll(/\s+/g, " ");
+	return `npm run bench -- ${kept.trim()}`.replace(/ -- $/, "");
+}
+
+/**
+ * Measures everything that was asked for; what fails is named in the results.
+ * @param keep gets the results so far after each scenario: who ends the bench early has those
+ */
+async function measureAll(options: BenchOptions, keep: (results: Results) => Promise<void>): Promise<Results> {
 	requireBuilt();
 	const tools = buildTools();
 	const scenarios: ScenarioResults[] = [];
 	const failures: { scenario: string; reason: string }[] = [];
 	let version = "";
+	const soFar = (): Results => ({
+		...{ version: 2, date: new Date().toISOString(), command: commandLine(), host: hostFacts(), containerd: version },
+		...{ runtimes: options.runtimes.map(({ name }) => name), scenarios, failures },
+	});
 	try {
 		for (const scenario of chooseScenarios(options.scenarios, options.quick)) {
 			try {
@@ -78,18 +92,12 @@ async function measureAll(options: BenchOptions): Promise<Results> {
 				progress(`${scenario.name}: FAILED: ${reason}`);
 				failures.push({ scenario: scenario.name, reason });
 			}
+			await keep(soFar());
 		}
 	} finally {
 		tools.remove();
 	}
-	return {
-		...{
-			version: 2,
-			date: new Date().toISOString(),
-			command: ["npm run bench --", ...process.argv.slice(2)].join(" ").replace(/ --$/, ""),
-		},
-		...{ host: hostFacts(), containerd: version, runtimes: options.runtimes.map(({ name }) => name), scenarios, failures },
-	};
+	return soFar();
 }
 
 async function readResults(file: string): Promise<Results> {
@@ -113,12 +121,12 @@ async function main(): Promise<void> {
 	// A baseline that can't be read is told before everything is measured.
 	const baseline = options.baselineFile === undefined ? undefined : await readResults(options.baselineFile);
 	const earlier = options.update && options.jsonFile !== undefined ? await readResults(options.jsonFile) : undefined;
-	const measured = options.resultsFile === undefined ? await measureAll(options) : await readResults(options.resultsFile);
-	const results = earlier === undefined ? measured : updated(earlier, measured);
+	const whole = (measured: Results): Results => (earlier === undefined ? measured : updated(earlier, measured));
+	const keep = (measured: Results): Promise<void> => write(options.jsonFile, `${JSON.stringify(whole(measured))}\n`);
+	const results = options.resultsFile === undefined ? whole(await measureAll(options, keep)) : await readResults(options.resultsFile);
 	const verdicts = judge(results);
 	const changes = baseline === undefined ? [] : compare(results, baseline);
 	process.stdout.write(renderTables(results, verdicts, changes));
-	await write(options.jsonFile, `${JSON.stringify(results)}\n`);
 	await write(options.htmlFile, renderReport(results, verdicts, changes));
 	if (options.writeDocs) await write(DOCUMENT, renderDocument(results, verdicts));
 	if (results.failures.length > 0) process.exitCode = 1;
