@@ -7,8 +7,10 @@
         "native/src/catch.cc",
         "native/src/cgroup.cc",
         "native/src/file.cc",
+        "native/src/memory.cc",
         "native/src/mount.cc",
         "native/src/netns.cc",
+        "native/src/pressure.cc",
         "native/src/process.cc",
         "native/src/receive.cc",
         "native/src/socket.cc"

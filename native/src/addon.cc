@@ -8,8 +8,10 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   snp::InitCatch(env, exports, jobs);
   snp::InitCgroup(env, exports, jobs);
   snp::InitFile(env, exports);
+  snp::InitMemory(env, exports, jobs);
   snp::InitMount(env, exports);
   snp::InitNetns(env, exports, jobs);
+  snp::InitPressure(env, exports);
   snp::InitProcess(env, exports);
   snp::InitReceive(env, exports);
   snp::InitSocket(env, exports);

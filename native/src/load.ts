@@ -22,12 +22,18 @@ export interface Addon {
 	readonly sendFds: (fd: number, bytes: Uint8Array, fds: readonly number[]) => number;
 	readonly mount: (source: string, target: string, type: string, flags: number, data: string) => Promise<number>;
 	readonly unmount: (target: string, flags: number) => Promise<number>;
+	readonly memoryWatch: (pid: number) => number;
+	readonly memoryWatchGroup: (usage: string, limit: string, stat: string, pressure: string) => number;
+	readonly memoryUnwatch: (id: number) => void;
+	readonly memorySample: (detail: number) => Promise<Float64Array | number>;
 	readonly netnsCatch: (ns: number) => Promise<readonly number[] | number>;
 	readonly netnsNetlink: (ns: number, groups: number) => Promise<readonly number[] | number>;
 	readonly netnsTap: (ns: number, name: string, queues: number) => Promise<readonly number[] | number>;
 	readonly netlinkExchange: (fd: number, messages: readonly Uint8Array[]) => Promise<ExchangeResult | number>;
 	readonly receive: (fd: number, callback: (length: number, bytes: Buffer, fds: readonly number[]) => void) => number;
 	readonly unreceive: (id: number) => void;
+	readonly pressureWatch: (file: string, trigger: string, callback: () => void) => number;
+	readonly pressureUnwatch: (id: number) => void;
 	readonly pidfdOpen: (pid: number) => number;
 	readonly pidfdSendSignal: (pidfd: number, signal: number) => number;
 	readonly pidfdWatch: (pidfd: number, callback: () => void) => number;
