@@ -22,6 +22,8 @@ import {
 import { GrpcCode } from "../wire/codes.ts";
 import { RemoteError, type TtrpcClient } from "../wire/client.ts";
 import { grpc, snp, types } from "../../proto/gen/agent.js";
+import { parseGuestMemory } from "./guest-memory.ts";
+import type { GuestMemoryInfo } from "./guest-memory.ts";
 import { requestJson } from "./request-json.ts";
 import type { MessageCodec, NamedRequest } from "./request-json.ts";
 
@@ -274,6 +276,12 @@ export class AgentClient {
 			grpc.StatsContainerResponse,
 			options,
 		);
+	}
+
+	/** What of the guest's memory is free, and available. @throws ShimError `call.unimplemented` when the agent does not tell */
+	async memory(options?: CallOptions): Promise<GuestMemoryInfo> {
+		const answer = await this.#call(AGENT_SERVICE, "GetMetrics", grpc.GetMetricsRequest, {}, grpc.Metrics, options);
+		return parseGuestMemory(answer.metrics);
 	}
 
 	/** Changes a container's limits. */

@@ -13,11 +13,13 @@ import { kernelParameters } from "../pod/plan.ts";
 import { askDaemon } from "../wire/control-client.ts";
 import { renderTimeline } from "./render-timeline.ts";
 import { table } from "./table.ts";
+import { memorySchema, renderMemory } from "./top.ts";
 import { VERSION } from "./version.ts";
 
 const USAGE = `usage: snpctl [options] command
   ps                 the pods of this node
   pool               the VMs that wait for a pod
+  top                what the node's memory is held by, and what pods have given back
   timeline ID        the steps of a pod's start (ID: pod or container)
   config check       reads the configuration and says what is wrong with it
   config cmdline     the guest kernel's command line, which is measured
@@ -107,6 +109,7 @@ async function main(): Promise<void> {
 	if (command === "version" && argument === undefined) return print(`snpctl ${VERSION}`);
 	if (command === "ps" && argument === undefined) return ps(options);
 	if (command === "pool" && argument === undefined) return pool(options);
+	if (command === "top" && argument === undefined) return top(options);
 	if (command === "timeline" && argument !== undefined && rest.length === 0) return timeline(argument, options);
 	if (command === "config" && argument === "check" && rest.length === 0) return checkConfig(options);
 	if (command === "config" && argument === "cmdline" && rest.length === 0) return print(kernelParameters(await readConfig()));
@@ -177,6 +180,11 @@ async function pool(options: Options): Promise<void> {
 	const ready = vms.filter(({ state }) => state === "ready").length;
 	print(`${ready} of ${wanted} ready; ${hits} pods had one, ${misses} found none`);
 	if (trouble !== "") print(`last trouble: ${trouble}`);
+}
+
+async function top(options: Options): Promise<void> {
+	const { memory } = await ask(options, memorySchema, { op: "memory" });
+	print(options.json ? JSON.stringify(memory) : renderMemory(memory));
 }
 
 async function timeline(id: string, options: Options): Promise<void> {

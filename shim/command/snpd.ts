@@ -12,6 +12,8 @@ import { Log } from "../base/log.ts";
 import type { LogLevel } from "../base/log.ts";
 import { CONFIG_FILE_VARIABLE, daemonSocket, DEFAULT_CONFIG_FILE } from "../base/names.ts";
 import { loadConfig } from "../config/load.ts";
+import { defaultConfig } from "../config/schema.ts";
+import type { Config } from "../config/schema.ts";
 import { PodNode } from "../pod/node.ts";
 import type { PodEvent, PodIdentity } from "../pod/ports.ts";
 import { answerControl } from "../service/control.ts";
@@ -43,7 +45,7 @@ async function main(): Promise<void> {
 	if (word === "--help" || word === "-h") return void stdout.write(`${SNPD_USAGE}\n`);
 	if (word === "--version") return void stdout.write(`snpd ${VERSION}\n`);
 	const log = new Log(sink).with({ snpd: pid });
-	const { stateDir, level, astray } = await settings(log);
+	const { stateDir, level, memory, astray } = await settings(log);
 	log.setLevel(level);
 	const publishers = new EventPublishers(log);
 	const outbox = new Outbox(join(stateDir, "e"), publishers, log);
@@ -54,7 +56,7 @@ async function main(): Promise<void> {
 		else void publishers.for(identity).publish(encoded);
 	};
 	const defaultConfigFile = env[CONFIG_FILE_VARIABLE] ?? DEFAULT_CONFIG_FILE;
-	const node = new PodNode({ stateDir, defaultConfigFile, publish, log });
+	const node = new PodNode({ stateDir, defaultConfigFile, publish, log, memory });
 	await node.recover();
 	const services: Services = { tasks: new TaskService(node, VERSION), sandboxes: new SandboxService(node) };
 	let idle: IdleEnd | undefined;
@@ -89,17 +91,17 @@ async function main(): Promise<void> {
 }
 
 /** @returns `astray`: a keeper named the state folder, and the configuration can't be read */
-async function settings(log: Log): Promise<{ stateDir: string; level: LogLevel; astray: boolean }> {
+async function settings(log: Log): Promise<{ stateDir: string; level: LogLevel; memory: Config["memory"]; astray: boolean }> {
 	const given = stateDirArgument(process.argv.slice(2));
 	const file = env[CONFIG_FILE_VARIABLE];
 	try {
 		const config = await loadConfig(file ?? DEFAULT_CONFIG_FILE, { required: file !== undefined });
-		return { stateDir: given ?? config.state_dir, level: config.log.level, astray: false };
+		return { stateDir: given ?? config.state_dir, level: config.log.level, memory: config.memory, astray: false };
 	} catch (error) {
 		// A keeper that waits must get an answer: each pod's Create will say what is wrong with the configuration.
 		if (given === undefined) throw error;
 		log.error("the configuration is wrong", error);
-		return { stateDir: given, level: "info", astray: true };
+		return { stateDir: given, level: "info", memory: defaultConfig().memory, astray: true };
 	}
 }
 

@@ -82,6 +82,28 @@ export const ConfigSchema = v.strictObject({
 			),
 		},
 	),
+	memory: table("What pods give back of their memory (see docs/memory.md).", {
+		reclaim: choice(
+			"balloon",
+			["balloon", "reporting", "off"],
+			'With "reporting" a guest gives back pages that it frees, by itself and within seconds. With "balloon" it does that, and idle pods give up caches as well when the node is short of memory. "off": a pod keeps what it has once touched. Confidential pods keep theirs in any case.',
+		),
+		reserve_mib: integer(
+			512,
+			{ min: 16, max: 1_048_576, unit: "MiB" },
+			"Memory that shall stay available: with less, VMs that wait for pods are ended, then idle pods give up caches. It holds for the node, for memory.budget_mib and for every control group above a pod that has a limit, but for at most an eighth of each. Only the main configuration's counts.",
+		),
+		budget_mib: integer(
+			0,
+			{ min: 0, max: 1_073_741_824, unit: "MiB" },
+			"Memory that the VMs of this node shall hold together at most; nearer to it than memory.reserve_mib counts as being short of memory. No pod is refused or ended for it. 0: what the node has. Only the main configuration's counts.",
+		),
+		floor_mib: integer(
+			128,
+			{ min: 64, max: 1_048_576, unit: "MiB" },
+			"Memory that a pod's VM keeps in any case. A guest that needs more gets it back at once.",
+		),
+	}),
 	storage: table("Images of the containers' layers, and volumes.", {
 		cache_dir: path(
 			"/var/cache/containerd-shim-snp",

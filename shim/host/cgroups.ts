@@ -23,6 +23,11 @@ const MOVE_ATTEMPTS = 10;
 const NANOS_PER_MICRO = 1000;
 const MOUNTINFO = "/proc/self/mountinfo";
 
+/** The hierarchies that are mounted now. */
+export function mountedHierarchies(): CgroupHierarchy[] {
+	return parseHierarchies(readFileSync(MOUNTINFO, "utf8"));
+}
+
 /** The mounted hierarchies, from the text of mountinfo (proc(5)). */
 export function parseHierarchies(mountinfo: string): CgroupHierarchy[] {
 	return mountinfo.split("\n").flatMap((line): CgroupHierarchy[] => {

@@ -7,7 +7,6 @@ import { memorySample, memoryUnwatch, memoryWatch, memoryWatchGroup } from "../.
 import type { Detail, RawSample } from "../../native/src/memory.ts";
 import { pressureWatch } from "../../native/src/pressure.ts";
 import { errnoOf } from "../base/errors.ts";
-import { parseHierarchies } from "./cgroups.ts";
 import type { CgroupHierarchy } from "./cgroups.ts";
 import { startTimeOf } from "./processes.ts";
 
@@ -34,7 +33,6 @@ const MS_PER_TICK = 10;
 /** Version 1 says "no limit" by a number near 2^63, which no machine has. */
 const NO_LIMIT = 2 ** 60;
 const NODE_PRESSURE = "/proc/pressure/memory";
-const MOUNTINFO = "/proc/self/mountinfo";
 
 /** A number that may be unknown. */
 const known = (value: number | undefined): number | undefined => (value === undefined || Number.isNaN(value) ? undefined : value);
@@ -139,10 +137,7 @@ function helpersOf(pid: number): number[] {
  * The groups above a group, itself included, that have a limit of memory now.
  * @param path below each hierarchy's root
  */
-export function limitedGroups(
-	path: string,
-	hierarchies: readonly CgroupHierarchy[] = parseHierarchies(readFileSync(MOUNTINFO, "utf8")),
-): string[] {
+export function limitedGroups(path: string, hierarchies: readonly CgroupHierarchy[]): string[] {
 	const found: string[] = [];
 	for (let one = path; one !== "/" && one !== "."; one = dirname(one)) if (limitOf(one, hierarchies) < NO_LIMIT) found.push(one);
 	return found;
@@ -166,10 +161,7 @@ const FILES = {
 } as const;
 
 /** Watches a control group, in whatever hierarchy counts memory; its pressure is in that of version 2. */
-export function watchGroup(
-	path: string,
-	hierarchies: readonly CgroupHierarchy[] = parseHierarchies(readFileSync(MOUNTINFO, "utf8")),
-): Watch {
+export function watchGroup(path: string, hierarchies: readonly CgroupHierarchy[]): Watch {
 	const second = hierarchies.find(({ version }) => version === 2);
 	const counts = hierarchies.find(({ version, controllers }) => version === 1 && controllers.includes("memory")) ?? second;
 	const file = (hierarchy: CgroupHierarchy | undefined, name: string): string =>

@@ -298,6 +298,7 @@ export function vmConfig(plan: PodPlan, { disk, scratch, initdata }: Disks): VmC
 		cmdline: plan.kernelParameters,
 		disks: disks.flat(),
 		snp: confidential?.mode === "snp" ? { igvmPath: confidential.igvm, hostData: confidential.hostData } : undefined,
+		balloon: plan.balloon ? { deflateOnOom: true, freePageReporting: true } : undefined,
 		vsock: { cid: plan.vsockCid, socketPath: plan.vsock },
 		serialFile: plan.consoleFile,
 		pciSegments: plan.pciSegments,

@@ -4,9 +4,10 @@ import type { OciSpec } from "../agent/oci-spec.ts";
 import { hugeVolumeBytes } from "./huge-pages.ts";
 import { checkFixed, checkLimit, grown, limitsOf } from "./sizing.ts";
 import type { Limits, MachineSize } from "./sizing.ts";
-import { explain } from "../base/errors.ts";
+import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { Config } from "../config/schema.ts";
+import type { VmMemory } from "../memory/vm-memory.ts";
 import type { Machine } from "./machine.ts";
 import type { Timeline } from "./timeline.ts";
 
@@ -31,6 +32,8 @@ export interface GrowingPod {
 interface Sized {
 	/** Undefined for a pod that an older snpd booted: it keeps its size. */
 	size: VmSize | undefined;
+	/** Everything that changes its memory goes through it. */
+	readonly memory: VmMemory | undefined;
 }
 
 /**
@@ -54,10 +57,11 @@ export async function growVm(
 	const wanted = grown(now, { vcpus, memoryMib }, most, all);
 	checkLimit(containerId, changed, wanted);
 	if (wanted.vcpus === now.vcpus && wanted.memoryMib === now.memoryMib) return;
-	const { vmm, agent } = pod.machine();
+	const { agent } = pod.machine();
+	const { memory } = vm;
+	if (memory === undefined) throw new ShimError("internal", `container ${containerId}: its VM is being made`);
 	await pod.timeline.step("vm-resize", async () => {
-		const call = { timeoutMs: pod.config.timeouts.vmm_call_ms };
-		await vmm.client.resize({ desired_vcpus: wanted.vcpus, desired_ram: wanted.memoryMib * BYTES_PER_MIB }, call);
+		await memory.grow({ vcpus: wanted.vcpus, ramBytes: wanted.memoryMib * BYTES_PER_MIB });
 		vm.size = { now: wanted, most };
 		pod.save();
 	});

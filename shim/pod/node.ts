@@ -15,6 +15,7 @@ import type { Config } from "../config/schema.ts";
 import { makeFolder } from "../host/filesystem.ts";
 import { ProcessHandle } from "../host/processes.ts";
 import { isListening } from "../host/sockets.ts";
+import { MemoryController } from "../memory/controller.ts";
 import { RootfsImages } from "../storage/images.ts";
 import { marked } from "./confidential.ts";
 import type { ConfidentialMode } from "./confidential.ts";
@@ -34,6 +35,8 @@ export interface NodeOptions {
 	readonly defaultConfigFile: string;
 	readonly publish: PublishEvent;
 	readonly log: Log;
+	/** The main configuration's memory.*; the defaults unless given. */
+	readonly memory?: Config["memory"];
 }
 
 /** A pod in a few words, for snpctl. */
@@ -75,9 +78,14 @@ export class PodNode {
 		{ readonly podId: string; readonly containers: readonly string[]; readonly spans: readonly Span[] }
 	>();
 
+	/** Looks after the memory of all VMs. */
+	readonly memory: MemoryController;
+
 	constructor(options: NodeOptions) {
 		this.#options = options;
 		this.pool = new NodePool({ stateDir: options.stateDir, log: options.log });
+		const { reserve_mib, budget_mib } = options.memory ?? defaultConfig().memory;
+		this.memory = new MemoryController({ reserveBytes: reserve_mib * MIB, budgetBytes: budget_mib * MIB, log: options.log });
 	}
 
 	/** Takes up the pods of an earlier snpd. Each that can't be taken up is cleared away; none keeps the others from coming back. */
@@ -108,6 +116,7 @@ export class PodNode {
 		const { defaultConfigFile } = this.#options;
 		const used = [...this.#pods.values()].map(({ identity }) => identity.configFile ?? defaultConfigFile);
 		await this.pool.recover(new Set([defaultConfigFile, ...used]));
+		this.memory.use(this.pool);
 	}
 
 	/** The default configuration's images are swept too when no pod came back to name them. */
@@ -226,6 +235,7 @@ export class PodNode {
 			leavingNetworks: this.#leavingNetworks,
 			abandoned: (pod) => this.#removeLater(pod),
 			pool: this.pool.for(identity.configFile ?? this.#options.defaultConfigFile, config),
+			lookAfter: (vm) => this.memory.add(vm),
 		});
 	}
 

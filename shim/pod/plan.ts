@@ -24,6 +24,8 @@ export interface PodPlan {
 	readonly most: MachineSize;
 	/** Other processes of the host may map its memory: for shared folders. */
 	readonly sharedMemory: boolean;
+	/** It has a balloon, and tells of pages that it frees. */
+	readonly balloon: boolean;
 	/** PCI segments that it has for disks. */
 	readonly pciSegments: number;
 	readonly hostname: string;
@@ -88,6 +90,8 @@ export function planPod(podId: string, spec: PodSpec, config: Config, folder: st
 		...size,
 		most: mostOf(size, { vcpus: config.guest.max_vcpus, memoryMib: config.guest.hotplug_memory_mib }),
 		sharedMemory: config.storage.share_folders,
+		// What an encrypted guest gives up stays with the VM: a balloon would only take from it.
+		balloon: config.memory.reclaim !== "off" && confidential === undefined,
 		pciSegments: config.guest.pci_segments,
 		hostname: hostnameOf(podId, spec),
 		cgroupsPath: spec.linux?.cgroupsPath ?? "",

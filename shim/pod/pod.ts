@@ -11,6 +11,7 @@ import type { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
 import type { HostCgroup } from "../host/cgroups.ts";
 import { nodeSize } from "../host/node.ts";
+import type { VmMemory } from "../memory/vm-memory.ts";
 import type { RootfsImages } from "../storage/images.ts";
 import { checkAnnotations } from "./confidential.ts";
 import type { Container } from "./container.ts";
@@ -51,6 +52,8 @@ export interface PodServices {
 	readonly abandoned: (pod: Pod) => void;
 	/** VMs that were booted ahead; undefined: none are. */
 	readonly pool?: PodPool;
+	/** Has the node's memory controller look after a VM. */
+	readonly lookAfter: (vm: VmMemory) => () => void;
 	readonly log: Log;
 }
 
@@ -98,6 +101,10 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 
 	get podId(): string {
 		return this.identity.podId;
+	}
+
+	get namespace(): string {
+		return this.identity.namespace;
 	}
 
 	/** Whose images the containers' are. */
@@ -191,6 +198,10 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		} catch (error) {
 			this.log.error("the journal is behind", error);
 		}
+	}
+
+	lookAfter(vm: VmMemory): () => void {
+		return this.#services.lookAfter(vm);
 	}
 
 	publish(event: PodEvent): void {
@@ -374,6 +385,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 			try {
 				abort.signal.throwIfAborted();
 				await this.#clearLeaving();
+				await this.sandbox.memory?.need();
 				await growForPages(this, this.sandbox, id, spec, this.containers.values());
 				await makeContainer(this, { request, spec, image }, scope, abort.signal);
 			} catch (error) {

@@ -10,6 +10,7 @@ import type { Log } from "../base/log.ts";
 import { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
 import { cgroupPath, HostCgroup } from "../host/cgroups.ts";
+import { VmMemory } from "../memory/vm-memory.ts";
 import { makeScratchFile, removeScratchFile } from "../storage/scratch-file.ts";
 import { bootMachine, CGROUP_RELEASE, SCRATCH_DISK, VM_RELEASE } from "./boot.ts";
 import type { BootContext, BootDisk } from "./boot.ts";
@@ -18,6 +19,7 @@ import { writeInitdataDisk } from "./initdata-disk.ts";
 import type { Journal } from "./journal.ts";
 import type { LeavingNetworks } from "./leaving-networks.ts";
 import type { Machine } from "./machine.ts";
+import { memoryPort } from "./memory-port.ts";
 import type { PodPlan } from "./plan.ts";
 import { PodNetwork } from "./pod-network.ts";
 import { takeMachine } from "./pool/take.ts";
@@ -35,6 +37,7 @@ import type { VolumeRecords } from "./volumes.ts";
 /** What a sandbox needs of its pod. */
 export interface SandboxOwner {
 	readonly podId: string;
+	readonly namespace: string;
 	/** The pod's key. */
 	readonly owner: string;
 	readonly folder: string;
@@ -64,8 +67,11 @@ export interface SandboxOwner {
 	outOfMemory(containerId: string): void;
 	/** The guest says what of the node's was changed. */
 	damaged(text: string): Promise<void>;
+	/** Has the node's memory controller look after a VM. @returns how to end it */
+	lookAfter(vm: VmMemory): () => void;
 }
 
+const BYTES_PER_MIB = 1024 * 1024;
 /** Names of releases. */
 const POD_FOLDER = "pod folder";
 const NETWORK_RELEASE = "network";
@@ -82,6 +88,8 @@ export class Sandbox {
 	vmm: { readonly pid: number; readonly startTime: string } | null = null;
 	/** What the VM has, and what it may grow to; known from its boot on. */
 	size: VmSize | undefined;
+	/** Its memory, while it runs. */
+	memory: VmMemory | undefined;
 	/** PCI segments of the VM. */
 	pciSegments = 1;
 	/** The control group of the VMM, once it is decided. */
@@ -99,6 +107,7 @@ export class Sandbox {
 	/** Settles when nothing is left of what `release` leaves for later. */
 	left: Promise<void> = Promise.resolve();
 	#networkEnd: Promise<void> | undefined;
+	#endMemory: () => void = () => undefined;
 	readonly #owner: SandboxOwner;
 	#state: PodState = { kind: "new" };
 	/** Owns the sandbox while it is made. */
@@ -237,7 +246,7 @@ export class Sandbox {
 	keep(): void {
 		this.#ownScope().moveTo(this.scope);
 		this.#making = undefined;
-		this.#follow(this.machine());
+		this.#follow(this.machine(), this.size === undefined ? undefined : this.size.now.memoryMib * BYTES_PER_MIB);
 	}
 
 	/** Gives back all that `begin` and `boot` have made; the pod is then as if nothing had been asked. */
@@ -268,7 +277,7 @@ export class Sandbox {
 		this.transition({ kind: "running", machine });
 		this.#warnOfSample();
 		this.volumes.copies.resume(machine);
-		this.#follow(machine);
+		this.#follow(machine, undefined);
 	}
 
 	/** Takes over the network that an earlier snpd made; it is given back with the pod. */
@@ -302,6 +311,7 @@ export class Sandbox {
 	 * of them.
 	 */
 	async release(): Promise<void> {
+		this.#endMemory();
 		const { scope, volumes, cgroup, network } = this;
 		const { timeline, log, journal } = this.#owner;
 		const closeNetwork = scope.take(NETWORK_RELEASE);
@@ -394,9 +404,24 @@ export class Sandbox {
 		return prepared;
 	}
 
-	#follow(machine: Machine): void {
+	/** @param sizeBytes of a new VM */
+	#follow(machine: Machine, sizeBytes: number | undefined): void {
 		this.#watchDeath(machine);
 		this.network?.follow(machine);
+		const { podId: name, namespace, config, log } = this.#owner;
+		this.memory = new VmMemory({
+			name,
+			namespace,
+			port: memoryPort(machine, config.timeouts.vmm_call_ms),
+			sizeBytes,
+			floorBytes: config.memory.floor_mib * BYTES_PER_MIB,
+			exempt: config.confidential.mode === "off" ? (config.memory.reclaim === "balloon" ? undefined : "no balloon") : "confidential",
+			pid: machine.vmm.pid,
+			startTime: machine.vmm.startTime,
+			cgroup: this.cgroup?.path,
+			log,
+		});
+		this.#endMemory = this.#owner.lookAfter(this.memory);
 	}
 
 	#watchDeath(machine: Machine): void {
@@ -406,6 +431,8 @@ export class Sandbox {
 			);
 		this.#watchOom(machine).catch((error: unknown) => this.#owner.log.debug("no more out-of-memory events", { reason: explain(error) }));
 		void machine.died.then((death) => {
+			this.#endMemory();
+			this.memory = undefined;
 			this.volumes.copies.close();
 			void this.volumes.emptyDirs.end();
 			void this.leaveNetwork();
@@ -425,7 +452,10 @@ export class Sandbox {
 	}
 
 	async #watchOom(machine: Machine): Promise<void> {
-		while (this.#state.kind === "running") this.#owner.outOfMemory(await machine.agent.oomEvent());
+		while (this.#state.kind === "running") {
+			this.#owner.outOfMemory(await machine.agent.oomEvent());
+			void this.memory?.outOfMemory();
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ const requestSchema = v.variant("op", [
 	v.object({ op: v.literal("pool") }),
 	v.object({ op: v.literal("timeline"), id: v.string() }),
 	v.object({ op: v.literal("denial"), id: v.string() }),
+	v.object({ op: v.literal("memory") }),
 ]);
 
 /**
@@ -43,5 +44,7 @@ export async function answerControl(node: PodNode, value: unknown): Promise<Reco
 			return { spans: node.timeline(request.id) };
 		case "denial":
 			return { denial: node.denial(request.id) };
+		case "memory":
+			return { memory: await node.memory.summary() };
 	}
 }

@@ -14,14 +14,14 @@ import type { Test } from "tap";
 
 import { memorySample, memoryUnwatch, memoryWatch, memoryWatchGroup } from "../../native/src/memory.ts";
 import { pressureWatch } from "../../native/src/pressure.ts";
-import { parseHierarchies } from "../../shim/host/cgroups.ts";
+import { mountedHierarchies } from "../../shim/host/cgroups.ts";
 import { limitedGroups, onPressure, sampleMemory, unwatch, watchGroup, watchProcess } from "../../shim/host/memory.ts";
 import { startTimeOf } from "../../shim/host/processes.ts";
 import { eventually } from "../support/retry.ts";
 
 const MIB = 1024 * 1024;
 const ADDON = new URL("../../build/Release/snp_native.node", import.meta.url).pathname;
-const hierarchies = parseHierarchies(readFileSync("/proc/self/mountinfo", "utf8"));
+const hierarchies = mountedHierarchies();
 const counting =
 	hierarchies.find(({ version, controllers }) => version === 1 && controllers.includes("memory")) ??
 	hierarchies.find(({ version }) => version === 2);
@@ -124,10 +124,10 @@ t.test("a control group: its use, its limit, and the groups above a group that h
 		rmdirSync(join(folder, "inner"));
 		rmdirSync(folder);
 	});
-	t.strictSame(limitedGroups(`${path}/inner`), []);
+	t.strictSame(limitedGroups(`${path}/inner`, hierarchies), []);
 	writeFileSync(join(folder, counting.version === 1 ? "memory.limit_in_bytes" : "memory.max"), String(512 * MIB));
-	t.strictSame(limitedGroups(`${path}/inner`), [path]);
-	const [limited, endless] = [watchGroup(path), watchGroup(`${path}/inner`)];
+	t.strictSame(limitedGroups(`${path}/inner`, hierarchies), [path]);
+	const [limited, endless] = [watchGroup(path, hierarchies), watchGroup(`${path}/inner`, hierarchies)];
 	t.teardown(() => [limited, endless].forEach(unwatch));
 	const before = (await sampleMemory()).group(limited);
 	t.match(before, { totalBytes: 512 * MIB });

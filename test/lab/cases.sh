@@ -1,6 +1,6 @@
 # The cases of prove.sh, which sources this file. Each is a function case_NAME; prove.sh checks after each that nothing is left.
 # shellcheck shell=bash disable=SC2154
-all_cases="run exec signals stdin stdout terminal pause oom pod disks segments network configuration landlock parallel snpd_killed snpd_restarted vmm_killed vmm_ended faults confidential"
+all_cases="run exec signals stdin stdout terminal pause oom pod disks segments network configuration landlock parallel snpd_killed snpd_restarted vmm_killed vmm_ended faults confidential balloon"
 bulk_bytes=67108864
 
 case_run() {
@@ -300,4 +300,44 @@ case_confidential() { # a node without SEV-SNP, and a VMM that may be built for 
   sed -i "s#^igvm.*#igvm = \"$work/cut.igvm\"#" "$work/config.toml.d/snp.toml"
   like 'confidential: a cut IGVM file' 'cut.igvm: it says that it has [0-9]+ bytes, and has 100' "$(run --rm --annotation "$initdata" $image g3 true 2>&1)"
   rm -r "$work/config.toml.d" "$work/cut.igvm"
+}
+
+case_balloon() { # what a guest frees, what the balloon takes, and what an idle pod gives up when the group above it is short
+  local pid before group limit used size=$((512 << 20))
+  rss() { awk '/^VmRSS/ {print int($2 / 1024)}' "/proc/$pid/status"; }
+  api() { curl --silent --show-error --max-time 60 --unix-socket "$(echo "$state"/p/*/api.sock)" -X "$1" "http://localhost/api/v1/$2" "${@:3}"; }
+  actual() { api GET vm.info | grep -o '"memory_actual_size":[0-9]*' | cut -d: -f2; }
+  top() { node "$DIST/bin/snpctl" --state-dir "$state" --json top; }
+  group=/sys/fs/cgroup/memory/default limit=memory.limit_in_bytes used=memory.usage_in_bytes
+  [ -e /sys/fs/cgroup/memory ] || { group=/sys/fs/cgroup/default limit=memory.max used=memory.current; echo +memory >/sys/fs/cgroup/cgroup.subtree_control; }
+  mkdir -p $group
+  echo $((64 << 30)) >$group/$limit
+  run --detach --null-io --privileged --memory-limit $((256 << 20)) $image a1 sleep 1000
+  pid="$(vmms)"
+  before=$(rss)
+  enter a1 sh -c 'mkdir /m; mount -t tmpfs -o size=200m none /m; dd if=/dev/zero of=/m/f bs=1M count=150 2>/dev/null'
+  like 'balloon: the guest has touched its memory' '^more' "$([ "$(rss)" -gt $((before + 120)) ] && echo more; echo "$before MiB, then $(rss) MiB")"
+  enter a1 rm /m/f
+  is_back() { [ "$(rss)" -lt $((before + 60)) ]; }
+  until_true 60 is_back
+  same "balloon: what it freed comes back by itself ($before MiB, then $(rss) MiB)" 0 $?
+  api PUT vm.resize -H 'Content-Type: application/json' -d "{\"desired_balloon\":$((128 << 20))}"
+  is_blown() { [ "$(actual)" = $((size - (128 << 20))) ]; }
+  until_true 120 is_blown
+  same 'balloon: the guest gives it 128 MiB' $((size - (128 << 20))) "$(actual)"
+  api PUT vm.resize -H 'Content-Type: application/json' -d '{"desired_balloon":0}'
+  is_whole() { [ "$(actual)" = $size ]; }
+  until_true 120 is_whole
+  same 'balloon: and has it again' $size "$(actual)"
+  enter a1 sh -c 'dd if=/dev/zero of=/cached bs=1M count=100 2>/dev/null; sync'
+  echo $(($(cat $group/$used) + (20 << 20))) >$group/$limit
+  is_asked() { top | grep -Eq '"balloonBytes":[1-9]'; }
+  until_true 120 is_asked
+  same 'balloon: an idle pod gives when the group above it is short' 0 $?
+  echo $((64 << 30)) >$group/$limit
+  is_calm() { top | grep -Eq '"balloonBytes":0,'; }
+  until_true 180 is_calm
+  same 'balloon: and gets it back' 0 $?
+  same 'balloon: it goes on' RUNNING "$(status a1)"
+  remove a1
 }

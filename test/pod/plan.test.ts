@@ -51,6 +51,12 @@ t.test("planPod: a console and further parameters of the kernel", async (t) => {
 	t.notMatch(plan.kernelParameters, /quiet/u);
 });
 
+t.test("planPod: a VM can give memory back unless the configuration says that it keeps it", async (t) => {
+	const balloon = (reclaim: "balloon" | "reporting" | "off"): boolean =>
+		planPod("p", spec(), { ...config, memory: { ...config.memory, reclaim } }, "/f", NODE).balloon;
+	t.strictSame([balloon("balloon"), balloon("reporting"), balloon("off")], [true, true, false]);
+});
+
 t.test("planPod: a host name is the bundle's, else the beginning of the id", async (t) => {
 	t.equal(planPod("p", spec({ hostname: "web-0" }), config, "/f", NODE).hostname, "web-0");
 	t.equal(planPod("p", spec({ hostname: "h".repeat(80) }), config, "/f", NODE).hostname, "h".repeat(64));

@@ -32,6 +32,7 @@ function busyPod(t: Test) {
 		},
 		abandoned: () => undefined,
 		leavingNetworks: new LeavingNetworks(),
+		lookAfter: () => () => undefined,
 		log: new Log(() => undefined),
 	});
 	const { promise, resolve: go } = deferred<undefined>();

@@ -11,6 +11,9 @@ import { Sandbox } from "../../shim/pod/sandbox.ts";
 import type { SandboxOwner } from "../../shim/pod/sandbox.ts";
 import { Timeline } from "../../shim/pod/timeline.ts";
 
+const lookAfter = () => () => undefined;
+const vmm = { pid: 0, startTime: 0n, client: { info: () => Promise.reject(new Error("no hypervisor")) } };
+
 t.test("an adopted sandbox keeps its journal until everything else is given back", async (t) => {
 	const folder = join(t.testdir({}), "k");
 	const journal = new Journal(folder);
@@ -23,6 +26,7 @@ t.test("an adopted sandbox keeps its journal until everything else is given back
 		log: new Log(() => undefined, "error"),
 		timeline: new Timeline(),
 		saveQuietly: () => undefined,
+		lookAfter,
 	};
 	const sandbox = new Sandbox(owner as unknown as SandboxOwner);
 	const seen: string[] = [];
@@ -31,7 +35,7 @@ t.test("an adopted sandbox keeps its journal until everything else is given back
 	sandbox.scope.child("container c").defer("image", note("image"));
 	sandbox.scope.defer("network", note("network"));
 	const agent = { oomEvent: () => Promise.reject(new Error("no guest")) };
-	sandbox.adopt({ agent, details: { damage: false }, died: new Promise(() => undefined) } as unknown as Machine, note("VM"));
+	sandbox.adopt({ agent, vmm, details: { damage: false }, died: new Promise(() => undefined) } as unknown as Machine, note("VM"));
 	sandbox.transition({ kind: "gone" });
 	await sandbox.release();
 	await sandbox.left;
@@ -52,12 +56,13 @@ t.test("a control group that processes are still leaving holds up nobody, and th
 		log: new Log(() => undefined, "error"),
 		timeline: new Timeline(),
 		saveQuietly: () => void saved.push(sandbox.state.kind),
+		lookAfter,
 	};
 	const sandbox = new Sandbox(owner as unknown as SandboxOwner);
 	const empty = deferred<void>();
 	sandbox.cgroup = { path: "/p", removeEmpty: () => false, remove: () => empty.promise } as unknown as HostCgroup;
 	const agent = { oomEvent: () => Promise.reject(new Error("no guest")) };
-	sandbox.adopt({ agent, details: { damage: false }, died: new Promise(() => undefined) } as unknown as Machine, () => undefined);
+	sandbox.adopt({ agent, vmm, details: { damage: false }, died: new Promise(() => undefined) } as unknown as Machine, () => undefined);
 	sandbox.transition({ kind: "gone" });
 	await sandbox.release();
 	t.strictSame(saved, ["gone"], "a new snpd finds it and goes on");

@@ -1,5 +1,5 @@
 /** Control groups that a private containerd leaves, in every hierarchy (v1 controllers, the unified one). */
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import { eventually } from "./retry.ts";
@@ -49,4 +49,33 @@ export async function removePodCgroups(mark: string, uid: string): Promise<void>
 			if (existsSync(folder)) await rmdir(folder);
 			return true;
 		}).catch(() => undefined);
+}
+
+/** A group with a limit of memory in the hierarchy that counts it; made when it is not there. */
+export class LimitedGroup {
+	readonly #folder: string;
+	readonly #files: { readonly limit: string; readonly usage: string };
+
+	/** @param path below the hierarchy's root, with a leading slash; the groups above it hand memory down */
+	constructor(path: string, bytes: number) {
+		const first = join(CGROUP_ROOT, "memory");
+		const old = existsSync(first);
+		this.#folder = join(old ? first : CGROUP_ROOT, path);
+		this.#files = old
+			? { limit: "memory.limit_in_bytes", usage: "memory.usage_in_bytes" }
+			: { limit: "memory.max", usage: "memory.current" };
+		mkdirSync(this.#folder, { recursive: true });
+		this.limit(bytes);
+	}
+
+	limit(bytes: number): void {
+		writeFileSync(join(this.#folder, this.#files.limit), String(bytes));
+	}
+
+	/** What its processes use, without pages of files that nobody has used lately. */
+	usedBytes(): number {
+		const stat = readFileSync(join(this.#folder, "memory.stat"), "utf8");
+		const inactive = /^(?:total_)?inactive_file (\d+)$/gmu;
+		return Number(readFileSync(join(this.#folder, this.#files.usage), "utf8")) - Number([...stat.matchAll(inactive)].at(-1)?.[1] ?? 0);
+	}
 }

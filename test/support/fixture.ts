@@ -90,15 +90,18 @@ async function runTarget(t: Test, target: Target, cases: readonly Case[], option
 	}
 }
 
-/** Runs the cases under every target, one after the other; the tests of one target share a containerd. */
+/**
+ * Runs the cases under every target, one after the other; the tests of one target share a containerd.
+ * @param options `only`: one line of containerd, for what containerd has no part in
+ */
 export async function runCases(
 	cases: readonly Case[],
-	options: { readonly withControl: boolean } & Omit<ContainerdOptions, "version">,
+	options: { readonly withControl: boolean; readonly only?: ContainerdVersion } & Omit<ContainerdOptions, "version">,
 ): Promise<void> {
-	const { withControl, ...rest } = options;
+	const { withControl, only: onlyVersion, ...rest } = options;
 	const only = process.env["SNP_E2E_CASE"];
 	const chosen = only === undefined ? cases : cases.filter((one) => one.name.includes(only));
-	for (const target of targets({ withControl })) {
+	for (const target of targets({ withControl }).filter(({ version }) => onlyVersion === undefined || version === onlyVersion)) {
 		await t.test(`containerd ${target.version}, ${target.runtime}`, async (t) => await runTarget(t, target, chosen, rest));
 	}
 }

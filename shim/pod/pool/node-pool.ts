@@ -90,6 +90,11 @@ export class NodePool {
 		};
 	}
 
+	/** Whether it holds VMs, or is to. */
+	get kept(): boolean {
+		return this.#guests.length > 0 || this.idle.count > 0;
+	}
+
 	/** VMs that wait for a pod. */
 	get idle(): { readonly count: number; readonly memoryMib: number } {
 		return this.#pool.idle;
