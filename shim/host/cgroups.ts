@@ -23,11 +23,6 @@ const MOVE_ATTEMPTS = 10;
 const NANOS_PER_MICRO = 1000;
 const MOUNTINFO = "/proc/self/mountinfo";
 
-/** The hierarchies that are mounted now. */
-export function mountedHierarchies(): CgroupHierarchy[] {
-	return parseHierarchies(readFileSync(MOUNTINFO, "utf8"));
-}
-
 /** The mounted hierarchies, from the text of mountinfo (proc(5)). */
 export function parseHierarchies(mountinfo: string): CgroupHierarchy[] {
 	return mountinfo.split("\n").flatMap((line): CgroupHierarchy[] => {
@@ -121,7 +116,7 @@ function groupsOf(pid: string): string[] {
 let mounted: readonly CgroupHierarchy[] | undefined;
 
 /** Those of this machine. They are mounted when it boots, while the table of mounts grows with its pods: it is read once. */
-function mountedHierarchies(): readonly CgroupHierarchy[] {
+export function mountedHierarchies(): readonly CgroupHierarchy[] {
 	mounted ??= parseHierarchies(readFileSync(MOUNTINFO, "utf8"));
 	return mounted;
 }
