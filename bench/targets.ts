@@ -95,6 +95,8 @@ export const TARGETS: readonly Target[] = [
 		limit: 0,
 		sense: "at most",
 	},
+	below("sampling.pages", "one sample of the memory of 1,000 VMs", 5),
+	below("sampling.main", "the main thread's part of it", 0.2),
 	against("stdio.lines", "standard streams, lines of 64 bytes"),
 	against("stdio.large", "standard streams, writes of 1 MiB"),
 ];

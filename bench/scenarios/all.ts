@@ -7,11 +7,26 @@ import { memory } from "./memory.ts";
 import { network } from "./network.ts";
 import { parallel } from "./parallel.ts";
 import { pod, removal } from "./pod.ts";
+import { sampling } from "./sampling.ts";
 import { shim } from "./shim.ts";
 import { stdio } from "./stdio.ts";
 import { warm, warmShim } from "./warm.ts";
 
-export const SCENARIOS: readonly Scenario[] = [cold, warm, warmShim, pod, shim, removal, exec, stdio, memory, parallel, loop, network];
+export const SCENARIOS: readonly Scenario[] = [
+	cold,
+	warm,
+	warmShim,
+	pod,
+	shim,
+	removal,
+	exec,
+	stdio,
+	memory,
+	sampling,
+	parallel,
+	loop,
+	network,
+];
 
 /** Those that a quick run leaves out unless they are named. */
 export const SLOW_SCENARIOS: ReadonlySet<string> = new Set([network.name]);

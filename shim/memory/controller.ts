@@ -26,6 +26,7 @@ export interface MemoryOptions {
 	readonly log: Log;
 }
 
+const BYTES_PER_MIB = 1024 * 1024;
 const SLOW_MS = 5_000;
 const QUICK_MS = 1_000;
 /** Tasks that wait for so long within the window wake the controller; the window is one that the kernel takes of anybody. */
@@ -221,7 +222,8 @@ export class MemoryController {
 		const node = assess(sample.node, this.#node, reserveBytes, nowMs);
 		if (node.short !== this.#node.short) tell(log, "the node", sample.node, node.short);
 		this.#node = node;
-		const held = vms.reduce((sum, { watch }) => sum + (watch === undefined ? 0 : (sample.process(watch)?.residentBytes ?? 0)), 0);
+		const spareBytes = (this.#spare?.idle.memoryMib ?? 0) * BYTES_PER_MIB;
+		const held = vms.reduce((sum, { watch }) => sum + (watch === undefined ? 0 : (sample.process(watch)?.residentBytes ?? 0)), spareBytes);
 		const own: Place =
 			budgetBytes === 0 ? ENDLESS : { totalBytes: budgetBytes, availableBytes: budgetBytes - held, stalledPercent: undefined };
 		const budget = assess(own, this.#budget, reserveBytes, nowMs);
@@ -254,7 +256,7 @@ export class MemoryController {
 		if (bytes < before && this.#isShort(vm)) vm.hold();
 		try {
 			await vm.setBalloon(bytes);
-			vm.options.log.debug("balloon", { fromMib: before / 2 ** 20, toMib: bytes / 2 ** 20 });
+			vm.options.log.debug("balloon", { fromMib: before / BYTES_PER_MIB, toMib: bytes / BYTES_PER_MIB });
 		} catch (error) {
 			if (this.#vms.has(vm)) vm.options.log.warn("the VM's balloon can't be changed", { reason: explain(error) });
 		}
@@ -282,7 +284,8 @@ function placesOf(vm: VmMemory, groups: readonly Group[]): number[] {
 }
 
 function tell(log: Log, name: string, { availableBytes, totalBytes, stalledPercent }: Place, short: boolean): void {
-	const fields = { availableMib: Math.round(availableBytes / 2 ** 20), totalMib: Math.round(totalBytes / 2 ** 20), stalledPercent };
+	const mib = (bytes: number): number => Math.round(bytes / BYTES_PER_MIB);
+	const fields = { availableMib: mib(availableBytes), totalMib: mib(totalBytes), stalledPercent };
 	if (short) log.warn(`memory is short in ${name}: VMs that wait for pods go first, idle pods give back what they can spare`, fields);
 	else log.info(`memory is no longer short in ${name}`, fields);
 }

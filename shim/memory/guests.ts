@@ -49,7 +49,7 @@ async function ask(vm: VmMemory, places: readonly number[], nowMs: number): Prom
 			return undefined;
 		}
 		log.debug("the guest does not say how much memory it needs", { reason: explain(error) });
-		await vm.need();
+		if (vm.balloonBytes > 0) await vm.need();
 		return undefined;
 	}
 }

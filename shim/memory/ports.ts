@@ -38,8 +38,8 @@ export interface VmPort {
 export interface Spare {
 	/** Whether there are any, or will be. */
 	readonly kept: boolean;
-	/** How many there are. */
-	readonly idle: { readonly count: number };
+	/** How many there are, and what they may hold. */
+	readonly idle: { readonly count: number; readonly memoryMib: number };
 	/** Gives some up. @returns how much memory that was, in MiB, once it is free */
 	shrink(count: number): Promise<number>;
 }

@@ -39,6 +39,11 @@ async function vmOf(bed: Bed, id: string): Promise<Top["vms"][number]> {
 
 const ballooned = async (bed: Bed): Promise<number> => (await top(bed)).vms.reduce((sum, { balloonBytes }) => sum + balloonBytes, 0);
 
+async function killDaemon(containerd: PrivateContainerd): Promise<void> {
+	const daemon = await eventually("snpd", WAIT_MS, () => containerd.processes().find((info) => isDaemon(info) && info.state !== "Z"));
+	process.kill(daemon.pid, "SIGKILL");
+}
+
 /** Runs a script that must succeed. */
 async function inside(t: Test, ctr: Ctr, id: string, script: string): Promise<void> {
 	const { code, stderr } = await ctr.exec(id, ["sh", "-ec", script]);
@@ -91,8 +96,7 @@ const cases: Case[] = [
 			t.ok(after.reduce((sum, { residentBytes }) => sum + residentBytes, 0) < before);
 			for (const { sizeBytes, balloonBytes } of after) t.ok(sizeBytes - balloonBytes >= 128 * MIB, "none is below the floor");
 
-			const daemon = containerd.processes().find((info) => isDaemon(info) && info.state !== "Z");
-			process.kill(daemon?.pid ?? 0, "SIGKILL");
+			await killDaemon(containerd);
 			t.ok((await ballooned(bed)) > 0, "a new snpd knows the balloons");
 
 			group.limit(8192 * MIB);
@@ -102,6 +106,36 @@ const cases: Case[] = [
 			await eventually("balloons that are gone", WAIT_MS, async () => ((await ballooned(bed)) === 0 ? true : undefined));
 			for (const id of ids) t.equal(await ctr.status(id), "RUNNING");
 			for (const id of ids) await ctr.remove(id);
+		},
+	},
+	{
+		name: "VMs that wait for a pod go first: with them gone, no pod gives anything",
+		vmOnly: true,
+		check: async (t, bed) => {
+			const { ctr, containerd } = bed;
+			const pool = "[pool]\nsize = 1\n";
+			await containerd.configure({ append: pool });
+			const id = ctr.newId("pooled");
+			await ctr.detach(id, ["sleep", "1000"]);
+			const waiting = async (): Promise<number> => {
+				const argv = containerd.inside(join(distBinDir, "snpctl"), "--state-dir", containerd.stateDir, "--json", "pool");
+				const { vms } = JSON.parse((await runOk(argv, { timeoutMs: WAIT_MS })).stdout) as {
+					readonly vms: readonly { readonly state: string }[];
+				};
+				return vms.filter(({ state }) => state === "ready").length;
+			};
+			await eventually("a VM in the pool", WAIT_MS, async () => ((await waiting()) === 1 ? true : undefined));
+			// With the pool's VM too little is left, without it enough.
+			const heldMib = Math.ceil((await vmOf(bed, id)).residentBytes / MIB);
+			await containerd.configure({ append: `${pool}[memory]\nbudget_mib = ${heldMib + 256 + 20}\n` });
+			await killDaemon(containerd);
+			await eventually("the end of the pool's VM", WAIT_MS, async () => ((await waiting()) === 0 ? true : undefined));
+			await eventually("the end of the shortage", WAIT_MS, async () => ((await top(bed)).short ? undefined : true));
+			t.equal(await ballooned(bed), 0);
+			t.equal(await ctr.status(id), "RUNNING");
+			await containerd.configure({});
+			await killDaemon(containerd);
+			await ctr.remove(id);
 		},
 	},
 ];
