@@ -149,7 +149,13 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 	const { config, folder, plan, scope, timeline } = context;
 	const guestEnd = new GuestEnd();
 	const { cgroup } = context;
-	if (cgroup !== undefined) scope.defer(CGROUP_RELEASE, () => cgroup.remove());
+	let joined: Promise<void> = Promise.resolve();
+	if (cgroup !== undefined)
+		scope.defer(CGROUP_RELEASE, async () => {
+			// Nothing must be on its way into what is removed.
+			await joined.catch(() => undefined);
+			await cgroup.remove();
+		});
 	const launching = timeline.step("vmm-launch", () =>
 		launchVmm({
 			hypervisorPath: plan.hypervisorPath,
@@ -167,7 +173,9 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 		// containerd protects itself and its children from the kernel's out-of-memory killer; a pod's memory must not be.
 		setOomScore(vmm.pid, context.oomScore ?? 0);
 		context.onVmm(vmm);
-		await cgroup?.join(vmm.pid);
+		// The kernel takes its time; the VM gets its memory when it boots, and not before that is done.
+		if (cgroup !== undefined) joined = timeline.step("cgroup-join", () => cgroup.join(vmm.pid));
+		joined.catch(() => undefined);
 		return vmm;
 	});
 	const [vmm, disk, scratch] = await Promise.all([owned, context.disk, context.scratch]);
@@ -175,7 +183,10 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 	const failed = died.then((death) => Promise.reject(death));
 	failed.catch(() => undefined);
 	try {
-		return await Promise.race([failed, startGuest(context, vmm, { disk, scratch, initdata: context.initdata }, guestEnd, signal)]);
+		return await Promise.race([
+			failed,
+			startGuest(context, { vmm, joined }, { disk, scratch, initdata: context.initdata }, guestEnd, signal),
+		]);
 	} catch (error) {
 		throw await rootCause(error, died);
 	}
@@ -213,7 +224,19 @@ async function lastWords(context: BootContext): Promise<string> {
 	return told === "" ? "" : `; its console says: ${told}`;
 }
 
-async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd: GuestEnd, signal: AbortSignal): Promise<Booted> {
+/** A launched VMM, and when it is in its control group. */
+interface Launched {
+	readonly vmm: Vmm;
+	readonly joined: Promise<void>;
+}
+
+async function startGuest(
+	context: BootContext,
+	{ vmm, joined }: Launched,
+	disks: Disks,
+	guestEnd: GuestEnd,
+	signal: AbortSignal,
+): Promise<Booted> {
 	const { config, plan, scope, timeline, podId } = context;
 	const call = { signal, timeoutMs: config.timeouts.vmm_call_ms };
 	const asked = vmConfig(plan, disks);
@@ -223,6 +246,7 @@ async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd
 	if (snp) await timeline.step("snp-read-back", () => requireReadBack(vmm, asked, call));
 	const network = await context.network;
 	if (network !== undefined) await timeline.step("add-net", () => network.plugCold(vmm.client, { signal }));
+	await joined;
 	await timeline.step("vm-boot", () => vmm.client.boot(call));
 	// The places of devices are known as soon as the VM runs; the guest boots meanwhile.
 	const { disk, scratch } = disks;

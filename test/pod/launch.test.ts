@@ -16,6 +16,7 @@ import { Log } from "../../shim/base/log.ts";
 import { Scope } from "../../shim/base/scope.ts";
 import { defaultConfig } from "../../shim/config/schema.ts";
 import type { Config } from "../../shim/config/schema.ts";
+import { HostCgroup } from "../../shim/host/cgroups.ts";
 import { findProcesses } from "../../shim/host/processes.ts";
 import { bootMachine } from "../../shim/pod/boot.ts";
 import { writeInitdataDisk } from "../../shim/pod/initdata-disk.ts";
@@ -150,7 +151,8 @@ async function boot(
 	behaviour: FalseVmm,
 	parameter: string,
 	message: RegExp,
-	reason: "confidential.vmm" | "confidential.host" | "vmm.api",
+	reason: "confidential.vmm" | "confidential.host" | "vmm.api" | "host.cgroup",
+	cgroup?: HostCgroup,
 ): Promise<string[]> {
 	const folder = mkdtempSync(join(tmpdir(), "launch-"));
 	t.teardown(() => rmSync(folder, { recursive: true }));
@@ -170,7 +172,7 @@ async function boot(
 		signal: new AbortController().signal,
 		log: new Log(() => undefined, "error"),
 		onVmm: (vmm) => started.push(vmm.pid),
-		cgroup: undefined,
+		cgroup,
 		disk: undefined,
 		scratch: Promise.resolve(undefined),
 		initdata: plan.confidential === undefined ? undefined : writeInitdataDisk(folder, plan.confidential.initdata),
@@ -200,3 +202,14 @@ t.test(
 		t.same(calls, ["vmm.ping", "vm.create", "vm.info", "vm.boot"], "one that keeps all of it is booted");
 	},
 );
+
+t.test("a VM gets its memory in its control group or not at all", async (t) => {
+	const alive = setInterval(() => undefined, 60_000);
+	t.teardown(() => clearInterval(alive));
+	// A folder that is no control group takes no process.
+	const folder = t.testdir({ hierarchy: {} });
+	const group = new HostCgroup("/pod", [{ mountPoint: join(folder, "hierarchy"), version: 1, controllers: [] }]);
+	const calls = await boot(t, {}, "Y\n", /hierarchy\/pod can't be used/, "host.cgroup", group);
+	t.notOk(calls.includes("vm.boot"), calls.join(" "));
+	t.notOk(existsSync(join(folder, "hierarchy/pod")), "the group is given back");
+});
