@@ -9,7 +9,7 @@ async function run(bench: Bench) {
 	try {
 		const containers = new Map<string, TestContainer>();
 		for (const { runtime, context } of contexts) containers.set(runtime.name, await (await context.pod()).run(SLEEP));
-		await byTurns(bench, bench.runs(50, 15), async ({ name }, counted) => {
+		await byTurns(bench, bench.runs(50, 10), async ({ name }, counted) => {
 			const container = containers.get(name);
 			if (container === undefined) return;
 			const [{ exitCode }, ms] = await timed(() => container.exec(["true"]));

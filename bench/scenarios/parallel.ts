@@ -10,7 +10,7 @@ async function run(bench: Bench) {
 	const samples = new Samples();
 	for (const runtime of bench.runtimes) await startAtOnce(bench.bed, runtime, WARM_UP);
 	for (const count of COUNTS) {
-		const rounds = Math.max(1, Math.ceil(bench.runs(10, 5) / count));
+		const rounds = Math.max(1, Math.ceil(bench.runs(10, 3) / count));
 		for (let round = 1; round <= rounds; round++) {
 			for (const runtime of bench.runtimes) {
 				const { eachMs, allMs, failures } = await startAtOnce(bench.bed, runtime, count);

@@ -41,7 +41,7 @@ export const pod: Scenario = {
 	name: "pod",
 	what: "a pod of one container through CRI",
 	vm: "ch-qemu",
-	run: (bench) => measure(bench, "pod", bench.runs(8, 3)),
+	run: (bench) => measure(bench, "pod", bench.runs(8, 2)),
 };
 
 /** Pods whose guests do nothing. */
@@ -49,5 +49,5 @@ export const removal: Scenario = {
 	name: "removal",
 	what: "the same pod with a guest that does nothing: what CRI, CNI and the shim take of its start and its removal",
 	vm: "null",
-	run: (bench) => measure(bench, "removal", bench.runs(20, 8)),
+	run: (bench) => measure(bench, "removal", bench.runs(20, 5)),
 };

@@ -46,7 +46,7 @@ async function run(bench: Bench) {
 	const timelines: (readonly Span[])[] = [];
 	let pods = 0;
 	try {
-		await byTurns(bench, bench.runs(30, 10), async (runtime, counted) => {
+		await byTurns(bench, bench.runs(30, 5), async (runtime, counted) => {
 			const group = groups.get(runtime.name);
 			if (group === undefined) return;
 			const bare = await life(bench, runtime, roots, group, `pod-${++pods}`, false);

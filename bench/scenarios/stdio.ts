@@ -80,7 +80,7 @@ async function run(bench: Bench) {
 			const warm = runOk([stdio, "fifo", cat.fifos.stdin, cat.fifos.stdout, String(MIB), String(MIB)], { timeoutMs: TIMEOUT_MS });
 			await Promise.all([cat.begin(), warm]);
 		}
-		const rounds = bench.runs(10, 5);
+		const rounds = bench.runs(10, 3);
 		for (let round = 1; round <= rounds; round++) {
 			for (const { id, bytes, chunk } of KINDS) {
 				const amount = [String(bytes), String(chunk)];
