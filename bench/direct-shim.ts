@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { closeSync, constants, openSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { containerd as api } from "../proto/gen/containerd.js";
 import { Log } from "../shim/base/log.ts";
 import { cgroupPath, HostCgroup } from "../shim/host/cgroups.ts";
@@ -191,9 +191,10 @@ async function writeBundle(bundles: string, id: string, spec: object): Promise<s
 function shimCommand(containerd: PrivateContainerd, runtime: Runtime, bundle: string, id: string) {
 	const binary = join(containerd.ctrPath, "../containerd");
 	const name = shimProgram(runtime);
-	const program = runtime.ours ? join(distBinDir, name) : runtime.name === "runc" ? join(containerd.ctrPath, "..", name) : name;
+	const program = runtime.ours ? join(distBinDir, name) : name;
+	const path = `${dirname(containerd.ctrPath)}:${process.env["PATH"] ?? ""}`;
 	const env = [
-		...["env", "-C", bundle, `TTRPC_ADDRESS=${containerd.address}.ttrpc`, `GRPC_ADDRESS=${containerd.address}`],
+		...["env", "-C", bundle, `PATH=${path}`, `TTRPC_ADDRESS=${containerd.address}.ttrpc`, `GRPC_ADDRESS=${containerd.address}`],
 		...[`NAMESPACE=${containerd.namespace}`, "MAX_SHIM_VERSION=2", `CONTAINERD_SHIM_SNP_CONFIG=${containerd.configFile}`, "GOMAXPROCS=2"],
 	];
 	const argv = [program, "-namespace", containerd.namespace, "-address", containerd.address, "-publish-binary", binary, "-id", id];
