@@ -30,7 +30,7 @@ function text(x: number, y: number, content: string, anchor: "start" | "middle" 
 function roundUp(value: number): number {
 	if (value <= 0) return 1;
 	const power = 10 ** Math.floor(Math.log10(value));
-	const step = [1, 2, 2.5, 5, 10].find((one) => one * power >= value) ?? 10;
+	const step = [1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10].find((one) => one * power >= value) ?? 10;
 	return step * power;
 }
 
@@ -84,18 +84,30 @@ export function waterfall(steps: readonly Span[]): string {
 	return svg(bottom + AXIS, "the steps of a start", [...axis(full, 0, bottom, "ms"), ...rows]);
 }
 
-/** Lines over a horizontal axis whose steps are factors. */
+/** 1, 2 and 5 of each power of ten, from the last that is at most the least value to the first that is at least the largest. */
+function factorTicks(least: number, largest: number): number[] {
+	const ticks: number[] = [];
+	for (let power = 10 ** Math.floor(Math.log10(least)); power <= largest * 10; power *= 10)
+		for (const step of [1, 2, 5]) ticks.push(step * power);
+	const below = ticks.filter((tick) => tick <= least).at(-1) ?? least;
+	const above = ticks.find((tick) => tick >= largest) ?? largest;
+	return ticks.filter((tick) => tick >= below && tick <= above);
+}
+
+/** Lines on axes whose steps are factors: what halves is as far below everywhere. Values of zero and less are left out. */
 export function curvePlot(curve: Curve): string {
 	const entries = Object.entries(curve.points);
-	const all = entries.flatMap(([, points]) => points);
+	const all = entries.flatMap(([, points]) => points).filter(([, y]) => y > 0);
 	const xs = [...new Set(all.map(([x]) => x))].sort((a, b) => a - b);
 	const [first = 1, last = 1] = [xs[0], xs.at(-1)];
-	const full = roundUp(Math.max(...all.map(([, y]) => y)));
+	const values = all.map(([, y]) => y);
+	const ticks = factorTicks(Math.min(...values), Math.max(...values));
+	const [low = 1, high = 1] = [ticks[0], ticks.at(-1)];
 	const span = Math.log(last / first) || 1;
 	const x = (value: number): number => LEFT + (Math.log(value / first) / span) * PLOT;
-	const y = (value: number): number => 12 + MIDDLE * (1 - value / full);
-	const grid = Array.from({ length: TICKS + 1 }, (_, at) => {
-		const value = (full * at) / TICKS;
+	const height = Math.log(high / low) || 1;
+	const y = (value: number): number => 12 + MIDDLE * (1 - Math.log(Math.max(value, low) / low) / height);
+	const grid = ticks.map((value) => {
 		const line = `<line class="grid" x1="${LEFT}" x2="${LEFT + PLOT}" y1="${y(value).toFixed(1)}" y2="${y(value).toFixed(1)}"/>`;
 		return line + text(LEFT - 10, y(value) + 4, withUnit(value, curve.unit), "end");
 	});
@@ -106,5 +118,5 @@ export function curvePlot(curve: Curve): string {
 		const [endX = last, endY = 0] = points.at(-1) ?? [];
 		return `<g class="c${row}"><polyline points="${path}"/>${dots.join("")}</g>${text(x(endX) + 10, y(endY) + 4 - row * 2, `${name} ${number(endY)}`)}`;
 	});
-	return svg(CURVE_HEIGHT, curve.name, [...grid, ...below, text(LEFT + PLOT / 2, CURVE_HEIGHT - 1, curve.over, "middle"), ...lines]);
+	return svg(CURVE_HEIGHT + 8, curve.name, [...grid, ...below, text(LEFT + PLOT / 2, CURVE_HEIGHT + 4, curve.over, "middle"), ...lines]);
 }
