@@ -89,7 +89,7 @@ function factorTicks(least: number, largest: number): number[] {
 	const ticks: number[] = [];
 	for (let power = 10 ** Math.floor(Math.log10(least)); power <= largest * 10; power *= 10)
 		for (const step of [1, 2, 5]) ticks.push(step * power);
-	const below = ticks.filter((tick) => tick <= least).at(-1) ?? least;
+	const below = ticks.findLast((tick) => tick <= least) ?? least;
 	const above = ticks.find((tick) => tick >= largest) ?? largest;
 	return ticks.filter((tick) => tick >= below && tick <= above);
 }
