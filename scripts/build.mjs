@@ -97,6 +97,8 @@ function link(target, source, remedy) {
  */
 async function bundleProgram({ name, entry, flags = [] }) {
 	const body = await bundled(name, entry);
+	const tried = spawnSync(process.execPath, [...flags, "--eval", "0"], { encoding: "utf8", timeout: STEP_LIMIT_MS });
+	if (tried.status !== 0) throw new Error(`this Node.js does not take ${flags.join(" ")}: ${tried.stderr.trim()}`);
 	replace(join(dist, "bin", name), (staged) => {
 		writeFileSync(staged, `#!/usr/bin/env -S ${[process.execPath, ...flags].join(" ")}\n${body}`);
 		chmodSync(staged, 0o755);

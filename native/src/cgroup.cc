@@ -1,4 +1,5 @@
-// A process's way into a control group of every hierarchy (cgroups(7)): on a thread of its own, since the kernel waits for all processors at each move.
+// A process's way into a control group of every hierarchy (cgroups(7)): on a thread of its own, since the kernel waits for all processors
+// at each move.
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -116,7 +117,8 @@ class Join : public Job {
   size_t failed_ = 0;
 };
 
-// cgroupJoin(roots, second, cpuset, path, pid): the mounted hierarchies with, for each, whether it is of version 2 and whether it has cpusets.
+// cgroupJoin(roots, second, cpuset, path, pid): the mounted hierarchies with, for each, whether it is of version 2 and whether it has
+// cpusets.
 Napi::Value CgroupJoin(const Napi::CallbackInfo& info) {
   const auto roots = info[0].As<Napi::Array>();
   const auto second = info[1].As<Napi::Array>();
