@@ -6,13 +6,14 @@
 import type { StdioOptions } from "node:child_process";
 import { EventEmitter } from "node:events";
 import type { Duplex } from "node:stream";
-import { existsSync } from "node:fs";
+import { closeSync, existsSync } from "node:fs";
 import { join, dirname } from "node:path";
 import { deviceManagerError, messageOf, VmmError } from "./api-error.ts";
 import type { AcceleratorChoice } from "./accelerator.ts";
 import { Child, within } from "./child.ts";
 import { DeviceSet } from "./device-set.ts";
 import type { Log } from "./log.ts";
+import { openRoutingTable } from "./emulation.ts";
 import { hostCounterKhz } from "./host-clock.ts";
 import { MONITOR_FD, qemuArguments } from "./qemu-arguments.ts";
 import type { QemuDevice } from "./qemu-devices.ts";
@@ -60,14 +61,16 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed
 		const devices = new DeviceSet(config.platform?.num_pci_segments);
 		const vsock = config.vsock === undefined ? undefined : VsockBackend.start(host.tools, config.vsock.socket, config.vsock.cid);
 		let child: Child | undefined;
+		let routes: number | undefined;
 		try {
 			devices.addAll(config);
 			const firmware = smallFirmware(host.tools.qemu);
 			const accelerator = await host.accelerators.choose(config.payload?.kernel ?? "");
 			const args = qemuArguments({ config, devices: [...devices.all.values()], accelerator, firmware, counterKhz: hostCounterKhz() });
 			host.log.debug(`${host.tools.qemu} ${args.join(" ")}`);
+			routes = accelerator === "tcg" ? openRoutingTable() : undefined;
 			const input = config.serial.mode === "Tty" ? "inherit" : "ignore";
-			const stdio: StdioOptions = [input, "inherit", "pipe", "pipe", vsock?.peer ?? "ignore", ...devices.inherited];
+			const stdio: StdioOptions = [input, "inherit", "pipe", "pipe", vsock?.peer ?? "ignore", routes ?? "ignore", ...devices.inherited];
 			child = new Child(host.tools.leash, [host.tools.qemu, ...args], stdio);
 			vsock?.handedOver();
 			const qmp = await Qmp.open(child.process.stdio[MONITOR_FD] as Duplex, BOOT_LIMIT_MS);
@@ -79,6 +82,8 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed
 			await vsock?.stop();
 			if (vsock !== undefined && vsock.complaints !== "") throw deviceManagerError("Cannot create virtio-vsock backend", vsock.complaints);
 			throw child === undefined ? error : bootError(child, error);
+		} finally {
+			if (routes !== undefined) closeSync(routes);
 		}
 	}
 

@@ -1,4 +1,5 @@
 /** QEMU's whole command line for a VM: pure, so that what a configuration becomes can be read and tested. */
+import { emulationParameters } from "./emulation.ts";
 import { bridgeDevices, chardevOption, memoryBackend, type QemuBackend, type QemuDevice } from "./qemu-devices.ts";
 import type { VmConfig } from "./vm-config.ts";
 
@@ -7,6 +8,8 @@ export type Accelerator = "tcg" | "kvm";
 
 /** The descriptor on which QEMU finds its monitor. */
 export const MONITOR_FD = 3;
+/** The descriptor on which an emulated machine finds its routing table. */
+export const ROUTES_FD = 5;
 
 /** Memory that can be added in pieces: as many as the real VMM allows. */
 const MEMORY_SLOTS = 8;
@@ -26,7 +29,7 @@ export type MachinePlan = {
 /** The arguments behind QEMU's name. */
 export function qemuArguments({ config, devices, accelerator, firmware, counterKhz }: MachinePlan): string[] {
 	const { cpus, memory, payload, serial } = config;
-	const clock = accelerator === "tcg" && counterKhz !== undefined ? ` tsc_early_khz=${counterKhz}` : "";
+	const told = accelerator === "tcg" ? emulationParameters(counterKhz, cpus.max_vcpus) : "";
 	const json = (value: unknown): string => JSON.stringify(value);
 	const hotplugBytes = memory.hotplug_size ?? 0;
 	return [
@@ -38,9 +41,10 @@ export function qemuArguments({ config, devices, accelerator, firmware, counterK
 		...["-m", `size=${memory.size}B${hotplugBytes > 0 ? `,slots=${MEMORY_SLOTS},maxmem=${memory.size + hotplugBytes}B` : ""}`],
 		...["-object", json(memoryBackend("ram", memory.size, memory))],
 		...(firmware === undefined ? [] : ["-bios", firmware]),
+		...(accelerator === "tcg" ? ["-acpitable", `file=/dev/fd/${ROUTES_FD}`] : []),
 		...(payload?.kernel === undefined ? [] : ["-kernel", payload.kernel]),
 		...(payload?.initramfs === undefined ? [] : ["-initrd", payload.initramfs]),
-		...(payload?.kernel === undefined ? [] : ["-append", `${payload.cmdline ?? ""}${clock}`]),
+		...(payload?.kernel === undefined ? [] : ["-append", `${payload.cmdline ?? ""}${told}`]),
 		...["-chardev", `socket,id=monitor,fd=${MONITOR_FD}`, "-mon", "chardev=monitor,mode=control"],
 		...(serial.mode === "Off" ? ["-serial", "none"] : ["-chardev", chardevOption("serial", serial), "-serial", "chardev:serial"]),
 		...(config.pvpanic ? ["-action", "panic=none"] : []),

@@ -101,7 +101,7 @@ export function diskDevice(place: Place, disk: DiskConfig, format: ImageFormat, 
 export type Tap = { readonly ifname: string } | { readonly fds: string };
 
 /** QEMU's number of the first tap's descriptor when it starts with some. */
-export const TAP_FD = 5;
+export const TAP_FD = 6;
 
 /** The name under which QEMU's monitor is given the descriptor of a queue. */
 export const queueName = (device: string, queue: number): string => `${device}-queue${queue}`;
