@@ -191,6 +191,10 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		return this.#services.pool?.take(plan) ?? Promise.resolve(undefined);
 	}
 
+	warmFailed(error: unknown): void {
+		this.#services.pool?.failed(error);
+	}
+
 	/** Writes the journal; a failure is logged. */
 	saveQuietly(): void {
 		try {

@@ -80,6 +80,7 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 	if (record.scratch !== null) await removeScratchFile(record.scratch);
 	pod.sandbox.size = record.size ?? undefined;
 	pod.sandbox.cgroup = record.cgroup === null ? undefined : new HostCgroup(record.cgroup);
+	pod.sandbox.poolCgroup = record.poolCgroup;
 	pod.tombstones.restore(record.tombstones);
 	pod.timeline = new Timeline(record);
 	// A bundle that is gone means that containerd has removed the container while no snpd could be told.
@@ -104,7 +105,9 @@ export async function restorePod(pod: Pod, record: PodRecord): Promise<void> {
 		pod.vmEnded();
 		await Promise.all([pod.volumes.emptyDirs.end(), pod.sandbox.leaveNetwork()]);
 		pod.saveQuietly();
-		await pod.sandbox.cgroup?.remove().catch((error: unknown) => pod.log.error("a control group stays", error));
+		const pool = record.poolCgroup === null ? undefined : new HostCgroup(record.poolCgroup);
+		for (const group of [pod.sandbox.cgroup, pool])
+			await group?.remove().catch((error: unknown) => pod.log.error("a control group stays", error));
 		return;
 	}
 	pod.adopt(machine, async () => {

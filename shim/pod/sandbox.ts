@@ -59,6 +59,8 @@ export interface SandboxOwner {
 	save(): void;
 	/** Makes the folder of a VM that was booted ahead the pod's, with its journal in it. @throws ShimError `journal.write` */
 	takeFolder(folder: string): void;
+	/** A VM of the pool could not be made the pod's. */
+	warmFailed(error: unknown): void;
 	/** Writes the journal; a failure is logged. */
 	saveQuietly(): void;
 	/** The VM has ended by itself. */
@@ -76,6 +78,9 @@ const BYTES_PER_MIB = 1024 * 1024;
 const POD_FOLDER = "pod folder";
 const NETWORK_RELEASE = "network";
 const POOL_CGROUP_RELEASE = "control group in the pool";
+
+/** The pod's first calls go first. */
+const LEAVE_POOL_MS = 100;
 
 /** What a guest may tell of changed disks: it is not trusted with the log. */
 const MAX_DAMAGE = 64;
@@ -235,18 +240,34 @@ export class Sandbox {
 	async #start(context: BootContext): Promise<TakenMachine> {
 		const warm = this.#warm;
 		if (warm === undefined) return bootMachine(context);
-		const taken = await takeMachine(context, warm);
-		this.#ownScope().take(POOL_CGROUP_RELEASE);
-		this.poolCgroup = null;
-		this.#warm = undefined;
-		return taken;
+		try {
+			const taken = await takeMachine(context, warm);
+			this.#warm = undefined;
+			return taken;
+		} catch (error) {
+			if (!context.signal.aborted) this.#owner.warmFailed(error);
+			throw error;
+		}
 	}
 
 	/** All that was asked for is made: from now on `scope` owns it, and the VM's end is noticed. */
 	keep(): void {
 		this.#ownScope().moveTo(this.scope);
 		this.#making = undefined;
+		if (this.poolCgroup !== null) setTimeout(() => void this.leavePool(), LEAVE_POOL_MS).unref();
 		this.#follow(this.machine(), this.size === undefined ? undefined : this.size.now.memoryMib * BYTES_PER_MIB);
+	}
+
+	/** Removes the group that the VM was in before it was the pod's: it is empty, and nobody waits for it. Never rejects. */
+	async leavePool(): Promise<void> {
+		if (this.#state.kind !== "running" || this.poolCgroup === null) return;
+		try {
+			await this.scope.release(POOL_CGROUP_RELEASE);
+			this.poolCgroup = null;
+			this.#owner.saveQuietly();
+		} catch (error) {
+			this.#owner.log.error("a control group of the pool stays", error);
+		}
 	}
 
 	/** Gives back all that `begin` and `boot` have made; the pod is then as if nothing had been asked. */
@@ -272,11 +293,16 @@ export class Sandbox {
 	adopt(machine: Machine, release: () => void | Promise<void>): void {
 		const { cgroup } = this;
 		if (cgroup !== undefined) this.scope.defer(CGROUP_RELEASE, () => cgroup.remove());
+		if (this.poolCgroup !== null) {
+			const left = new HostCgroup(this.poolCgroup);
+			this.scope.defer(POOL_CGROUP_RELEASE, () => left.remove());
+		}
 		this.scope.defer(VM_RELEASE, release);
 		this.#ownVolumes(this.scope);
 		this.transition({ kind: "running", machine });
 		this.#warnOfSample();
 		this.volumes.copies.resume(machine);
+		void this.leavePool();
 		this.#follow(machine, undefined);
 	}
 

@@ -95,7 +95,7 @@ t.test("VMs of the pool: kept through kill -9, taken once each, refilled, replac
 	t.equal(vmms(bed, "p").get(containerd.podKey(warm.id))?.pid, vmm.pid, "the same process, in the pod's folder");
 	t.match(told("cgroup"), new RegExp(`/${containerd.cgroupMark}/`), "in the pod's group");
 	t.equal(told("oom_score_adj"), "0\n");
-	t.strictSame(cgroupsNamed([first.name]), [], "its group in the pool is gone");
+	await eventually("the end of its group in the pool", WAIT_MS, () => (cgroupsNamed([first.name]).length === 0 ? true : undefined));
 	const script = `echo out; echo err >&2; hostname; ping -c 1 -W 10 ${BRIDGE_ADDRESS} > /dev/null && echo pong; date +%s; exec sleep 100000`;
 	const container = await warm.run(["sh", "-c", script]);
 	const [out, hostname, pong, date] = (await container.logged(/pong\n\d+\n/)).split("\n");

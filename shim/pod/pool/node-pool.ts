@@ -19,6 +19,8 @@ export interface PodPool {
 	take(plan: PodPlan): Promise<PoolVm | undefined>;
 	/** Runs a start that no VM of the pool shall disturb. */
 	during<T>(start: () => Promise<T>): Promise<T>;
+	/** A VM that was taken turned out to be of no use. */
+	failed(error: unknown): void;
 }
 
 /** More configuration files than this are not watched; what is in them counts when a pod comes. */
@@ -87,6 +89,7 @@ export class NodePool {
 		return {
 			take: async (plan) => (isPoolable(plan) ? await this.#pool.take(file, plan, config) : undefined),
 			during: (start) => this.#pool.during(start),
+			failed: (error) => this.#pool.failed(error),
 		};
 	}
 

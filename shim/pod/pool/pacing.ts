@@ -23,7 +23,9 @@ export class Pacing {
 	/** Starts that are under way, and when the last one ended. */
 	#starts = 0;
 	#calmSinceMs = Date.now();
+	/** In a row, and when the last one was: those of long ago say nothing. */
 	#failures = 0;
+	#failedAtMs = 0;
 	#notBeforeMs = 0;
 	#heldUntilMs = 0;
 
@@ -43,8 +45,11 @@ export class Pacing {
 	/** A boot has failed, or a VM ended by itself. @param livedMs how long that one lived */
 	failed(livedMs = 0): void {
 		const { retry, longestRetry, stable } = this.#times;
-		this.#failures = livedMs > stable ? 1 : this.#failures + 1;
-		this.#notBeforeMs = Date.now() + Math.min(retry * 2 ** (this.#failures - 1), longestRetry);
+		const nowMs = Date.now();
+		const first = livedMs > stable || nowMs - this.#failedAtMs > 2 * longestRetry;
+		this.#failures = first ? 1 : this.#failures + 1;
+		this.#failedAtMs = nowMs;
+		this.#notBeforeMs = nowMs + Math.min(retry * 2 ** (this.#failures - 1), longestRetry);
 	}
 
 	/** Earlier failures say nothing any more. */

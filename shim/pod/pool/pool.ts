@@ -136,13 +136,27 @@ export class Pool<V extends WarmVm> {
 		const at = this.#ready.findIndex(({ key }) => key === shape.key);
 		const [vm] = at < 0 ? [] : this.#ready.splice(at, 1);
 		if (vm === undefined) this.#misses++;
-		else {
-			this.#hits++;
-			this.#forgive();
-		}
+		else this.#hits++;
 		// The pod goes first.
 		setImmediate(() => this.review());
 		return vm;
+	}
+
+	/** Takes a VM back that a pod could not use after all. */
+	giveBack(vm: V): void {
+		this.#hits--;
+		this.#misses++;
+		this.#ready.unshift(vm);
+		this.review();
+	}
+
+	/**
+	 * A pod could not start in a VM that it took. It is told, and its next try finds what there is; others are booted after a pause, longer each time, so that
+	 * a node whose VMs are of no use for it starts its pods without them.
+	 */
+	failed(error: unknown): void {
+		this.#fail("a pod could not start in a VM of the pool", error);
+		this.#schedule();
 	}
 
 	/** Runs a start that no VM of the pool shall disturb. */

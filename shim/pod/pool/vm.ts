@@ -97,9 +97,8 @@ export class PoolVm implements WarmVm {
 		return { vmm, agent: own, details, vsock: vsockOf(vmm.folder), removals, died: watchMachine(podId, vmm, own, this.#guestEnded) };
 	}
 
-	/** Puts its processes where a pod's belong: into this group, and no readier to be ended than others. The group in the pool is gone afterwards. */
+	/** Puts its processes where a pod's belong: into this group, and no readier to be ended than others. Its group in the pool is empty afterwards. */
 	async moveInto(cgroup: HostCgroup): Promise<void> {
 		for (const pid of await cgroup.takeFrom(this.cgroup)) setOomScore(pid, 0);
-		await this.cgroup.remove();
 	}
 }

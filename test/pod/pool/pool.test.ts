@@ -183,6 +183,19 @@ t.test("a VM that dies is replaced; failures are told, and put the next boot off
 	await failing.pool.close();
 });
 
+t.test("where pods can't start in its VMs it keeps back, longer each time, and pods start without", async (t) => {
+	const bed = new Bed({ retry: NEVER, longestRetry: NEVER });
+	bed.pool.configure(FILE, wants(1));
+	await bed.holds(1);
+	t.ok(await bed.pool.take(FILE, plan, wants(1)));
+	bed.pool.failed(new Error("no slot"));
+	t.equal(await bed.pool.take(FILE, plan, wants(1)), undefined);
+	await bed.holds(0);
+	t.equal(bed.boots, 1);
+	t.match(bed.pool.summary().trouble, /a pod could not start in a VM of the pool: no slot/);
+	await bed.pool.close();
+});
+
 t.test("it shrinks when it is told to, the oldest first, and stays so for a while", async (t) => {
 	const bed = new Bed({ hold: NEVER });
 	bed.pool.configure(FILE, wants(3));
@@ -198,6 +211,18 @@ t.test("it shrinks when it is told to, the oldest first, and stays so for a whil
 	t.equal(bed.boots, 3);
 	t.equal(await bed.pool.shrink(1), 0);
 	await bed.pool.close();
+});
+
+t.test("a VM that its pod could not use waits on, and counts as none", async (t) => {
+	const bed = new Bed();
+	bed.pool.configure(FILE, wants(1));
+	const [vm] = await bed.holds(1);
+	bed.gate = new Promise(() => undefined);
+	const taken = await bed.pool.take(FILE, plan, wants(1));
+	t.equal(taken, vm);
+	if (taken !== undefined) bed.pool.giveBack(taken);
+	t.match(bed.pool.summary(), { hits: 0, misses: 1 });
+	t.equal(await bed.pool.take(FILE, plan, wants(1)), vm);
 });
 
 t.test("VMs of an earlier snpd are kept if they are wanted", async (t) => {
