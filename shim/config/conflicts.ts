@@ -48,20 +48,6 @@ const CONFIDENTIAL: readonly Rule[] = [
 		broken: ({ guest }) => guest.hotplug_memory_mib > 0,
 	},
 	{
-		key: "pool.size",
-		must: "0",
-		why: "a VM is measured with its pod's policy when it boots, and no pod is known before",
-		inSample: true,
-		broken: ({ pool }) => pool.size > 0,
-	},
-	{
-		key: "pool.max",
-		must: "0",
-		why: "a VM is measured with its pod's policy when it boots, and no pod is known before",
-		inSample: true,
-		broken: ({ pool }) => pool.max > 0,
-	},
-	{
 		key: "debug.console",
 		must: "false",
 		why: "the console is a way out of the VM for what it says",

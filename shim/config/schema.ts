@@ -159,7 +159,7 @@ export const ConfigSchema = v.strictObject({
 		mkfs_erofs: program("mkfs.erofs", "The mkfs.erofs program (erofs-utils 1.5 or later)."),
 	}),
 	pool: table(
-		"VMs that are booted before a pod asks for one (see docs/pool.md): a pod that finds one of its kind starts without a boot. Not for confidential pods.",
+		"VMs that are booted before a pod asks for one (see docs/pool.md): a pod that finds one of its kind starts without a boot. Confidential pods have their policy bound later then, and their evidence says so (docs/confidential.md).",
 		{
 			size: integer(
 				0,

@@ -3,7 +3,7 @@
  * endian, gzip of the TOML, filled up to whole sectors.
  */
 
-import { writeFileSync } from "node:fs";
+import { renameSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
@@ -36,8 +36,11 @@ export function initdataImage(gzip: Uint8Array): Buffer {
  */
 export function writeInitdataDisk(podFolder: string, gzip: Uint8Array): BootDisk {
 	const path = join(podFolder, FILE);
+	const next = `${path}.next`;
 	try {
-		writeFileSync(path, initdataImage(gzip), { mode: MODE });
+		// A VM that waited has another one of that name open, which must stay as it is.
+		writeFileSync(next, initdataImage(gzip), { mode: MODE });
+		renameSync(next, path);
 	} catch (error) {
 		throw new ShimError("journal.write", `the pod's initdata can't be written to ${path}: ${messageOf(error)}`, { cause: error });
 	}

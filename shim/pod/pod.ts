@@ -349,7 +349,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 		const plan = await readyPlan(planned);
 		let making: Promise<unknown> = Promise.resolve();
 		try {
-			const scope = sandbox.begin(plan, await this.warmVm(plan));
+			const scope = sandbox.begin(plan, await this.warmVm(planned));
 			const { container, disk } = beginContainer(this, request, spec, scope, abort.signal);
 			making = container;
 			const address = await sandbox.boot(plan, disk, abort.signal);

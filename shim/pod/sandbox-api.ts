@@ -113,15 +113,17 @@ export class SandboxApi {
 			const plan = await readyPlan(planned);
 			const sysctls = { ...spec.linux?.sysctl };
 			this.#record = { bundle, createdAtMs: Date.now(), started: false, exit: null, sysctls };
-			await pod.making((signal) => this.#make(plan, dns, signal));
+			await pod.making((signal) => this.#make({ planned, plan }, dns, signal));
 			pod.log.info("sandbox created");
 		});
 	}
 
-	async #make(plan: PodPlan, dns: PodDns | undefined, signal: AbortSignal): Promise<void> {
+	/** @param plans as it was planned, and with what the files it is launched from add to it */
+	async #make(plans: { readonly planned: PodPlan; readonly plan: PodPlan }, dns: PodDns | undefined, signal: AbortSignal): Promise<void> {
+		const { planned, plan } = plans;
 		const { sandbox, folder } = this.#pod;
 		try {
-			sandbox.begin(plan, await this.#pod.warmVm(plan));
+			sandbox.begin(plan, await this.#pod.warmVm(planned));
 			writePodFiles(folder, plan.hostname, dns);
 			await sandbox.boot(plan, undefined, signal);
 			this.#pod.save();

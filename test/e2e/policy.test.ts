@@ -11,10 +11,13 @@ import { Leftovers } from "../support/leftovers.ts";
 import { distBinDir, distShareDir, isFirstGeneration, repositoryDir } from "../support/paths.ts";
 import { run } from "../support/process.ts";
 import { eventually } from "../support/retry.ts";
+import { readTimeline } from "../support/timeline.ts";
 
 const RUN_MS = 60_000;
 const SNPCTL = join(distBinDir, "snpctl");
 const POD = readFileSync(join(repositoryDir, "test/policy/recorded/pod.yaml"), "utf8");
+/** The same without what can't be bound late. */
+const ORDINARY = POD.replace("privileged: true", "privileged: false");
 const ARGUMENT = "echo $(COLOUR) at $(POD_IP); sleep 3600";
 const CONFIG = `[confidential]\nmode = "sample"\nsample_image = ${JSON.stringify(join(distShareDir, "initramfs-sample-insecure"))}\n`;
 const UID = "0d9a7a52-94c5-4f57-b3f8-6a1f2f0c3e11";
@@ -27,12 +30,12 @@ async function snpctl(...args: readonly string[]): Promise<string> {
 }
 
 /** The annotation that snpctl makes for the pod, from its YAML and an OCI layout. */
-async function annotated(bed: CriBed, ...options: readonly string[]): Promise<Record<string, string>> {
+async function annotated(bed: CriBed, text: string, ...options: readonly string[]): Promise<Record<string, string>> {
 	const { rootDir } = bed.containerd;
 	const [layout, yaml] = [join(rootDir, "layout"), join(rootDir, "pod.yaml")];
 	mkdirSync(layout, { recursive: true });
 	await run(["tar", "-xf", bed.image.file, "-C", layout]);
-	writeFileSync(yaml, POD);
+	writeFileSync(yaml, text);
 	const cache = join(rootDir, "policy-cache");
 	const initdata = await snpctl("policy", "generate", "--initdata", "--cache-dir", cache, "--image", layout, ...options, yaml);
 	return { "io.katacontainers.config.hypervisor.cc_init_data": initdata.trim() };
@@ -50,10 +53,10 @@ async function denial(call: Promise<unknown>): Promise<string> {
 async function withPod(
 	bed: CriBed,
 	handler: string,
-	annotations: Record<string, string>,
+	{ text, annotations }: { readonly text: string; readonly annotations: Record<string, string> },
 	work: (pod: KubeletPod, podId: string) => Promise<void>,
 ): Promise<void> {
-	const pod = new KubeletPod(bed, POD, UID, annotations);
+	const pod = new KubeletPod(bed, text, UID, annotations);
 	try {
 		await work(pod, await pod.start(handler));
 	} finally {
@@ -61,11 +64,20 @@ async function withPod(
 	}
 }
 
+/** Waits until so many VMs wait for a pod. @returns their names */
+async function waiting({ containerd }: CriBed, count: number): Promise<string[]> {
+	const argv = containerd.inside("env", "-u", "NODE_OPTIONS", SNPCTL, "--state-dir", containerd.stateDir, "--json", "pool");
+	return await eventually(`${count} VMs in the pool`, RUN_MS, async () => {
+		const { vms } = JSON.parse((await run(argv)).stdout) as { readonly vms: readonly { readonly name: string; readonly state: string }[] };
+		return vms.length === count && vms.every(({ state }) => state === "ready") ? vms.map(({ name }) => name) : undefined;
+	});
+}
+
 const logOf = (pod: KubeletPod): string => readFileSync(join(pod.config.log_directory ?? "", "web.log"), "utf8");
 
 async function closed(t: Test, bed: CriBed, handler: string): Promise<void> {
 	const { client, containerd } = bed;
-	await withPod(bed, handler, await annotated(bed), async (pod, podId) => {
+	await withPod(bed, handler, { text: POD, annotations: await annotated(bed, POD) }, async (pod, podId) => {
 		const prepare = await pod.create("prepare");
 		await client.startContainer(prepare);
 		await eventually("the end of the init container", RUN_MS, async () =>
@@ -97,13 +109,24 @@ async function closed(t: Test, bed: CriBed, handler: string): Promise<void> {
 }
 
 async function opened(t: Test, bed: CriBed, handler: string): Promise<void> {
-	const annotations = await annotated(bed, "--allow-exec", "web:cat /etc/app/COLOUR", "--allow-logs");
-	await withPod(bed, handler, annotations, async (pod) => {
+	const annotations = await annotated(bed, ORDINARY, "--allow-exec", "web:cat /etc/app/COLOUR", "--allow-logs");
+	await bed.containerd.configure({ append: `${CONFIG}[pool]\nsize = 1\n` });
+	const isWarm = async (podId: string): Promise<boolean> =>
+		(await readTimeline(bed.containerd, podId)).some(({ step }) => step === "pool-take");
+	const [waits] = await waiting(bed, 1);
+	await withPod(bed, handler, { text: POD, annotations: await annotated(bed, POD) }, async (_, podId) => {
+		t.notOk(await isWarm(podId), "a policy that can't be bound late comes with the launch");
+	});
+	t.strictSame(await waiting(bed, 1), [waits], "and the VM that refused it waits on");
+	await withPod(bed, handler, { text: ORDINARY, annotations }, async (pod, podId) => {
+		t.ok(await isWarm(podId), "another pod has the VM, which was launched before the pod was known");
+		await bed.containerd.configure({});
 		const web = await pod.create("web");
 		await bed.client.startContainer(web);
 		t.match(await bed.client.execSync(web, ["cat", "/etc/app/COLOUR"]), { stdout: "blue", exitCode: 0 });
 		t.match(await denial(bed.client.execSync(web, ["cat", "/etc/shadow"])), /denies ExecProcessRequest/u);
 		t.match(await eventually("its log", RUN_MS, () => logOf(pod) || undefined), /stdout F blue at 10\./u);
+		await waiting(bed, 0);
 	});
 }
 

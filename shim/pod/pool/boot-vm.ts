@@ -12,6 +12,8 @@ import type { Config } from "../../config/schema.ts";
 import { makeScratchFile, removeScratchFile } from "../../storage/scratch-file.ts";
 import { bootMachine, SCRATCH_DISK } from "../boot.ts";
 import type { BootDisk } from "../boot.ts";
+import { writeInitdataDisk } from "../initdata-disk.ts";
+import { readyPlan } from "../launch.ts";
 import type { PodPlan } from "../plan.ts";
 import { Timeline } from "../timeline.ts";
 import { undo } from "../undo.ts";
@@ -49,8 +51,8 @@ export async function bootPoolVm(shape: Shape, { stateDir, log }: PoolPlace, sig
 }
 
 async function bootIn(folder: string, { key, plan: common, config }: Shape, scope: Scope, log: Log, signal: AbortSignal): Promise<PoolVm> {
-	const plan = planIn(common, folder);
-	const { vcpus, memoryMib } = plan;
+	const plan = await readyPlan(planIn(common, folder));
+	const { vcpus, memoryMib, confidential } = plan;
 	const cgroup = new PoolCgroup(basename(folder), memoryMib);
 	const scratchFile = plan.scratch?.path ?? null;
 	const begun: VmRecord = { version: 1, key, vcpus, memoryMib, cgroup: cgroup.path, scratch: scratchFile, vmm: null, ready: null };
@@ -68,7 +70,7 @@ async function bootIn(folder: string, { key, plan: common, config }: Shape, scop
 		cgroup,
 		oomScore: FIRST_TO_GO,
 		disk: undefined,
-		initdata: undefined,
+		initdata: confidential === undefined ? undefined : writeInitdataDisk(folder, confidential.initdata),
 		scratch: makeScratch(plan, scope),
 		network: Promise.resolve(undefined),
 		onVmm: ({ pid, startTime }) => {
@@ -76,6 +78,11 @@ async function bootIn(folder: string, { key, plan: common, config }: Shape, scop
 			writeVmRecord(folder, launched);
 		},
 	});
+	if (confidential !== undefined && !machine.details.lateBinding)
+		throw new ShimError(
+			"guest.protocol",
+			`the agent of ${plan.image} takes no policy after its launch: no confidential VM can wait for a pod`,
+		);
 	// The VMM has it open.
 	if (scratchFile !== null) await removeScratchFile(scratchFile);
 	const ready = { atMs: Date.now(), agent: { ...machine.details }, scratchAddress };

@@ -1,5 +1,6 @@
 /** The pool of a node: real VMs, and the files that they come from. */
 
+import { explain, ShimError } from "../../base/errors.ts";
 import { loadConfig } from "../../config/load.ts";
 import type { Config } from "../../config/schema.ts";
 import { POOL_CGROUP } from "../../base/names.ts";
@@ -54,7 +55,10 @@ export class NodePool {
 	}
 
 	#watchFiles(): void {
-		const guests = this.#guests.flatMap(({ hypervisor, guest }) => [hypervisor.path, guest.kernel, guest.image]);
+		const guests = this.#guests.flatMap((config) => {
+			const { hypervisorPath, kernel, image } = usualPlan(config);
+			return [hypervisorPath, kernel, image];
+		});
 		const files = [...this.#files];
 		this.#watch.set([...files, ...files.map(dropIns), ...guests], files.map(dropIns));
 	}
@@ -87,7 +91,7 @@ export class NodePool {
 	for(file: string, config: Config): PodPool {
 		this.#remember(file);
 		return {
-			take: async (plan) => (isPoolable(plan) ? await this.#pool.take(file, plan, config) : undefined),
+			take: async (plan) => (isPoolable(plan) ? await this.#take(file, plan, config) : undefined),
 			during: (start) => this.#pool.during(start),
 			failed: (error) => this.#pool.failed(error),
 		};
@@ -96,6 +100,21 @@ export class NodePool {
 	/** Whether it holds VMs, or is to. */
 	get kept(): boolean {
 		return this.#guests.length > 0 || this.idle.count > 0;
+	}
+
+	async #take(file: string, plan: PodPlan, config: Config): Promise<PoolVm | undefined> {
+		const vm = await this.#pool.take(file, plan, config);
+		if (vm === undefined || plan.confidential === undefined) return vm;
+		try {
+			await vm.bind(plan.confidential.initdata);
+			return vm;
+		} catch (error) {
+			this.#place.log.warn("a pod's policy can't be bound to a VM that waits: it gets a VM of its own", { reason: explain(error) });
+			// What the guest says of a policy that it does not take is no reason to end it; any other failure is.
+			if (error instanceof ShimError && error.reason === "guest.call") this.#pool.giveBack(vm);
+			else await vm.end();
+			return undefined;
+		}
 	}
 
 	/** VMs that wait for a pod. */

@@ -6,7 +6,10 @@ import { basename, dirname, join } from "node:path";
 import type { Config } from "../../config/schema.ts";
 import { fileStamp } from "../../host/filesystem.ts";
 import { nodeSize } from "../../host/node.ts";
+import { bindOnlyInitdata } from "../../policy/bind-only.ts";
+import { INITDATA_ANNOTATION } from "../../policy/initdata.ts";
 import { SCRATCH_DISK, vmConfig } from "../boot.ts";
+import { INITDATA_DISK } from "../initdata-disk.ts";
 import { planPod } from "../plan.ts";
 import type { PodPlan } from "../plan.ts";
 
@@ -22,13 +25,17 @@ export interface Shape {
 /** Stands for the folder of any VM. */
 const ANY_FOLDER = "/vm";
 
+/** What a confidential VM is launched with that waits for its pod: the pod's own is bound later. */
+const BIND_ONLY = bindOnlyInitdata();
+
 /**
  * A plan without what is a pod's own, for a VM in another folder: its sockets, its console and the rules for its files follow the folder, and its
- * writable disk has the folder's name.
+ * writable disk has the folder's name. The initdata of a confidential one is that of all that wait.
+ * @param plan as `planPod` gives it
  */
 export function planIn(plan: PodPlan, folder: string): PodPlan {
 	const was = dirname(plan.vsock);
-	const { consoleFile, scratch, landlockRules } = plan;
+	const { consoleFile, scratch, landlockRules, confidential } = plan;
 	return {
 		...plan,
 		vsock: join(folder, basename(plan.vsock)),
@@ -38,19 +45,20 @@ export function planIn(plan: PodPlan, folder: string): PodPlan {
 		hostname: "",
 		cgroupsPath: "",
 		network: { kind: "loopback" },
+		confidential: confidential === undefined ? undefined : { ...confidential, initdata: BIND_ONLY.gzip, hostData: BIND_ONLY.hostData },
 	};
 }
 
 /** The plan of a pod whose containers have no limits. */
 export function usualPlan(config: Config): PodPlan {
-	const spec = { linux: { namespaces: [{ type: "network" }] } };
+	const annotations = config.confidential.mode === "off" ? {} : { [INITDATA_ANNOTATION]: Buffer.from(BIND_ONLY.gzip).toString("base64") };
+	const spec = { annotations, linux: { namespaces: [{ type: "network" }] } };
 	return planIn(planPod("any", spec, config, ANY_FOLDER, nodeSize()), ANY_FOLDER);
 }
 
-/** True for a pod that can have a VM which was booted before anything was known of it. A confidential one's initdata is measured when it boots. */
+/** True for a pod that can have a VM which was booted before anything was known of it: without a group of its own its VM would have nowhere to move to. */
 export function isPoolable(plan: PodPlan): boolean {
-	// Without a group of its own a pod's VM has nowhere to move to.
-	return plan.confidential === undefined && plan.cgroupsPath !== "";
+	return plan.cgroupsPath !== "";
 }
 
 /**
@@ -59,14 +67,15 @@ export function isPoolable(plan: PodPlan): boolean {
  */
 export async function shapeOf(plan: PodPlan, config: Config): Promise<Shape> {
 	const common = planIn(plan, ANY_FOLDER);
-	const { hypervisorPath, kernel, image, scratch } = common;
-	const stamps = await Promise.all([hypervisorPath, kernel, image].map(fileStamp));
+	const { hypervisorPath, kernel, image, scratch, confidential } = common;
+	const igvm = confidential?.mode === "snp" ? [confidential.igvm] : [];
+	const stamps = await Promise.all([hypervisorPath, kernel, image, ...igvm].map(fileStamp));
 	const disks = {
 		disk: undefined,
-		initdata: undefined,
+		initdata: confidential === undefined ? undefined : { id: INITDATA_DISK, path: join(ANY_FOLDER, confidential.hostData) },
 		scratch: scratch === undefined ? undefined : { id: SCRATCH_DISK, path: scratch.path },
 	};
 	const { log_level: logLevel, seccomp } = config.hypervisor;
-	const parts = [hypervisorPath, logLevel, seccomp, vmConfig(common, disks), scratch?.maxBytes ?? 0, stamps];
+	const parts = [hypervisorPath, logLevel, seccomp, confidential?.mode ?? "off", vmConfig(common, disks), scratch?.maxBytes ?? 0, stamps];
 	return { key: createHash("sha256").update(JSON.stringify(parts)).digest("hex"), plan: common, config };
 }

@@ -56,8 +56,12 @@ async function move({ cgroup }: TakeContext, vm: PoolVm): Promise<void> {
 	if (cgroup !== undefined) await vm.moveInto(cgroup);
 }
 
-/** A guest that has waited may have a clock that went its own way; new randomness costs nothing. Agents that take neither go on with what they have. */
-async function refresh({ log }: TakeContext, { agent }: Machine, signal: AbortSignal): Promise<void> {
+/**
+ * A guest that has waited may have a clock that went its own way; new randomness costs nothing. Agents that take neither go on with what they have.
+ * A confidential guest takes neither from its host.
+ */
+async function refresh({ log, plan }: TakeContext, { agent }: Machine, signal: AbortSignal): Promise<void> {
+	if (plan.confidential !== undefined) return;
 	await Promise.all([agent.setTime(Date.now(), { signal }), agent.reseed(randomBytes(SEED_BYTES), { signal })]).catch((error: unknown) =>
 		log.debug("the guest keeps its clock or its random seed", { reason: explain(error) }),
 	);

@@ -84,6 +84,15 @@ export class PoolVm implements WarmVm {
 		await undo(this.scope, this.#log);
 	}
 
+	/**
+	 * Gives a confidential guest its pod's policy, which can be done once.
+	 * @param gzip the pod's initdata
+	 * @throws ShimError `policy.denied` when the guest does not wait any more; anything else for a policy that can't be bound: it goes on waiting
+	 */
+	bind(gzip: Uint8Array): Promise<void> {
+		return this.#machine.agent.bindPolicy(gzip);
+	}
+
 	/** Its folder has become a pod's. */
 	movedTo(folder: string): void {
 		this.vmm.moveTo(folder);

@@ -6,6 +6,8 @@ import { checkConfigText } from "../../../shim/config/load.ts";
 import { ConfigSchema, freeze } from "../../../shim/config/schema.ts";
 import type { Config } from "../../../shim/config/schema.ts";
 import { planPod } from "../../../shim/pod/plan.ts";
+import { bindOnlyInitdata } from "../../../shim/policy/bind-only.ts";
+import { encodeInitdata, INITDATA_ANNOTATION, makeInitdata } from "../../../shim/policy/initdata.ts";
 import { isPoolable, planIn, shapeOf, usualPlan } from "../../../shim/pod/pool/shape.ts";
 import * as v from "valibot";
 
@@ -90,10 +92,27 @@ t.test("a VM's plan has all its paths in its own folder, and nothing of a pod", 
 	t.strictSame(plan.landlockRules?.[0], { path: "/run/snp/w/name", access: "rw" });
 });
 
-t.test("no VM is booted ahead for a pod without a control group, or for a confidential one", async (t) => {
+t.test("no VM is booted ahead for a pod without a control group", async (t) => {
 	const plan = usualPlan(configIn(t.testdir({})));
 	t.notOk(isPoolable(plan));
 	t.ok(isPoolable({ ...plan, cgroupsPath: "/pods/a" }));
-	const confidential = { mode: "snp", initdata: new Uint8Array(), hostData: "", igvm: "" } as const;
-	t.notOk(isPoolable({ ...plan, cgroupsPath: "/pods/a", confidential }));
 });
+
+t.test(
+	"confidential pods of any policy have the same kind of VM, launched with the initdata of all that wait, and no other pods have it",
+	async (t) => {
+		const folder = t.testdir({ vmm: "", kernel: "", image: "", sample: "" });
+		const sample = JSON.stringify(join(folder, "sample"));
+		const config = configIn(folder, `[confidential]\nmode = "sample"\nsample_image = ${sample}\n`);
+		const plans = ["a", "b"].map((id) => {
+			const initdata = encodeInitdata(makeInitdata({ algorithm: "sha256", data: { "policy.rego": `package agent_policy # ${id}` } }));
+			return planPod(id, { ...podSpec(id), annotations: { [INITDATA_ANNOTATION]: initdata } }, config, `/run/snp/p/${id}`, NODE);
+		});
+		t.not(plans[0]?.confidential?.hostData, plans[1]?.confidential?.hostData);
+		const shapes = await Promise.all([...plans, usualPlan(config)].map((plan) => shapeOf(plan, config)));
+		t.equal(new Set(shapes.map(({ key }) => key)).size, 1);
+		t.strictSame(shapes[0]?.plan.confidential?.hostData, bindOnlyInitdata().hostData);
+		const ordinary = configIn(folder);
+		t.not((await shapeOf({ ...usualPlan(ordinary), image: join(folder, "sample") }, ordinary)).key, shapes[0]?.key);
+	},
+);
