@@ -39,7 +39,7 @@ export interface PoolOptions<V extends WarmVm> {
 	boot(shape: Shape, signal: AbortSignal): Promise<V>;
 	/** Called with the configurations that want VMs, whenever they change. */
 	watch?(configs: readonly Config[]): void;
-	/** Called when the last VM has ended, and no other is wanted. */
+	/** Called when there is no VM, and none is wanted; perhaps more than once. */
 	emptied?(): void;
 	readonly times?: Partial<PoolTimes>;
 }
@@ -263,6 +263,7 @@ export class Pool<V extends WarmVm> {
 		this.#wanted = wanted.length;
 		this.#reviewLater();
 		this.#schedule();
+		this.#noticeEmpty();
 	}
 
 	/** What is wanted because of a burst of pods is not wanted for ever. */
@@ -323,11 +324,15 @@ export class Pool<V extends WarmVm> {
 	#end(vm: V): Promise<void> {
 		const ended = vm.end().finally(() => {
 			this.#ending.delete(ended);
-			const some = this.#ready.length + this.#ending.size + this.#wanted > 0 || this.#filling !== undefined;
-			if (!some) this.#options.emptied?.();
+			this.#noticeEmpty();
 		});
 		this.#ending.add(ended);
 		return ended;
+	}
+
+	#noticeEmpty(): void {
+		const count = this.#ready.length + this.#ending.size + this.#wanted;
+		if (count === 0 && this.#filling === undefined) this.#options.emptied?.();
 	}
 
 	#fail(what: string, error: unknown, livedMs?: number): void {

@@ -29,6 +29,7 @@ class Bed {
 	readonly pool: Pool<FalseVm>;
 	readonly booted: FalseVm[] = [];
 	boots = 0;
+	emptied = 0;
 	gate: Promise<unknown> | undefined;
 	/** Part of every key, as the state of the files is. */
 	files = "1";
@@ -39,6 +40,7 @@ class Bed {
 			usual: usualPlan,
 			shape: (plan, config) => Promise.resolve({ key: keyOf(plan, this.files), plan, config }),
 			boot: (shape, signal) => this.#boot(shape, signal),
+			emptied: () => void this.emptied++,
 			times: { ...AT_ONCE, ...times },
 		});
 	}
@@ -136,8 +138,10 @@ t.test("it follows what pods ask for, and a changed configuration or file", asyn
 	const [fresh] = await bed.holds(1);
 	t.equal(fresh?.key, keyOf(large, "2"));
 	bed.pool.configure(FILE, wants(0));
+	t.equal(bed.emptied, 0);
 	await bed.holds(0);
 	t.ok(fresh?.ended);
+	await eventually("the word that nothing is left", WAIT_MS, () => (bed.emptied > 0 ? true : undefined));
 	t.equal(await bed.pool.take(FILE, plan, wants(0)), undefined);
 	t.match(bed.pool.summary(), { hits: 0, misses: 1 }, "who wants no pool is not counted");
 	await bed.pool.close();
@@ -155,6 +159,7 @@ t.test("a boot that nobody wants any more is given up", async (t) => {
 	await bed.holds(0);
 	t.equal(bed.booted.length, 0);
 	t.equal(bed.pool.summary().trouble, "", "which is no failure");
+	await eventually("the word that nothing is left", WAIT_MS, () => (bed.emptied > 0 ? true : undefined));
 	await bed.pool.close();
 });
 
