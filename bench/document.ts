@@ -17,7 +17,9 @@ function targets(verdicts: readonly Verdict[]): string {
 	const missed = verdicts.filter(({ outcome }) => outcome === "missed");
 	const lines = missed.map(({ target, reason }) => `- **${target.name}**: ${reason}`);
 	const why = missed.length === 0 ? "" : `\n\nWhat is missed, and why:\n\n${lines.join("\n")}`;
-	return `${table(["", "target", "that is here", "measured", "runc", ""], rows)}${why}`;
+	const remarks = verdicts.filter(({ target, outcome }) => outcome !== "not measured" && target.remark !== undefined);
+	const known = remarks.map(({ target }) => `\n\n**${target.name}**: ${target.remark}.`).join("");
+	return `${table(["", "target", "that is here", "measured", "runc", ""], rows)}${why}${known}`;
 }
 
 function scenario(results: ScenarioResults): string {
