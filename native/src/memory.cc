@@ -111,16 +111,14 @@ double ProcessTicks(std::string_view stat) {
 
 class Sample : public Job {
  public:
-  Sample(std::shared_ptr<const Table> table, int detail)
-      : table_(std::move(table)),
-        detail_(detail),
-        numbers_(kHeaderNumbers + kProcessColumns * table_->processes.size() + kGroupColumns * table_->groups.size(), kUnknown) {
+  Sample(std::shared_ptr<const Table> table, int detail) : table_(std::move(table)), detail_(detail) {
   }
 
   void Run() override {
-    ReadHost();
     const size_t processes = table_->processes.size();
     const size_t groups = table_->groups.size();
+    numbers_.assign(kHeaderNumbers + kProcessColumns * processes + kGroupColumns * groups, kUnknown);
+    ReadHost();
     numbers_[5] = static_cast<double>(processes);
     numbers_[6] = static_cast<double>(groups);
     for (size_t row = 0; row < processes; row++) ReadProcess(*table_->processes[row], &numbers_[kHeaderNumbers + row], processes);
