@@ -45,6 +45,20 @@ const lateParts = {
 /** The longest that one step may take: cargo with an empty cache on a slow machine. */
 const STEP_LIMIT_MS = 30 * 60 * 1000;
 
+/** Answers of scripts that only say where a result lies: they hash all of its inputs for that. @type {Map<string, string>} */
+const places = new Map();
+
+/**
+ * Where a script's result lies.
+ * @param {string} script @param {readonly string[]} args
+ */
+function placeOf(script, ...args) {
+	const key = [script, ...args].join(" ");
+	const place = places.get(key) ?? run(script, ...args, "--path");
+	places.set(key, place);
+	return place;
+}
+
 /**
  * Runs a script of the repository and returns its last line of standard output (the path that it was asked for).
  * @param {string} script @param {readonly string[]} args
@@ -204,20 +218,20 @@ const steps = [
 		work: () =>
 			link(
 				join(dist, "share/vmlinux"),
-				join(run("guest/build-kernel.sh", "--path"), "vmlinux"),
+				join(placeOf("guest/build-kernel.sh"), "vmlinux"),
 				"build it with guest/build-kernel.sh (or scripts/setup.sh)",
 			),
 	},
 	{
 		name: "bzImage",
 		work: () =>
-			link(join(dist, "share/bzImage"), join(run("guest/build-kernel.sh", "--path"), "bzImage"), "build it with guest/build-kernel.sh"),
+			link(join(dist, "share/bzImage"), join(placeOf("guest/build-kernel.sh"), "bzImage"), "build it with guest/build-kernel.sh"),
 	},
 	{
 		name: "guest manifest",
 		work: () => {
 			const folders = [["guest/build-kernel.sh"], ["guest/build-initramfs.sh"], ["guest/build-initramfs.sh", "--sample"]].map(
-				([script = "", ...args]) => run(script, ...args, "--path"),
+				([script = "", ...args]) => placeOf(script, ...args),
 			);
 			run(process.execPath, "--import=tsx", "scripts/guest-manifest.ts", ...folders, join(dist, "share"));
 		},

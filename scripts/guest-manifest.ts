@@ -47,7 +47,15 @@ function attempt(program: string, args: readonly string[]): string | undefined {
 	}
 }
 
-const sha256 = (path: string): string => createHash("sha256").update(readFileSync(path)).digest("hex");
+const digests = new Map<string, string>();
+
+/** The kernel's archive is large and named twice: every file is read once. */
+function sha256(path: string): string {
+	const digest = digests.get(path) ?? createHash("sha256").update(readFileSync(path)).digest("hex");
+	digests.set(path, digest);
+	return digest;
+}
+
 const debianVersion = (name: string): string | undefined => attempt("dpkg-query", ["--show", "--showformat", "${Version}", name]);
 
 function inputs(paths: readonly string[]): ManifestPart["inputs"] {
