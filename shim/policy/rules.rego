@@ -91,13 +91,21 @@ mount_pattern := `^/run/kata-containers/sandbox/volumes/[0-9a-f]{32}$`
 
 id_pattern := `^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`
 
-CreateContainerRequest if {
+CreateContainerRequest := {"allowed": true, "ops": [
+	{"op": "add", "path": "/pstate/containers", "value": object.union(known_containers, {input.container_id: names})},
+	{"op": "add", "path": "/pstate/volumes", "value": object.union(known_volumes, places)},
+]} if {
 	regex.match(id_pattern, input.container_id)
-	some entry in policy_data.containers
+	fitting := [entry |
+		some entry in policy_data.containers
 
-	# What tells most entries apart comes first: the rest takes time.
-	count(args_differences(entry)) == 0
-	count(container_differences(entry)) == 0
+		# What tells most entries apart comes first: the rest takes time.
+		count(args_differences(entry)) == 0
+		count(container_differences(entry)) == 0
+	]
+	entry := array.concat([one | some one in fitting; one.name == claimed], fitting)[0]
+	names := [one.name | some one in fitting]
+	places := {mount.source: declared(entry, mount.destination).volume | some mount in mounts; regex.match(mount_pattern, mount.source)}
 }
 
 # Explained by the entry that the host claims to mean, else by the one that differs least.
@@ -125,6 +133,7 @@ container_differences(entry) := union({
 	storages_differences(entry),
 	linux_differences(entry),
 	devices_differences(entry),
+	state_differences(entry),
 })
 
 # Everything beside process, mounts, storages and the kernel's settings.
@@ -154,6 +163,34 @@ mounts := items(at(input, ["OCI", "Mounts"]))
 storages := items(at(input, ["storages"]))
 
 rootfs := sprintf("%s/shared/containers/passthrough/%s/rootfs", [run_dir, input.container_id])
+
+# --- What the guest has already, which no later request tells
+
+# The id of a container -> the entries that it may be.
+known_containers := object.get(data.pstate, "containers", {})
+
+# The place of an emptyDir or a disk -> the volume's name. What is mounted once is there for all, whatever a later request says that it is.
+known_volumes := object.get(data.pstate, "volumes", {})
+
+state_differences(entry) := union({
+	{r |
+		names := known_containers[input.container_id]
+		not entry.name in names
+		r := reason(entry.name, "container_id", "an id that no other container has had", input.container_id, "request")
+	},
+	{r |
+		some i, mount in mounts
+		regex.match(mount_pattern, mount.source)
+		volume := declared(entry, mount.destination).volume
+		some place, name in known_volumes
+		not same(place == mount.source, name == volume)
+		r := reason(entry.name, sprintf("OCI.Mounts[%d].source", [i]), sprintf("the volume %s", [volume]), mount.source, "mounts")
+	},
+})
+
+may_be(entry) if not known_containers[input.container_id]
+
+may_be(entry) if entry.name in known_containers[input.container_id]
 
 # --- Processes: a container's first one, and those of exec
 
@@ -334,10 +371,16 @@ system_differences(entry, form, mount, path) := union({
 	{r |
 		not entry.privileged
 		mount.destination in read_only_system
-		not "ro" in mount.options
+		not is_read_only(mount.options)
 		r := reason(entry.name, concat(".", [path, "options"]), "ro", mount.options, "mounts")
 	},
 })
+
+# Of two that contradict each other the last one counts.
+is_read_only(options) if {
+	"ro" in options
+	not "rw" in options
+}
 
 access_options(access) := [access] if access in ["ro", "rw"]
 
@@ -574,8 +617,26 @@ volume_storage_problems(kind, storage) := problems if {
 
 # --- Devices
 
-# Character devices that mean the same in every kernel: null, zero, full, random, urandom, kmsg, tty, console, ptmx, hwrng, tun, fuse; and any pty.
-plain_devices := [[1, 3], [1, 5], [1, 7], [1, 8], [1, 9], [1, 11], [5, 0], [5, 1], [5, 2], [10, 183], [10, 200], [10, 229], [136, -1]]
+# Character devices that mean the same in every kernel. A name stands for its own numbers only: an urandom that is zero would give keys away.
+known_nodes := {
+	"/dev/null": [1, 3],
+	"/dev/zero": [1, 5],
+	"/dev/full": [1, 7],
+	"/dev/random": [1, 8],
+	"/dev/urandom": [1, 9],
+	"/dev/kmsg": [1, 11],
+	"/dev/tty": [5, 0],
+	"/dev/console": [5, 1],
+	"/dev/ptmx": [5, 2],
+	"/dev/hwrng": [10, 183],
+	"/dev/net/tun": [10, 200],
+	"/dev/fuse": [10, 229],
+}
+
+# Those, and any pty.
+plain_devices := array.concat([numbers | some numbers in known_nodes], [[136, -1]])
+
+node_place := `^/dev/(?:[A-Za-z0-9_][A-Za-z0-9_.:+-]*/)*[A-Za-z0-9_][A-Za-z0-9_.:+-]*$`
 
 devices_differences(entry) := union({
 	{r |
@@ -587,7 +648,6 @@ devices_differences(entry) := union({
 		r := reason(entry.name, sprintf("devices[%d]", [i]), "a disk of the node", device, "devices")
 	},
 	{r |
-		not entry.privileged
 		some i, device in items(at(input, ["OCI", "Linux", "Devices"]))
 		not node_allowed(entry, device)
 		r := reason(entry.name, sprintf("OCI.Linux.Devices[%d]", [i]), "no such device", device, "devices")
@@ -608,10 +668,15 @@ device_allowed(device) if {
 
 node_allowed(entry, device) if {
 	device.Type in ["c", "u"]
-	[device.Major, device.Minor] in plain_devices
+	known_nodes[device.Path] == [device.Major, device.Minor]
 }
 
-node_allowed(entry, device) if device.Type == "p"
+# Any other device, but in its own place.
+node_allowed(entry, device) if {
+	entry.privileged
+	not known_nodes[device.Path]
+	regex.match(node_place, device.Path)
+}
 
 node_allowed(entry, device) if {
 	device.Type == "b"
@@ -659,6 +724,7 @@ linux_differences(entry) := union({
 		r := reason(entry.name, "OCI.Linux.Namespaces", type, null, "namespaces")
 	},
 	seccomp_differences(entry),
+	seccomp_lies(entry),
 	paths_differences(entry, "MaskedPaths", entry.masked_paths),
 	paths_differences(entry, "ReadonlyPaths", entry.readonly_paths),
 })
@@ -696,7 +762,24 @@ seccomp_differences(entry) := {r |
 	r := reason(entry.name, "OCI.Linux.Seccomp.DefaultAction", "an action that denies", at(input, ["OCI", "Linux", "Seccomp", "DefaultAction"]), "seccomp")
 } if entry.seccomp == "required"
 
+# The error 0 is none: the call is not made, and the program is told that it was (setuid, fsync). The kernel's errors end at 4095.
+seccomp_lies(entry) := {r |
+	some i, rule in items(at(input, ["OCI", "Linux", "Seccomp", "Syscalls"]))
+	number := at(rule, ["ErrnoRet", "errnoret"])
+	number != null
+	not is_error(number)
+	r := reason(entry.name, sprintf("OCI.Linux.Seccomp.Syscalls[%d].ErrnoRet", [i]), "the number of an error", number, "seccomp")
+}
+
+is_error(number) if {
+	number > 0
+	number < 4096
+}
+
 denies_by_default if input.OCI.Linux.Seccomp.DefaultAction in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_TRAP"]
+
+# No dots, and of /proc no folder of a process: those lead to the root file system.
+kernel_path := `^/(?:proc/[a-z_-]+|sys(?:/[A-Za-z0-9_-]+)+)$`
 
 # More may be hidden than asked for, but only of the kernel's files: a program's own must be seen.
 paths_differences(entry, field, expected) := set() if entry.privileged
@@ -709,7 +792,7 @@ paths_differences(entry, field, expected) := union({
 	},
 	{r |
 		some i, path in items(at(input, ["OCI", "Linux", field]))
-		not regex.match(`^/(?:proc|sys)/`, path)
+		not regex.match(kernel_path, path)
 		r := reason(entry.name, sprintf("OCI.Linux.%s[%d]", [field, i]), "no such path", path, "paths")
 	},
 }) if not entry.privileged
@@ -777,12 +860,22 @@ UpdateInterfaceRequest_reasons := union({
 		input.interface[field] == "lo"
 		r := reason("", concat(".", ["interface", field]), "an interface of the host", "lo", "network")
 	},
+	# By this the guest finds the interface, and the loopback's is all zeros.
+	{r |
+		not is_hardware_address(at(input, ["interface", "hwAddr"]))
+		r := reason("", "interface.hwAddr", "the address of an interface of the host", at(input, ["interface", "hwAddr"]), "network")
+	},
 	{r |
 		some i, address in items(at(input, ["interface", "IPAddresses"]))
 		not outside(at(address, ["address"]))
 		r := reason("", sprintf("interface.IPAddresses[%d].address", [i]), "no address of the loopback", at(address, ["address"]), "network")
 	},
 })
+
+is_hardware_address(text) if {
+	regex.match(`^[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}$`, text)
+	text != "00:00:00:00:00:00"
+}
 
 UpdateRoutesRequest if count(UpdateRoutesRequest_reasons) == 0
 
@@ -886,8 +979,13 @@ ExecProcessRequest if count(ExecProcessRequest_reasons) == 0
 
 ExecProcessRequest_reasons := {reason("", "process.Args", "none: the policy was generated without --allow-exec", at(input, ["process", "Args"]), "exec")} if count(policy_data.allow.exec) == 0
 
-ExecProcessRequest_reasons := {reason("", "process.Args", {"one of": [[shown(word) | some word in command.args] | some command in policy_data.allow.exec]}, at(input, ["process", "Args"]), "exec")} if {
+ExecProcessRequest_reasons := {reason("", "container_id", "a container in which commands may be run", at(input, ["container_id"]), "exec")} if {
 	count(policy_data.allow.exec) > 0
+	count(exec_commands) == 0
+}
+
+ExecProcessRequest_reasons := {reason("", "process.Args", {"one of": [[shown(word) | some word in command.args] | some command in exec_commands]}, at(input, ["process", "Args"]), "exec")} if {
+	count(exec_commands) > 0
 	count(exec_containers) == 0
 }
 
@@ -901,9 +999,16 @@ ExecProcessRequest_reasons := exec_differences(exec_containers[0]) if {
 	count(exec_fitting) == 0
 }
 
-# Entries in which the command may be run.
+# Commands that may be run in this container.
+exec_commands := [command |
+	some command in policy_data.allow.exec
+	count([1 | some entry in policy_data.containers; command.container in ["", entry.name]; may_be(entry)]) > 0
+]
+
+# Entries that this container may be, and in which the command may be run.
 exec_containers := [entry |
 	some entry in policy_data.containers
+	may_be(entry)
 	some command in policy_data.allow.exec
 	command.container in ["", entry.name]
 	command_fits(command)

@@ -222,6 +222,16 @@ t.test("mounts and storages", async (t) => {
 			mount("/sys/fs/cgroup", (one) => set(one, "options", ["nosuid", "noexec", "nodev", "rw"])),
 		),
 		create(
+			"a /sys that is read-only, and then writable",
+			"OCI.Mounts[",
+			mount("/sys", (one) => push(one.options, "rw")),
+		),
+		create(
+			"a control group that is read-only, and then writable",
+			"OCI.Mounts[",
+			mount("/sys/fs/cgroup", (one) => push(one.options, "rw")),
+		),
+		create(
 			"configuration that can be written",
 			"OCI.Mounts[",
 			mount("/etc/app", (one) => set(one, "options", ["rbind", "rprivate", "rw"])),
@@ -352,7 +362,7 @@ t.test("mounts and storages", async (t) => {
 t.test("the kernel's settings and devices", async (t) => {
 	const linux = (what: string, denied: string | undefined, change: (linux: Json) => void, container = "web"): Case =>
 		create(what, denied, ({ OCI }) => change(OCI.Linux), container);
-	const node = { Path: "/dev/x", Type: "c", Major: 1, Minor: 3, FileMode: 438, UID: 0, GID: 0 };
+	const node = { Path: "/dev/null", Type: "c", Major: 1, Minor: 3, FileMode: 438, UID: 0, GID: 0 };
 	const rule = { Allow: true, Type: "c", Major: 1, Minor: 3, Access: "rwm" };
 	await judge(t, [
 		linux("another setting", "OCI.Linux.Sysctl", ({ Sysctl }) => set(Sysctl, "kernel.core_pattern", "|/evil")),
@@ -368,13 +378,56 @@ t.test("the kernel's settings and devices", async (t) => {
 		linux("no seccomp", "OCI.Linux.Seccomp", (one) => set(one, "Seccomp", null)),
 		linux("seccomp that allows", "OCI.Linux.Seccomp", ({ Seccomp }) => set(Seccomp, "DefaultAction", "SCMP_ACT_ALLOW")),
 		linux("fewer calls", undefined, ({ Seccomp }) => set(Seccomp, "Syscalls", [])),
+		linux("a call that fails", undefined, ({ Seccomp }) =>
+			push(Seccomp.Syscalls, { Names: ["ptrace"], Action: "SCMP_ACT_ERRNO", Args: [], ErrnoRet: { errnoret: 1 } }),
+		),
+		...[0, 65_536].map((errnoret) =>
+			linux(`a call that is not made and succeeds (${errnoret})`, "OCI.Linux.Seccomp.Syscalls[", ({ Seccomp }) =>
+				push(Seccomp.Syscalls, { Names: ["setuid"], Action: "SCMP_ACT_ERRNO", Args: [], ErrnoRet: { errnoret } }),
+			),
+		),
 		linux("nothing hidden", "OCI.Linux.MaskedPaths", (one) => set(one, "MaskedPaths", [])),
 		linux("more of /proc hidden", undefined, ({ MaskedPaths }) => push(MaskedPaths, "/proc/interrupts")),
 		linux("a file of the image hidden", "OCI.Linux.MaskedPaths[", ({ MaskedPaths }) => push(MaskedPaths, "/etc/policy.conf")),
 		linux("/proc/sys writable", "OCI.Linux.ReadonlyPaths", (one) => set(one, "ReadonlyPaths", [])),
+		linux("a file of the image hidden by way of /proc", "OCI.Linux.MaskedPaths[", ({ MaskedPaths }) =>
+			push(MaskedPaths, "/proc/../etc/policy.conf"),
+		),
+		linux("a file of the image hidden by way of a process", "OCI.Linux.MaskedPaths[", ({ MaskedPaths }) =>
+			push(MaskedPaths, "/proc/self/root/etc/policy.conf"),
+		),
+		linux("a folder of the image read-only by way of /sys", "OCI.Linux.ReadonlyPaths[", ({ ReadonlyPaths }) =>
+			push(ReadonlyPaths, "/sys/../data"),
+		),
+		linux("a processor's throttling hidden", undefined, ({ MaskedPaths }) =>
+			push(MaskedPaths, "/sys/devices/system/cpu/cpu0/thermal_throttle"),
+		),
 		linux("a folder of the image read-only", "OCI.Linux.ReadonlyPaths[", ({ ReadonlyPaths }) => push(ReadonlyPaths, "/data")),
 		linux("a known device", undefined, ({ Devices }) => push(Devices, node)),
-		linux("a device of the kernel's memory", "OCI.Linux.Devices[", ({ Devices }) => push(Devices, { ...node, Minor: 1 })),
+		linux("a device of the kernel's memory", "OCI.Linux.Devices[", ({ Devices }) => push(Devices, { ...node, Path: "/dev/mem", Minor: 1 })),
+		linux("random numbers that are zeros", "OCI.Linux.Devices[", ({ Devices }) =>
+			push(Devices, { ...node, Path: "/dev/urandom", Minor: 5 }),
+		),
+		linux(
+			"random numbers that are zeros, in a privileged container",
+			"OCI.Linux.Devices[",
+			({ Devices }) => push(Devices, { ...node, Path: "/dev/urandom", Minor: 5 }),
+			"shell",
+		),
+		linux(
+			"a disk in a privileged container",
+			undefined,
+			({ Devices }) => push(Devices, { ...node, Path: "/dev/sda", Type: "b", Major: 8, Minor: 0 }),
+			"shell",
+		),
+		linux("a device among the image's files", "OCI.Linux.Devices[", ({ Devices }) => push(Devices, { ...node, Path: "/etc/app.conf" })),
+		linux(
+			"a device among the files of a privileged container",
+			"OCI.Linux.Devices[",
+			({ Devices }) => push(Devices, { ...node, Path: "/dev/../etc/app.conf" }),
+			"shell",
+		),
+		linux("a pipe", "OCI.Linux.Devices[", ({ Devices }) => push(Devices, { ...node, Path: "/dev/log", Type: "p" })),
 		linux("a disk", "OCI.Linux.Devices[", ({ Devices }) => push(Devices, { ...node, Type: "b", Major: 8, Minor: 0 })),
 		linux("a permission for a known device", undefined, ({ Resources }) => push(Resources.Devices, rule)),
 		linux("a permission for all devices", "OCI.Linux.Resources.Devices[", ({ Resources }) =>
@@ -439,6 +492,8 @@ t.test("the sandbox and its network", async (t) => {
 		card("an address of the loopback in IPv6", "interface.IPAddresses[0]", (input) =>
 			set(input.interface.IPAddresses.at(0), "address", "::ffff:127.0.0.1"),
 		),
+		card("the loopback by its hardware address", "interface.hwAddr", (input) => set(input.interface, "hwAddr", "00:00:00:00:00:00")),
+		card("the loopback by its hardware address in short", "interface.hwAddr", (input) => set(input.interface, "hwAddr", "0:0:0:0:0:0")),
 		card("no interface", "interface", (input) => set(input, "interface", null)),
 		route("as recorded", undefined, () => undefined),
 		route("to anywhere", undefined, (one) => set(one, "dest", "192.0.2.0/24")),
@@ -599,4 +654,41 @@ t.test("what every pod needs, and what none does", async (t) => {
 		timeoutMs: DECIDE_MS,
 	});
 	t.match(unknown, { allowed: false, failure: /no rule/u });
+});
+
+t.test("what the guest has already", async (t) => {
+	const [web, plain] = ["web", "plain"].map((name) => recordedContainer("2-snp", name));
+	const placed = (mount: Json): boolean => String(mount.source).startsWith("/run/kata-containers/sandbox/volumes/");
+	const [shared, fast] = ["/shared", "/fast"].map((place) => web?.OCI.Mounts.find((one) => placeOf(one) === place)?.source);
+	const idOf = (input: Json | undefined): string => (input as unknown as { container_id: string }).container_id;
+	const as = (input: Json | undefined, from: unknown, to: unknown): Json =>
+		JSON.parse(JSON.stringify(input).replaceAll(String(from), String(to))) as Json;
+	const exec = (input: Json | undefined): Case[2] => ({
+		container_id: idOf(input),
+		exec_id: "e",
+		string_user: null,
+		process: { ...plain?.OCI.Process, Args: ["ls"] },
+	});
+	t.ok(web?.OCI.Mounts.filter(placed).length === 2 && shared !== fast, "the recorded pod has two emptyDirs");
+	await judge(
+		t,
+		[
+			["a container", "CreateContainerRequest", web],
+			["another", "CreateContainerRequest", plain],
+			["a command where it is allowed", "ExecProcessRequest", exec(plain)],
+			["the command in the other container", "ExecProcessRequest", exec(web), "container_id"],
+			["a container under another's id", "CreateContainerRequest", as(plain, idOf(plain), idOf(web)), "container_id"],
+			["the command in the other container, once more", "ExecProcessRequest", exec(web), "container_id"],
+			["a container again", "CreateContainerRequest", web],
+			["an emptyDir that they share", "CreateContainerRequest", recordedContainer("2-snp", "prepare")],
+			[
+				"an emptyDir that is another of the pod's",
+				"CreateContainerRequest",
+				as(recordedContainer("2-snp", "prepare"), shared, fast),
+				"OCI.Mounts[",
+			],
+			["an emptyDir at a second place", "CreateContainerRequest", as(recordedContainer("2-snp", "prepare"), shared, MOUNT), "OCI.Mounts["],
+		],
+		{ exec: [{ container: "plain", any: false, args: ["ls"] }] },
+	);
 });
