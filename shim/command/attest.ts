@@ -151,7 +151,9 @@ async function input(path: string, what: string): Promise<InputFile> {
 function timeOf(text: string | undefined): Date {
 	if (text === undefined) return new Date();
 	const time = /^\d{4}-\d\d-\d\d(?:T\d\d:\d\d:\d\dZ)?$/u.test(text) ? new Date(text) : new Date(Number.NaN);
-	if (Number.isNaN(time.getTime())) throw usage(`--at ${text} is no time like 2026-01-31 or 2026-01-31T12:00:00Z`);
+	// A 31st of February would be a day in March.
+	if (Number.isNaN(time.getTime()) || !time.toISOString().startsWith(text.slice(0, 10)))
+		throw usage(`--at ${text} is no time like 2026-01-31 or 2026-01-31T12:00:00Z`);
 	return time;
 }
 
@@ -196,6 +198,7 @@ function tcbOf(text: string): Partial<Record<TcbPart, number>> {
 		const part = TCB_PARTS.find((known) => known === name);
 		if (part === undefined || value === undefined)
 			throw usage(`--min-tcb: ${entry} is not of the form PART=NUMBER with one of ${TCB_PARTS.join(", ")}`);
+		if (parts[part] !== undefined) throw usage(`--min-tcb ${text} names ${part} twice`);
 		parts[part] = numberOf("min-tcb", value);
 	}
 	return parts;

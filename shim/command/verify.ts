@@ -94,12 +94,16 @@ function usage(problem: string): ShimError {
 async function verdictOn(path: string, values: Values, manifestName: string): Promise<Verdict> {
 	const manifest = parseManifest((await readInput(manifestName, "the manifest", MAX_MANIFEST_BYTES)).toString("utf8"), manifestName);
 	const initdata = values.initdata === undefined ? undefined : await readInitdata(values.initdata);
+	if (initdata !== undefined && values["host-data"] !== undefined)
+		throw usage("give --initdata or --host-data, not both: HOST_DATA is the initdata's digest");
 	const evidence = await evidenceOf(path, values);
 	const expectations = await expectationsOf({
 		...values,
 		...(initdata === undefined ? {} : { "host-data": initdata.hostData }),
 	});
 	const late = values["late-bound"] === true ? lateBinding(expectations, evidence.lateBound) : undefined;
+	if (expectations.hostData === undefined)
+		throw usage("verify needs --initdata (or --host-data): without it nothing says which policy the guest obeys");
 	const sample = values.sample === true;
 	if (!sample && isSampleReport(evidence.report))
 		throw new ShimError("attest.report", `${path} is a report of sample mode: ${SAMPLE_WARNING}`, {

@@ -78,9 +78,18 @@ function dataOf(pod: PodSource, { manifest, images, allow, pinSecrets }: Generat
 	};
 }
 
+/** What is between the fixed rules and their data; the guest's agent knows it as well (late.rs). */
+const BEFORE_DATA = "\n# --- What this policy is for\n\npolicy_data := ";
+
 /** The text of a policy. */
 export function policyText(data: PolicyData): string {
-	return `${rulesText()}\n# --- What this policy is for\n\npolicy_data := ${JSON.stringify(data, undefined, "\t")}\n`;
+	return `${rulesText()}${BEFORE_DATA}${JSON.stringify(data, undefined, "\t")}\n`;
+}
+
+/** The data of a policy with the fixed rules of this release, as JSON; undefined for any other policy: what its rules make of its data is not known. */
+export function dataText(policy: string): string | undefined {
+	const head = `${rulesText()}${BEFORE_DATA}`;
+	return policy.startsWith(head) ? policy.slice(head.length) : undefined;
 }
 
 /** The fixed rules: beside this file in the sources, in `lib` beside the folder of a built program. */

@@ -1,20 +1,19 @@
-/** Which images a generated policy holds its containers to. Pure. */
+/** Which images a generated policy holds its containers to. */
 
 import * as v from "valibot";
+
+import { dataText } from "./generate.ts";
 
 const dataSchema = v.object({
 	containers: v.array(v.object({ name: v.string(), layers: v.array(v.object({ root_hash: v.string() })) })),
 });
 
-/** Where a generated policy has its data (the last of its text, as JSON). */
-const DATA = /^policy_data := (\{[\s\S]*\})\s*$/mu;
-
 /**
  * The dm-verity root hashes by container, topmost layer first.
- * @returns undefined for a policy that was not generated
+ * @returns undefined for a policy whose rules are not those that this release generates: data alone hold nothing
  */
 export function layersOf(policy: string): { readonly container: string; readonly rootHashes: readonly string[] }[] | undefined {
-	const json = DATA.exec(policy)?.[1];
+	const json = dataText(policy);
 	if (json === undefined) return undefined;
 	const checked = v.safeParse(dataSchema, parsed(json));
 	if (!checked.success) return undefined;

@@ -116,6 +116,8 @@ t.test("wrong use and wrong files: 1, with what is wrong and what to do", async 
 		[["verify", ...real, "--vmpl", "one"], /--vmpl one is no number/u],
 		[["verify", ...real, "--min-tcb", "snp:3"], /snp:3 is not of the form PART=NUMBER/u],
 		[["verify", path("milan.report"), "--at", "yesterday"], /--at yesterday is no time/u],
+		[["verify", path("milan.report"), "--at", "2026-02-31"], /--at 2026-02-31 is no time/u],
+		[["verify", ...real, "--min-tcb", "snp=8,snp=1"], /--min-tcb snp=8,snp=1 names snp twice/u],
 		[["verify", "/dev/zero"], /is larger than 1048576 bytes/u],
 	];
 	for (const [args, text] of wrong) {

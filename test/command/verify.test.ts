@@ -13,7 +13,9 @@ import { parseIgvm } from "../../shim/attest/measure/igvm.ts";
 import { sampleMeasurement } from "../../shim/attest/measure/sample.ts";
 import { verify } from "../../shim/command/verify.ts";
 import { bindOnlyInitdata } from "../../shim/policy/bind-only.ts";
+import { policyText } from "../../shim/policy/generate.ts";
 import { encodeInitdata, makeInitdata } from "../../shim/policy/initdata.ts";
+import type { PolicyData } from "../../shim/policy/policy-data.ts";
 import { directives } from "../attest/measure/igvm-cases.ts";
 import { failing } from "../base/failing.ts";
 import { makeChain, makeReport } from "../support/amd-chain.ts";
@@ -40,7 +42,7 @@ const manifest: GuestManifest = {
 const policyData = {
 	containers: Object.entries(ROOT).map(([name, hashes]) => ({ name, layers: hashes.map((root_hash) => ({ root_hash })) })),
 };
-const generated = `package agent_policy\n\npolicy_data := ${JSON.stringify(policyData, undefined, "\t")}\n`;
+const generated = policyText(policyData as unknown as PolicyData);
 const initdata = makeInitdata({ algorithm: "sha384", data: { "policy.rego": generated } });
 const igvm = makeIgvm([igvmPlatform(), igvmPolicy(0x30000n), ...directives(31)]);
 const measured = measureIgvmOnKvm(parseIgvm(igvm, "i"), { kernel: KERNEL, initramfs: INITRAMFS, commandLine: COMMAND_LINE }, [1, 3]);
@@ -228,14 +230,29 @@ t.test(
 	},
 );
 
-t.test("a policy that was not generated names no images, and that is said", async (t) => {
+t.test("a policy with rules of its own names no images, and that is said", async (t) => {
 	const { report, common, snp, file } = place(t);
-	const byHand = makeInitdata({
-		algorithm: "sha256",
-		data: { "policy.rego": "package agent_policy\ndefault AllowRequestsFailingPolicy := true\n" },
-	});
-	const args = [report({ hostData: byHand.hostData }), ...common.slice(0, 2), "--initdata", file("hand", encodeInitdata(byHand)), ...snp];
-	t.match(await run(t, ...args), { code: 0, out: /^not asked for: .*layers/m });
+	for (const text of [
+		"package agent_policy\ndefault AllowRequestsFailingPolicy := true\n",
+		`package agent_policy\nCreateContainerRequest := true\n\npolicy_data := ${JSON.stringify(policyData)}\n`,
+		generated.replace("package agent_policy\n", "package agent_policy\nExecProcessRequest := true\n"),
+		`${generated}\nExecProcessRequest := true\n`,
+	]) {
+		const byHand = makeInitdata({ algorithm: "sha256", data: { "policy.rego": text } });
+		const args = [report({ hostData: byHand.hostData }), ...common.slice(0, 2), "--initdata", file("hand", encodeInitdata(byHand)), ...snp];
+		t.match(await run(t, ...args), { code: 0, out: /^not asked for: .*layers/m });
+	}
+});
+
+t.test("nothing is verified without the policy, and not with two", async (t) => {
+	const { report, common, snp } = place(t);
+	const without = [report(), ...common.slice(0, 2), ...snp];
+	await t.rejects(verify(without), failing({ reason: "call.invalid", message: /verify needs --initdata \(or --host-data\)/ }));
+	t.equal((await run(t, ...without, "--host-data", initdata.hostData)).code, 0);
+	await t.rejects(
+		verify([...without, ...common.slice(2), "--host-data", "00".repeat(32)]),
+		failing({ reason: "call.invalid", message: /--initdata or --host-data, not both/ }),
+	);
 });
 
 t.test("sample mode is taken only by its name, and says INSECURE each time; a processor's report is never taken for one", async (t) => {

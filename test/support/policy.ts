@@ -64,6 +64,7 @@ type Field =
 	| "Namespaces"
 	| "UIDMappings"
 	| "Seccomp"
+	| "Syscalls"
 	| "MaskedPaths"
 	| "ReadonlyPaths"
 	| "Devices"
