@@ -94,6 +94,11 @@ impl Agent {
             let text = format!("the sandbox {:?} exists already", self.sandbox.borrow().id);
             return Err(Error::new(Code::AlreadyExists, text));
         }
+        if !self.containers.borrow().is_empty() || !self.creating.borrow().is_empty() {
+            return Err(Error::precondition(
+                "there are containers already: making the sandbox would empty their folders",
+            ));
+        }
         if request.hostname.len() > HOSTNAME_BYTES_MAX {
             return Err(Error::invalid(format!(
                 "a host name has at most {HOSTNAME_BYTES_MAX} bytes"

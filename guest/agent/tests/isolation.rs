@@ -214,6 +214,21 @@ fn links_in_an_image_do_not_lead_out() {
 }
 
 #[test]
+fn an_image_does_not_lead_proc_and_sys_elsewhere() {
+    let agent = Agent::start();
+    agent.sandbox();
+    for name in ["proc", "sys"] {
+        let request = agent.container(name, &["true"]);
+        let root = std::path::PathBuf::from(&request.oci.as_ref().unwrap().root.as_ref().unwrap().path);
+        std::fs::remove_dir(root.join(name)).unwrap();
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::os::unix::fs::symlink("a/b", root.join(name)).unwrap();
+        let (_, text) = agent.refused("CreateContainer", &request);
+        assert!(text.contains("symbolic link of the image"), "{text}");
+    }
+}
+
+#[test]
 fn a_copied_file_and_a_pod_s_volume_are_bound_and_the_volume_outlives_a_container() {
     let agent = Agent::start();
     agent.sandbox();

@@ -46,13 +46,15 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
-/// The interface with that hardware address; waits for it.
+/// The interface with that hardware address; waits for it. The loopback has one of zeros, and is the guest's own.
 async fn find_by_mac(netlink: &mut Netlink, mac: &str) -> Result<Link> {
     let mac = mac_text(&parse_mac(mac)?);
     let uevents = Uevents::open()?;
     let wait = async {
         loop {
-            if let Some(link) = links(netlink)?.into_iter().find(|link| link.mac == mac) {
+            let loopback = |link: &Link| link.flags & libc::IFF_LOOPBACK as u32 != 0;
+            let mut links = links(netlink)?.into_iter();
+            if let Some(link) = links.find(|link| link.mac == mac && !loopback(link)) {
                 return Ok(link);
             }
             uevents.added("net").await?;

@@ -54,11 +54,15 @@ fn mount_one(root: &Root, entry: &Mount) -> Result<()> {
     if bind {
         bind_mount(root, entry, destination, &parsed)?;
     } else {
-        let target = root.open_folder(destination)?;
         let kind = if entry.r#type == "cgroup" {
             "cgroup2"
         } else {
             entry.r#type.as_str()
+        };
+        // Parts of them are hidden, and made read-only, by name.
+        let target = match kind {
+            "proc" | "sysfs" | "cgroup2" => root.open_plain_folder(destination)?,
+            _ => root.open_folder(destination)?,
         };
         // Options of cgroup1 hosts mean nothing to cgroup2.
         let data = if kind == "cgroup2" { "" } else { parsed.data.as_str() };

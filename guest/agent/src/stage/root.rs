@@ -48,13 +48,13 @@ impl Root {
 
     /// Opens (O_PATH) what stands at `path` of the container.
     pub fn open(&self, path: &Path) -> nix::Result<OwnedFd> {
-        self.open_with(path, OFlag::O_PATH)
+        self.open_by(path, OFlag::O_PATH, ResolveFlag::empty())
     }
 
-    fn open_with(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    fn open_by(&self, path: &Path, flags: OFlag, further: ResolveFlag) -> nix::Result<OwnedFd> {
         let how = OpenHow::new()
             .flags(flags | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS | further);
         let raw = openat2(&self.fd, path, how)?;
         Ok(unsafe { OwnedFd::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(raw)) })
     }
@@ -63,6 +63,25 @@ impl Root {
     pub fn open_folder(&self, path: &Path) -> Result<OwnedFd> {
         self.make_folder(path, &mut 0)
             .with_context(|| format!("make the folder {}", path.display()))
+    }
+
+    /// As `open_folder`, for what must lie where its name says: an image may not lead it elsewhere by a symbolic link.
+    pub fn open_plain_folder(&self, path: &Path) -> Result<OwnedFd> {
+        let plain = ResolveFlag::RESOLVE_NO_SYMLINKS;
+        let opened = match self.open_by(path, OFlag::O_PATH, plain) {
+            Err(Errno::ENOENT) => {
+                self.open_folder(path)?;
+                self.open_by(path, OFlag::O_PATH, plain)
+            }
+            other => other,
+        };
+        opened.map_err(|errno| match errno {
+            Errno::ELOOP => Error::invalid(format!(
+                "{} leads over a symbolic link of the image: it has to be a plain folder",
+                path.display()
+            )),
+            other => other.into(),
+        })
     }
 
     fn make_folder(&self, path: &Path, links: &mut usize) -> Result<OwnedFd> {
