@@ -10,7 +10,7 @@ import { mountsOf } from "./mounts.ts";
 import type { ContainerData, Expected, LayerData } from "./policy-data.ts";
 import type { Note } from "./pod-fields.ts";
 import type { ContainerYaml } from "./pod-schema.ts";
-import { expand } from "./text-template.ts";
+import { expand, isFree } from "./text-template.ts";
 import type { Settle } from "./text-template.ts";
 
 /** An image, as far as a policy needs it. */
@@ -124,8 +124,17 @@ function nonEmpty(text: string | null | undefined): string | undefined {
 }
 
 /** The pod's command takes the place of the image's entrypoint and command, its arguments that of the image's command. */
-function argsOf(container: ContainerYaml, { image, settle }: ContainerSources, { valueOf }: Environment, where: string): Expected[] {
-	const own = (words: readonly string[] | null | undefined): Expected[] => (words ?? []).map((word) => settle(expand(word, valueOf)));
+function argsOf(container: ContainerYaml, { image, settle, notes }: ContainerSources, { valueOf }: Environment, where: string): Expected[] {
+	const own = (words: readonly string[] | null | undefined): Expected[] =>
+		(words ?? []).map((word) => {
+			const template = expand(word, valueOf);
+			if (isFree(template))
+				notes.push({
+					where: `${where}: ${JSON.stringify(word)}`,
+					text: "has a variable whose value the node chooses: any text will do, which is any command where a shell reads it (read the variable there, as $NAME)",
+				});
+			return settle(template);
+		});
 	const [command, args] = [own(container.command), own(container.args)];
 	const words = command.length > 0 ? [...command, ...args] : [...image.entrypoint, ...(args.length > 0 ? args : image.command)];
 	if (words.length === 0) throw new ShimError("policy.input", `${where} has no command, and its image has none`);

@@ -6,7 +6,7 @@ import type { Expected } from "./policy-data.ts";
 import type { Note } from "./pod-fields.ts";
 import type { ContainerYaml, EnvVarYaml } from "./pod-schema.ts";
 import { fieldTemplate } from "./run-values.ts";
-import { expand } from "./text-template.ts";
+import { ANY_TEXT, expand } from "./text-template.ts";
 import type { Piece, Settle, Template } from "./text-template.ts";
 
 /** A container's variables. */
@@ -19,7 +19,7 @@ export interface Environment {
 
 /** What containerd gives a container whose image has no PATH (containerd, `oci.WithDefaultPathEnv`). */
 const DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const ANYTHING: Piece = { like: "(?s:.*)", sample: "value" };
+const ANYTHING: Piece = { like: ANY_TEXT, sample: "value" };
 const NUMBER: Piece = { like: "-?[0-9]+", sample: "1" };
 const ADDRESS = "[0-9a-fA-F:.]{2,45}";
 
@@ -80,9 +80,16 @@ function optionally(expected: Expected, settle: Settle): Expected {
 	return typeof expected === "string" ? settle([expected], true) : { ...expected, optional: true };
 }
 
+/** Examples of what variables of services hold: an address, a port, a protocol, all of them. */
+const SERVICE_SAMPLES: readonly string[] = ["192.0.2.1", "80", "tcp", "tcp://192.0.2.1:80"];
+
 function serviceValue(name: string, patterns: readonly string[]): Template | undefined {
-	const isService = patterns.some((pattern) => new RegExp(`^(?:${pattern.replace(/=.*$/u, "")})$`, "u").test(name));
-	return isService ? [{ like: "[^\\s]*", sample: "192.0.2.1" }] : undefined;
+	const whole = (pattern: string): RegExp => new RegExp(`^(?:${pattern})$`, "u");
+	const split = patterns.map((pattern) => [pattern.slice(0, pattern.indexOf("=")), pattern.slice(pattern.indexOf("=") + 1)] as const);
+	const values = split.filter(([names]) => whole(names).test(name)).map(([, value]) => value);
+	if (values.length === 0) return undefined;
+	const like = values.join("|");
+	return [{ like, sample: SERVICE_SAMPLES.find((sample) => whole(like).test(sample)) ?? "" }];
 }
 
 interface Variable {

@@ -37,6 +37,7 @@ export interface Manifest {
 	readonly secrets: ReadonlyMap<string, Readonly<Record<string, string>>>;
 }
 
+const MAX_PROBLEM = 200;
 const MAX_DOCUMENTS = 1024;
 /** Against documents that grow without end. */
 const MAX_ALIASES = 100;
@@ -160,9 +161,11 @@ function parsed<T extends v.GenericSchema>(schema: T, value: unknown, where: str
 	throw bad(`${where}: ${problemOf(checked.issues[0])}`);
 }
 
+/** The message has the value, which may be a whole file that is something else. */
 function problemOf(issue: v.BaseIssue<unknown>): string {
 	const path = v.getDotPath(issue);
-	return path === null ? issue.message : `${path}: ${issue.message}`;
+	const message = issue.message.length > MAX_PROBLEM ? `${issue.message.slice(0, MAX_PROBLEM)}...` : issue.message;
+	return path === null ? message : `${path}: ${message}`;
 }
 
 function bad(text: string): ShimError {

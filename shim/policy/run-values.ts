@@ -2,6 +2,7 @@
 
 import type { PodSource } from "./manifest.ts";
 import type { Expected } from "./policy-data.ts";
+import { ANY_TEXT } from "./text-template.ts";
 import type { Piece, Settle, Template } from "./text-template.ts";
 
 const LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?";
@@ -9,7 +10,7 @@ const NAME: Piece = { like: "[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?", sample: "node-1"
 const UUID: Piece = { like: "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", sample: "00000000-0000-4000-8000-000000000000" };
 const ADDRESS: Piece = { like: "[0-9a-fA-F.:]{2,45}", sample: "192.0.2.7" };
 const ADDRESSES: Piece = { like: "[0-9a-fA-F.:,]{2,127}", sample: "192.0.2.7" };
-const META: Piece = { like: "(?s:.*)", sample: "" };
+const META: Piece = { like: ANY_TEXT, sample: "" };
 /** The longest host name that kubelet gives. */
 const MAX_HOSTNAME = 63;
 /** What is left of a name when something is put behind it (Kubernetes, names.SimpleNameGenerator). */

@@ -6,11 +6,19 @@ import type { Expected } from "./policy-data.ts";
 /** A piece: a text, or a pattern of one with an example. */
 export type Piece = string | { readonly like: string; readonly sample: string };
 
+/** A pattern of any text. */
+export const ANY_TEXT = "(?s:.*)";
+
 /** A text of pieces. */
 export type Template = readonly Piece[];
 
 /** What becomes of a text: what a policy expects of it, or an example of it. */
 export type Settle = (template: Template, optional?: boolean) => Expected;
+
+/** True when some of it may be anything. */
+export function isFree(template: Template): boolean {
+	return template.some((piece) => typeof piece !== "string" && piece.like === ANY_TEXT);
+}
 
 /** An example of a text. */
 export function sampleOf(template: Template): string {

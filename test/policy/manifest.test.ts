@@ -33,6 +33,24 @@ t.test("commands and variables are expanded as Kubernetes does", async (t) => {
 	t.ok(typeof process.args[4] === "object", "services are known only at run time");
 });
 
+t.test("what the node may choose of a command is no more than it must be, or said", async (t) => {
+	const env = "[{name: TOKEN, valueFrom: {secretKeyRef: {name: s, key: k}}}]";
+	const text = (args: string): string => `${POD}spec:\n  containers:\n    - {name: c, image: i, args: ${args}, env: ${env}}\n`;
+	const { notes, data } = generated(
+		text('["$(KUBERNETES_SERVICE_HOST)", "$(KUBERNETES_SERVICE_PORT)", "$(DB_PORT)", "$(DB_PORT_53_UDP_PROTO)"]'),
+	);
+	t.same(notes, []);
+	const tried = ["192.0.2.1", "80", "tcp://192.0.2.1:80", "udp", ";reboot", "$(reboot)", ""];
+	const fitting = data.containers[0]?.process.args.map((arg) =>
+		tried.filter((value) => typeof arg === "object" && new RegExp(arg.pattern, "u").test(value)),
+	);
+	// One variable may be of several services: SERVICE_PORT is the port of one, and the address of one that is called SERVICE.
+	t.same(fitting, [["192.0.2.1", "80"], ["80", "tcp://192.0.2.1:80"], ["tcp://192.0.2.1:80"], ["udp"]]);
+	t.match(generated(text('["login $(TOKEN)"]')).notes, [
+		{ where: /container c: "login \$\(TOKEN\)"/u, text: /any command where a shell reads it/u },
+	]);
+});
+
 t.test("special characters stand for themselves in patterns", async (t) => {
 	const { process } = container(
 		'args: ["a.b*c[$(IP)]+(x|y)\\\\ {1}"], env: [{name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]',
@@ -102,6 +120,8 @@ t.test("what a VM can't have, and what is not followed, is named", async (t) => 
 });
 
 t.test("wrong YAML is told with its place", async (t) => {
+	const whole = t.throws(() => readManifests([{ name: "x.yaml", text: "a".repeat(9000) }]), /document 1: .*Object/u);
+	t.ok(whole instanceof ShimError && whole.message.length < 300, "a file that is something else is not repeated whole");
 	const bad: [string, RegExp][] = [
 		["a: [1", /x\.yaml:1:6/u],
 		["kind: Pod\n  b: c\n", /x\.yaml:1:7/u],
