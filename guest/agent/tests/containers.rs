@@ -350,11 +350,13 @@ fn what_the_agent_does_not_do_says_so() {
             "snp.pidns.v1",
             "snp.forward.v1",
             "snp.volumes.v1",
+            "snp.mounts.v1",
             "snp.pci.v1",
             "snp.hugepages.v1",
             "snp.verity.v1",
             "snp.scratch.v1",
-            "snp.damage.v1"
+            "snp.damage.v1",
+            "snp.late-binding.v1"
         ]
     );
 }

@@ -100,6 +100,8 @@ struct Container {
     sysctls: BTreeMap<String, String>,
     masked_paths: Vec<String>,
     readonly_paths: Vec<String>,
+    /// Block devices of the node: by which numbers the guest has them is the host's choice, and its own disks are among those that there are.
+    devices: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -149,6 +151,9 @@ impl Container {
         if let Some(name) = self.sysctls.keys().find(whole) {
             return refuse(format!("it sets {name}"));
         }
+        if let Some(path) = self.devices.first() {
+            return refuse(format!("it has the device {path}"));
+        }
         let open = |path: &&str| !self.readonly_paths.iter().any(|one| one == path);
         if let Some(path) = READ_ONLY.iter().copied().find(open) {
             return refuse(format!("it can write to {path}"));
@@ -180,7 +185,7 @@ mod tests {
     fn container() -> Value {
         json!({
             "name": "web", "privileged": false, "process": {"capabilities": ["CAP_CHOWN"]}, "sysctls": {"net.ipv4.tcp_syncookies": "1"},
-            "masked_paths": ["/proc/kcore", "/proc/keys", "/sys/firmware"], "readonly_paths": READ_ONLY,
+            "masked_paths": ["/proc/kcore", "/proc/keys", "/sys/firmware"], "readonly_paths": READ_ONLY, "devices": [],
         })
     }
 
@@ -223,11 +228,7 @@ mod tests {
             ),
             (format!("{good}\nExecProcessRequest := true"), "policy_data"),
             (
-                good.replacen("{\"allow\"", "{\"allow\": {}, \"allow\"", 1).replacen(
-                    "\"containers\"",
-                    "\"containers\": [], \"containers\"",
-                    1,
-                ),
+                good.replacen("policy_data := {", "policy_data := {\"containers\": [], ", 1),
                 "duplicate field",
             ),
             (policy(&[json!({"name": "web"})]), "missing field"),
@@ -255,6 +256,7 @@ mod tests {
             ),
             ("readonly_paths", json!(["/proc/bus"]), "it can write to /proc/fs"),
             ("masked_paths", json!([]), "it sees /proc/kcore"),
+            ("devices", json!(["/dev/sdb"]), "it has the device /dev/sdb"),
         ] {
             let mut changed = container();
             changed[field] = value;
