@@ -107,7 +107,7 @@ function usage(problem: string): ShimError {
 async function show(path: string, values: AttestValues): Promise<number> {
 	const misplaced = Object.keys(values).find((name) => name !== "json");
 	if (misplaced !== undefined) throw usage(`attest show does not take --${misplaced}`);
-	const fields = reportFields(readReport(await input(path, "the report")).report);
+	const fields = reportFields(readReport(await input(path, "the report"), { table: false }).report);
 	return print(values.json === true ? JSON.stringify(fields, undefined, 2) : renderFields(fields));
 }
 
@@ -129,14 +129,14 @@ export function exitCode({ failure }: Verdict): number {
 
 /** The report and what it is verified with. @throws ShimError */
 export async function evidenceOf(path: string, values: AttestValues): Promise<EvidenceInput & Pick<GivenReport, "lateBound">> {
-	const { report, certificates, lateBound } = readReport(await input(path, "the report"));
+	// The table behind a report comes from its host: what was given by name goes before it.
+	const { report, certificates, lateBound } = readReport(await input(path, "the report"), { table: values.certificates === undefined });
 	const read = async <T>(paths: readonly string[] | undefined, what: string, parse: (file: InputFile) => T): Promise<T[]> =>
 		Promise.all((paths ?? []).map(async (one) => parse(await input(one, what))));
 	const given = (await read(values.certificates, "the certificates", readCertificates)).flat();
 	return {
 		report,
 		lateBound,
-		// The guest's own table comes from its host: what was given by name goes before it.
 		certificates: given.length > 0 ? given : certificates,
 		trustedRoots: (await read(values["trust-root"], "the root certificate", readCertificates)).flat(),
 		revocationLists: await read(values.crl, "the revocation list", readRevocationList),

@@ -55,6 +55,10 @@ const INITRAMFS = "initramfs";
 const SAMPLE_INITRAMFS = "initramfs-sample-insecure";
 const MAX_INPUT_BYTES = 8 * 1024 * 1024;
 const ALL_VCPUS = "1-64";
+/** What can be asked of a report of sample mode: it has no processor, chip, versions or certificates behind it. */
+const OF_SAMPLES: ReadonlySet<string> = new Set([
+	...["manifest", "initdata", "host-data", "report-data", "cmdline", "opened", "sample", "late-bound", "json"],
+]);
 /** What a guest answers at `/layers` (docs/contracts.md). */
 const openedSchema = v.object({ containers: v.array(v.object({ container: v.string(), layers: v.array(v.string()) })) });
 
@@ -72,8 +76,10 @@ export async function verify(args: readonly string[]): Promise<number> {
 	const [path, ...rest] = positionals;
 	if (path === undefined || rest.length > 0) throw usage("verify takes one REPORT");
 	if (values.manifest === undefined) throw usage("verify needs --manifest");
-	const verdict = await verdictOn(path, values, values.manifest);
 	const sample = values.sample === true;
+	const foreign = sample ? Object.keys(values).find((name) => !OF_SAMPLES.has(name)) : undefined;
+	if (foreign !== undefined) throw usage(`--${foreign} asks what a report of sample mode can't answer: leave it out, or --sample`);
+	const verdict = await verdictOn(path, values, values.manifest);
 	if (values.json === true) print(JSON.stringify({ report: path, platform: sample ? "sample-INSECURE" : "snp", ...verdict }, undefined, 2));
 	else print(`${renderVerdict(path, verdict)}${sample ? `\n\n${SAMPLE_WARNING}` : ""}`);
 	return exitCode(verdict);

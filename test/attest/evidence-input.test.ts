@@ -35,6 +35,9 @@ t.test("a report comes alone, or with its certificate table", async (t) => {
 	t.match(readReport(file(report)), { report: { version: 2 }, certificates: [] });
 	const extended = Buffer.concat([report, table({ guid: guids.VCEK, bytes: vcek })]);
 	t.match(readReport(file(extended)).certificates, [{ subjectName: "SEV-VCEK" }]);
+	const broken = file(Buffer.concat([report, table({ guid: guids.VCEK, bytes: vcek, offset: 1 << 20 })]));
+	t.throws(() => readReport(broken), { reason: "attest.certificate", message: /leads out of its/ });
+	t.match(readReport(broken, { table: false }), { report: { version: 2 }, certificates: [] }, "nobody needs what the host put behind it");
 	t.equal(
 		readReport(file(Buffer.concat([report, Buffer.alloc(4096)]))).certificates.length,
 		0,

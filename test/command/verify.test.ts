@@ -272,6 +272,11 @@ t.test("sample mode is taken only by its name, and says INSECURE each time; a pr
 		run(t, sampleReport(measurement), ...common, ...snp),
 		failing({ reason: "attest.report", message: /sample mode: INSECURE/ }),
 	);
+	for (const foreign of ["--min-tcb", "--measurement", "--igvm", "--id-key-digest"])
+		await t.rejects(run(t, sampleReport(measurement), ...common, "--sample", foreign, "00"), {
+			reason: "call.invalid",
+			message: new RegExp(`^${foreign} asks what a report of sample mode can't answer`, "u"),
+		});
 	t.match(await run(t, report(), ...common, "--sample"), { code: 2, out: /failed +report\.signature/ });
 });
 
