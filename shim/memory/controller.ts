@@ -91,13 +91,14 @@ export class MemoryController {
 
 	/** Looks now: somebody has seen that memory is short. */
 	wake(): void {
-		if (this.#closed || !this.#needed) return;
 		if (this.#running !== undefined) {
 			this.#again = true;
 			return;
 		}
 		clearTimeout(this.#timer);
+		// A timer that has fired must not stand in the way of the next one.
 		this.#timer = undefined;
+		if (this.#closed || !this.#needed) return;
 		this.#running = this.#look()
 			.catch((error: unknown) => this.#options.log.warn("looking after memory failed", { reason: explain(error) }))
 			.finally(() => {
@@ -195,23 +196,23 @@ export class MemoryController {
 		for (const vm of vms) noteCpu(vm, sample, nowMs);
 		const groups = [...this.#groups.values()];
 		const places = this.#assess(sample, vms, groups, nowMs);
-		if (places[NODE]?.short === true || places[BUDGET]?.short === true) {
-			if (await this.#shrinkSpare(places)) return;
-		}
+		const shrunk = (places[NODE]?.short === true || places[BUDGET]?.short === true) && (await this.#shrinkSpare(places));
 		const able = vms.filter((vm) => vm.exempt === undefined);
 		// Who is idle is known with the next look.
 		if (this.#quick && !able.some(({ cpu }) => cpu !== undefined)) {
 			const first = await sampleMemory({ time: true });
 			for (const vm of able) noteCpu(vm, first, Date.now());
 		}
-		const short = places.some((place) => place.wantedBytes > 0);
+		// What the pool had counts with the next look: until then nothing more is taken, but who needs memory gets it.
+		const wanting = shrunk ? places.map((place) => ({ ...place, wantedBytes: 0 })) : places;
+		const short = wanting.some((place) => place.wantedBytes > 0);
 		const asked = able.filter((vm) => vm.balloonBytes > 0 || (short && !vm.held(nowMs)));
 		const views = await askGuests(asked, (vm) => placesOf(vm, groups), { look: this.#looks++, nowMs });
 		await Promise.all(
 			[
 				...decide(
 					views.map(({ view }) => view),
-					places,
+					wanting,
 				),
 			].map(([index, bytes]) => this.#apply(views[index]?.vm, bytes)),
 		);
@@ -241,11 +242,12 @@ export class MemoryController {
 
 	/** Half of what waits for pods, each time. @returns whether there was any: what it had counts with the next look */
 	async #shrinkSpare(places: readonly Assessment[]): Promise<boolean> {
-		const count = this.#spare?.idle.count ?? 0;
-		if (this.#spare === undefined || count === 0) return false;
+		if (this.#spare?.kept !== true) return false;
 		if (Math.max(places[NODE]?.wantedBytes ?? 0, places[BUDGET]?.wantedBytes ?? 0) === 0) return false;
-		const mib = await this.#spare.shrink(Math.ceil(count / 2));
-		this.#options.log.info("VMs that waited for a pod are given up", { vms: Math.ceil(count / 2), mib });
+		// With none that is ready as well: none is booted meanwhile, and one that boots is given up.
+		const vms = Math.ceil(this.#spare.idle.count / 2);
+		const mib = await this.#spare.shrink(vms);
+		if (vms > 0) this.#options.log.info("VMs that waited for a pod are given up", { vms, mib });
 		return mib > 0;
 	}
 

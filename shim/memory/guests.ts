@@ -49,7 +49,8 @@ async function ask(vm: VmMemory, places: readonly number[], nowMs: number): Prom
 			return undefined;
 		}
 		log.debug("the guest does not say how much memory it needs", { reason: explain(error) });
-		if (vm.balloonBytes > 0) await vm.need();
+		// Not asked again for a while: it would hold up the look of all others each time.
+		await vm.need();
 		return undefined;
 	}
 }

@@ -109,6 +109,8 @@ export class VmMemory {
 			// A need that came meanwhile wins.
 			if (bytes > this.#balloonBytes && this.held(Date.now())) return;
 			if (bytes === this.#balloonBytes) return;
+			// A request whose answer is lost may be done all the same: until one is answered the larger balloon counts.
+			this.#balloonBytes = Math.max(bytes, this.#balloonBytes);
 			await this.options.port.change({ balloonBytes: bytes });
 			this.#balloonBytes = bytes;
 		});

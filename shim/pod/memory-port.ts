@@ -3,6 +3,9 @@
 import type { VmPort } from "../memory/ports.ts";
 import type { Machine } from "./machine.ts";
 
+/** A balloon alone is the controller's, which looks after others as well. */
+const BALLOON_MS = 5_000;
+
 /** @param vmmCallMs how long the VMM may take for a change */
 export function memoryPort({ vmm, agent }: Machine, vmmCallMs: number): VmPort {
 	return {
@@ -13,7 +16,7 @@ export function memoryPort({ vmm, agent }: Machine, vmmCallMs: number): VmPort {
 					...(ramBytes === undefined ? {} : { desired_ram: ramBytes }),
 					...(balloonBytes === undefined ? {} : { desired_balloon: balloonBytes }),
 				},
-				{ timeoutMs: vmmCallMs },
+				{ timeoutMs: vcpus === undefined && ramBytes === undefined ? Math.min(vmmCallMs, BALLOON_MS) : vmmCallMs },
 			),
 		guest: (timeoutMs) => agent.memory({ timeoutMs }),
 		state: async (timeoutMs) => {

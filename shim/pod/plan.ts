@@ -4,6 +4,7 @@ import { basename, join } from "node:path";
 
 import type { OciSpec, PodSpec } from "../agent/oci-spec.ts";
 import type { Config } from "../config/schema.ts";
+import { cgroupPath } from "../host/cgroups.ts";
 import { chooseNetwork } from "../network/choice.ts";
 import type { NetworkChoice } from "../network/choice.ts";
 import type { LandlockConfig } from "../vmm/config-types.ts";
@@ -76,11 +77,14 @@ export function isSandboxContainer(spec: OciSpec): boolean {
  * Decides what the pod's VM will be.
  * @param folder the pod's
  * @param node what the node has
- * @throws ShimError `pod.too-large`; `network.unsupported` for a pod in the host's network; `confidential.annotation`, `confidential.initdata`, `initdata.invalid`
+ * @throws ShimError `pod.too-large`; `spec.invalid` for a control group that leads out; `network.unsupported` for a pod in the host's network; `confidential.annotation`, `confidential.initdata`, `initdata.invalid`
  */
 export function planPod(podId: string, spec: PodSpec, config: Config, folder: string, node: MachineSize): PodPlan {
 	const size = sizeOf(podId, spec, { vcpus: config.guest.vcpus, memoryMib: config.guest.memory_mib }, node);
 	const console = config.debug.console;
+	const cgroupsPath = spec.linux?.cgroupsPath ?? "";
+	// Refused before anything is taken or made for the pod.
+	if (cgroupsPath !== "") cgroupPath(cgroupsPath);
 	const confidential = planConfidential(podId, spec.annotations ?? {}, config, size.vcpus);
 	return {
 		hypervisorPath: config.hypervisor.path,
@@ -94,7 +98,7 @@ export function planPod(podId: string, spec: PodSpec, config: Config, folder: st
 		balloon: config.memory.reclaim !== "off" && confidential === undefined,
 		pciSegments: config.guest.pci_segments,
 		hostname: hostnameOf(podId, spec),
-		cgroupsPath: spec.linux?.cgroupsPath ?? "",
+		cgroupsPath,
 		network: chooseNetwork(spec.linux?.namespaces ?? []),
 		vsock: join(folder, "vsock.sock"),
 		vsockCid: GUEST_CID,

@@ -240,12 +240,15 @@ export class Sandbox {
 	async #start(context: BootContext): Promise<TakenMachine> {
 		const warm = this.#warm;
 		if (warm === undefined) return bootMachine(context);
+		// What the pod brings says nothing of the pool's VMs.
+		let podsOwn = false;
+		for (const part of [context.disk, context.network]) part?.catch(() => (podsOwn = true));
 		try {
 			const taken = await takeMachine(context, warm);
 			this.#warm = undefined;
 			return taken;
 		} catch (error) {
-			if (!context.signal.aborted) this.#owner.warmFailed(error);
+			if (!context.signal.aborted && !podsOwn) this.#owner.warmFailed(error);
 			throw error;
 		}
 	}

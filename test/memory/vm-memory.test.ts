@@ -94,3 +94,16 @@ t.test("without a balloon, or without an answer, a VM is left alone, but can gro
 	await memory.grow({ ramBytes: 512 * MIB });
 	t.equal(memory.exempt, "confidential");
 });
+
+t.test("a balloon whose change was never answered counts, and goes like any other", async (t) => {
+	const { memory, changes, hold } = vm(true, NEW);
+	const lost = Promise.reject(new Error("no answer"));
+	lost.catch(() => undefined);
+	hold(lost);
+	await t.rejects(memory.setBalloon(100 * MIB), { message: "no answer" });
+	t.equal(memory.balloonBytes, 100 * MIB);
+	hold(Promise.resolve());
+	await memory.need();
+	t.strictSame(changes, [{ balloonBytes: 0 }]);
+	t.equal(memory.balloonBytes, 0);
+});

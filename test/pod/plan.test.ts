@@ -90,3 +90,10 @@ t.test("planPod: the size follows the limits of the pod's containers", async (t)
 	const huge = { ...annotations, "io.kubernetes.cri.sandbox-memory": String(2 ** 50) };
 	t.throws(() => planPod("p", spec({ annotations: huge }), config, "/p", NODE), { reason: "pod.too-large", message: /16384 MiB/ });
 });
+
+t.test("planPod: a control group that leads out is refused before anything is taken or made", async (t) => {
+	for (const cgroupsPath of ["/", "/../pods", "/a/../../b"]) {
+		const linux = { namespaces: [{ type: "network" }], cgroupsPath };
+		t.throws(() => planPod("p", spec({ linux }), config, "/run/p", NODE), { reason: "spec.invalid", message: /cgroupsPath|control group/ });
+	}
+});

@@ -102,9 +102,12 @@ function makeVmFolder(folder: string): void {
 function makeScratch({ scratch }: PodPlan, scope: Scope): Promise<BootDisk | undefined> {
 	if (scratch === undefined) return Promise.resolve(undefined);
 	const { path, maxBytes } = scratch;
-	scope.defer(`file ${path}`, () => removeScratchFile(path));
 	const made = makeScratchFile(path, maxBytes).then(() => ({ id: SCRATCH_DISK, path }));
-	made.catch(() => undefined);
+	scope.defer(`file ${path}`, async () => {
+		// It must not come after its removal.
+		await made.catch(() => undefined);
+		await removeScratchFile(path);
+	});
 	return made;
 }
 

@@ -118,6 +118,10 @@ export class Pool<V extends WarmVm> {
 
 	/** Takes over VMs that an earlier snpd booted. */
 	adopt(vms: readonly V[]): void {
+		if (this.#closed) {
+			for (const vm of vms) void this.#end(vm);
+			return;
+		}
 		for (const vm of vms.toSorted((one, other) => one.readyAtMs - other.readyAtMs)) this.#add(vm);
 		this.review();
 	}
@@ -146,7 +150,13 @@ export class Pool<V extends WarmVm> {
 	giveBack(vm: V): void {
 		this.#hits--;
 		this.#misses++;
+		if (this.#closed) {
+			void this.#end(vm);
+			return;
+		}
 		this.#ready.unshift(vm);
+		// It may have ended while it was nobody's here.
+		void vm.died.then((death) => this.#lost(vm, death));
 		this.review();
 	}
 
@@ -162,7 +172,7 @@ export class Pool<V extends WarmVm> {
 	/** Runs a start that no VM of the pool shall disturb. */
 	async during<T>(start: () => Promise<T>): Promise<T> {
 		const ended = this.#pace.began();
-		clearTimeout(this.#fillTimer);
+		this.#schedule();
 		try {
 			return await start();
 		} finally {
@@ -222,6 +232,8 @@ export class Pool<V extends WarmVm> {
 		this.#again = true;
 		this.#reviewing ??= this.#reviewAll().finally(() => {
 			this.#reviewing = undefined;
+			// One that was asked for as the last one ended.
+			if (this.#again && !this.#closed) this.review();
 		});
 	}
 

@@ -230,6 +230,25 @@ t.test("a VM that its pod could not use waits on, and counts as none", async (t)
 	t.equal(await bed.pool.take(FILE, plan, wants(1)), vm);
 });
 
+t.test("a VM that ended while a pod had it is not given to another, nor one that comes back after the end of all", async (t) => {
+	const bed = new Bed();
+	bed.pool.configure(FILE, wants(1));
+	await bed.holds(1);
+	bed.gate = new Promise(() => undefined);
+	const dead = await bed.pool.take(FILE, plan, wants(1));
+	dead?.die.resolve("killed");
+	if (dead !== undefined) bed.pool.giveBack(dead);
+	await eventually("the dead VM is ended", WAIT_MS, () => (dead?.ended === true ? true : undefined));
+	t.equal(await bed.pool.take(FILE, plan, wants(1)), undefined);
+	const other = new Bed();
+	other.pool.configure(FILE, wants(1));
+	await other.holds(1);
+	const late = await other.pool.take(FILE, plan, wants(1));
+	await other.pool.close();
+	if (late !== undefined) other.pool.giveBack(late);
+	t.equal(late?.ended, true);
+});
+
 t.test("VMs of an earlier snpd are kept if they are wanted", async (t) => {
 	const old = new Bed();
 	old.pool.configure(FILE, wants(2));
