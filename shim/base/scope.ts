@@ -47,7 +47,11 @@ export class Scope {
 			this.#entries.push(entry);
 			return;
 		}
-		this.#closing = this.#closing.then(() => runAll(this.name, [entry]));
+		const release = (): Promise<void> => runAll(this.name, [entry]);
+		this.#closing = this.#closing.then(release, async (failure: unknown) => {
+			await release();
+			throw failure;
+		});
 		this.#closing.catch(() => undefined);
 	}
 

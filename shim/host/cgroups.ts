@@ -1,6 +1,7 @@
 /** Control groups of the host, of both versions side by side (cgroups(7)): a group is the same path in every hierarchy that is mounted. */
 
 import { existsSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { rmdir } from "node:fs/promises";
 import { join, posix } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
@@ -117,7 +118,7 @@ let mounted: readonly CgroupHierarchy[] | undefined;
 
 /** Those of this machine. They are mounted when it boots, while the table of mounts grows with its pods: it is read once. */
 export function mountedHierarchies(): readonly CgroupHierarchy[] {
-	mounted ??= parseHierarchies(readFileSync(MOUNTINFO, "utf8"));
+	if (mounted === undefined || mounted.length === 0) mounted = parseHierarchies(readFileSync(MOUNTINFO, "utf8"));
 	return mounted;
 }
 
@@ -263,10 +264,19 @@ export class HostCgroup {
 	}
 }
 
+let turn: Promise<unknown> = Promise.resolve();
+
+/** The kernel changes one group at a time, and moves a process for milliseconds: one thread of libuv's pool waits for that, not all of them, nor the loop. */
+function removeInTurn(folder: string): Promise<void> {
+	const removed = turn.then(() => rmdir(folder));
+	turn = removed.catch(() => undefined);
+	return removed;
+}
+
 async function removeFolder(folder: string): Promise<ShimError | undefined> {
 	for (let attempt = 1; ; attempt++) {
 		try {
-			rmdirSync(folder);
+			await removeInTurn(folder);
 			return undefined;
 		} catch (error) {
 			const code = errnoOf(error);

@@ -190,7 +190,8 @@ export async function clearSpace(space: NamespaceAddress): Promise<void> {
 	} catch {
 		return;
 	}
-	await visit(space.path, async (_ns, netlink) => {
+	await visit(space.path, async (ns, netlink) => {
+		if (ns.id !== space.id) return;
 		const links = await readLinks(netlink);
 		for (const link of links) if (isOurTap(link)) await removeLink(netlink, link.index);
 		for (const link of links) if (!isOurTap(link) && (link.flags & IFF_LOOPBACK) === 0) await removeRedirect(netlink, link.index);

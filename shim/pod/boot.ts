@@ -178,7 +178,11 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 		joined.catch(() => undefined);
 		return vmm;
 	});
-	const [vmm, disk, scratch] = await Promise.all([owned, context.disk, context.scratch]);
+	const [vmm, disk, scratch] = await Promise.all([owned, context.disk, context.scratch]).catch(async (error: unknown): Promise<never> => {
+		// A process that is on its way must be the scope's, and in its group or not at all, before the scope is closed.
+		await owned.catch(() => undefined);
+		throw error;
+	});
 	const died = Promise.race([vmmDeath(context, vmm), guestEnd.ended.then((how) => guestDeath(context, how))]);
 	const failed = died.then((death) => Promise.reject(death));
 	failed.catch(() => undefined);

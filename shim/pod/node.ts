@@ -55,6 +55,8 @@ const MAX_TIMELINES = 64;
 const MIB = 1024 * 1024;
 /** How long a keeper that was just started may take to connect; containerd gives the `delete` that waits for it 5 s. */
 const KEEPER_ARRIVAL_MS = 2_000;
+/** How long a pod waits for one of its name whose VM does not end. */
+const BEFORE_MS = 30_000;
 
 /** The pods of a node. */
 export class PodNode {
@@ -101,7 +103,9 @@ export class PodNode {
 				const alive = !("record" in entry) || entry.record.state === "running" || entry.record.state === "lost";
 				const restored = "record" in entry && alive && (await this.#restore(entry.record));
 				if (restored) return;
-				await clearAway(entry.folder, "record" in entry ? entry.record : null, this.#options.log);
+				await clearAway(entry.folder, "record" in entry ? entry.record : null, this.#options.log).catch((error: unknown) =>
+					this.#options.log.error("something of a pod is left to the next snpd", error, { folder: entry.folder }),
+				);
 				if (alive) this.#lost.add(basename(entry.folder));
 			}),
 		);
@@ -221,7 +225,10 @@ export class PodNode {
 
 	async #makePod(identity: PodIdentity): Promise<Pod> {
 		const file = identity.configFile ?? this.#options.defaultConfigFile;
-		await this.#leaving.get(identity.key);
+		const before = this.#leaving.get(identity.key);
+		// Both have the same folder.
+		if (before !== undefined)
+			await withDeadline({ what: `the end of the pod that was ${identity.podId} before`, timeoutMs: BEFORE_MS }, () => before);
 		return this.#podOf(identity, await loadConfig(file, { required: identity.configFile !== null }));
 	}
 

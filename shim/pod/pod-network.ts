@@ -168,13 +168,14 @@ export class PodNetwork {
 	 */
 	close(): Promise<void> {
 		this.leave();
-		return this.#turns.run(async () => {
+		const end = async (): Promise<void> => {
 			// Closed in the turn that may have started the watch after all.
 			this.#unfollow();
 			this.#closeJoined();
 			if (this.#claimed) await clearSpace(this.space);
 			this.#claimed = false;
-		});
+		};
+		return this.#turns.run(end, { always: true });
 	}
 
 	#claim(claimed: boolean): void {

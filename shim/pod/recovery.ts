@@ -56,15 +56,38 @@ export async function clearAway(folder: string, record: PodRecord | null, log: L
 			.catch((error: unknown) => log.error("a process does not end", error, { pid: found.pid }));
 		handle.close();
 	}
-	for (const group of groups)
-		await new HostCgroup(group).remove().catch((error: unknown) => log.error("a control group stays", error, { folder }));
+	let whole = await ended(record?.vmm ?? null, log);
+	const stays =
+		(what: string) =>
+		(error: unknown): void => {
+			whole = false;
+			log.error(what, error, { folder });
+		};
+	for (const group of groups) await new HostCgroup(group).remove().catch(stays("a control group stays"));
 	const network = record?.network ?? null;
 	const files = [record?.scratch ?? "", ...(record?.emptyDirs ?? []).map(({ file }) => file)].filter((path) => path !== "");
 	for (const path of files) await removeScratchFile(path).catch((error: unknown) => log.error("a file stays", error, { path }));
-	if (network !== null)
-		await clearSpace(network).catch((error: unknown) => log.error("a network namespace keeps what a VM had there", error, { folder }));
+	if (network !== null) await clearSpace(network).catch(stays("a network namespace keeps what a VM had there"));
 	await unmountUnder(folder);
-	new Journal(folder).remove();
+	// What stays is tried again by the next snpd, which must not take the pod up.
+	if (whole || record === null) new Journal(folder).remove();
+	else new Journal(folder).write({ ...record, state: "gone" });
+}
+
+/** Waits for a VMM that gives its memory back: it has no command line any more by which it could be found. @returns whether it has ended */
+async function ended(vmm: PodRecord["vmm"], log: Log): Promise<boolean> {
+	// Without the time: a first thread that has ended (a zombie) says nothing of the others.
+	const handle = vmm === null ? undefined : ProcessHandle.open(vmm.pid);
+	if (vmm === null || handle === undefined) return true;
+	try {
+		if (handle.startTime.toString() === vmm.startTime) await handle.waitExit({ timeoutMs: KILL_WAIT_MS });
+		return true;
+	} catch (error) {
+		log.error("a process does not end", error, { pid: vmm.pid });
+		return false;
+	} finally {
+		handle.close();
+	}
 }
 
 /**

@@ -3,10 +3,14 @@
  * the pod's network namespace, the control group that the process is leaving, and the journal that tells a new snpd of all of them.
  */
 
+import { messageOf } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { Release } from "../base/scope.ts";
 import type { HostCgroup } from "../host/cgroups.ts";
 import type { Journal } from "./journal.ts";
+
+/** A large VM, and more so a confidential one, takes minutes to give its memory back: so many times its end is waited for, ten seconds each. */
+const END_ATTEMPTS = 60;
 
 /** The parts of it. */
 export interface RestParts {
@@ -40,6 +44,18 @@ export class Rest {
 		);
 	}
 
+	async #vmGone(): Promise<void> {
+		for (let attempt = 1; ; attempt++) {
+			try {
+				return await this.#ended;
+			} catch (error) {
+				if (attempt === END_ATTEMPTS) throw error;
+				if (attempt === 1) this.#parts.log.warn("a VM takes long to end", { reason: messageOf(error) });
+				this.#ended = (async () => await this.#parts.endVm())();
+			}
+		}
+	}
+
 	/** Removes everything if that takes no time. @returns whether nothing is left */
 	removeNow(): boolean {
 		const { endNetwork, cgroup, journal } = this.#parts;
@@ -53,7 +69,7 @@ export class Rest {
 		const { endNetwork, cgroup, journal, log } = this.#parts;
 		try {
 			await endNetwork?.();
-			await this.#ended;
+			await this.#vmGone();
 			await cgroup?.remove();
 			journal.remove();
 		} catch (error) {

@@ -387,6 +387,8 @@ export class Sandbox {
 				.then(() => timeline.step("network-end", () => network.close()))
 				// Before another VM gets the namespace: no later snpd may clear it.
 				.then(() => this.#owner.saveQuietly())
+				// The second try, too, comes before another VM gets the namespace: it would take away that one's taps.
+				.catch(() => network.close().then(() => this.#owner.saveQuietly()))
 				.catch(() => undefined);
 			leavingNetworks.add(network.space, this.#networkEnd);
 		}

@@ -43,6 +43,18 @@ t.test("Scope.defer after close releases at once", async (t) => {
 	t.equal(released, "late");
 });
 
+t.test("Scope.defer after a close that failed releases as well", async (t) => {
+	const scope = new Scope("pod a");
+	scope.defer("tap", () => Promise.reject(new Error("tap is busy")));
+	const closed = scope.close();
+	let released = false;
+	scope.defer("late", () => void (released = true));
+	await t.rejects(closed, { message: /tap is busy/ });
+	await t.rejects(scope.close(), { message: /tap is busy/ });
+	t.equal(released, true);
+	await new Promise<void>((resolve) => scope.defer("later", resolve));
+});
+
 t.test("Scope.defer during close releases after what is being released", async (t) => {
 	const order: string[] = [];
 	let letGo: () => void = () => undefined;
