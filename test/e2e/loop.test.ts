@@ -137,6 +137,9 @@ async function hundredRestarts(t: Test, bed: CriBed, context: CaseContext): Prom
 	try {
 		// The disk of a container that was removed goes a moment later.
 		await eventually("the disks of the last restart to go", SETTLE_MS, () => (pinnedImages(bed).length === 1 ? true : undefined));
+		// snpd looks at a VM's memory from some seconds after its start on, and keeps the files for that open.
+		const watches = (): boolean => descriptorsOf(daemonPid(bed)).some((path) => path.endsWith("/statm"));
+		await eventually("snpd to watch the VM's memory", SETTLE_MS, () => (watches() ? true : undefined));
 		const [objects, descriptors, files] = [await inspector.liveObjects(), openOf(), keptFiles(bed)];
 		const before = await guestCounts(stays);
 		await restart(RESTARTS - WARM);

@@ -11,7 +11,7 @@ import { repositoryDir } from "../support/paths.ts";
 const BUILD_MS = 15 * 60_000;
 const KERNEL_BUILD_MS = 60 * 60_000;
 /** What the builders read: workspace members are looked at even when they are not built. */
-const SOURCES = ["Cargo.toml", "Cargo.lock", "guest", "native", "proto", "scripts"];
+const SOURCES = ["Cargo.toml", "Cargo.lock", "guest", "native", "proto", "scripts", "shim/policy/rules.rego"];
 
 const sha256 = (path: string): string => createHash("sha256").update(readFileSync(path)).digest("hex");
 
