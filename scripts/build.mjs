@@ -224,8 +224,7 @@ const steps = [
 	},
 	{
 		name: "bzImage",
-		work: () =>
-			link(join(dist, "share/bzImage"), join(placeOf("guest/build-kernel.sh"), "bzImage"), "build it with guest/build-kernel.sh"),
+		work: () => link(join(dist, "share/bzImage"), join(placeOf("guest/build-kernel.sh"), "bzImage"), "build it with guest/build-kernel.sh"),
 	},
 	{
 		name: "guest manifest",
