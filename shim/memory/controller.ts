@@ -120,8 +120,7 @@ export class MemoryController {
 	/** Ends the timer and the trigger; VMs keep what they have. */
 	close(): void {
 		this.#closed = true;
-		clearTimeout(this.#timer);
-		this.#endTrigger?.();
+		this.#schedule();
 		for (const vm of this.#vms) this.#end(vm);
 		this.#vms.clear();
 	}
@@ -196,7 +195,7 @@ export class MemoryController {
 		for (const vm of vms) noteCpu(vm, sample, nowMs);
 		const groups = [...this.#groups.values()];
 		const places = this.#assess(sample, vms, groups, nowMs);
-		const shrunk = (places[NODE]?.short === true || places[BUDGET]?.short === true) && (await this.#shrinkSpare(places));
+		const shrunk = await this.#shrinkSpare(places);
 		const able = vms.filter((vm) => vm.exempt === undefined);
 		// Who is idle is known with the next look.
 		if (this.#quick && !able.some(({ cpu }) => cpu !== undefined)) {

@@ -3,11 +3,11 @@
  * endian, gzip of the TOML, filled up to whole sectors.
  */
 
-import { renameSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
+import { replaceFile } from "../base/replace-file.ts";
 import type { BootDisk } from "./boot.ts";
 
 /** The disk's id in the VM and its serial in the guest. */
@@ -17,7 +17,6 @@ const MAGIC = Buffer.from("initdata");
 const LENGTH_BYTES = 8;
 const SECTOR_BYTES = 512;
 const FILE = "initdata.img";
-const MODE = 0o600;
 
 /** The disk's bytes. @param gzip the packed initdata */
 export function initdataImage(gzip: Uint8Array): Buffer {
@@ -36,11 +35,9 @@ export function initdataImage(gzip: Uint8Array): Buffer {
  */
 export function writeInitdataDisk(podFolder: string, gzip: Uint8Array): BootDisk {
 	const path = join(podFolder, FILE);
-	const next = `${path}.next`;
 	try {
 		// A VM that waited has another one of that name open, which must stay as it is.
-		writeFileSync(next, initdataImage(gzip), { mode: MODE });
-		renameSync(next, path);
+		replaceFile(path, initdataImage(gzip));
 	} catch (error) {
 		throw new ShimError("journal.write", `the pod's initdata can't be written to ${path}: ${messageOf(error)}`, { cause: error });
 	}

@@ -3,12 +3,13 @@
  * earlier one had acquired. A rename makes the replacement atomic; tmpfs needs no sync.
  */
 
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 
 import * as v from "valibot";
 
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
+import { replaceFile } from "../base/replace-file.ts";
 
 const FILE = "journal.json";
 
@@ -215,12 +216,9 @@ export class Journal {
  * @throws ShimError `journal.write`; the old document is then still whole
  */
 export function replaceDocument(path: string, value: unknown): void {
-	const next = `${path}.next`;
 	try {
-		writeFileSync(next, JSON.stringify(value), { mode: 0o600 });
-		renameSync(next, path);
+		replaceFile(path, JSON.stringify(value));
 	} catch (error) {
-		rmSync(next, { force: true });
 		throw writeFailure(path, error);
 	}
 }

@@ -51,10 +51,7 @@ export async function clearAway(folder: string, record: PodRecord | null, log: L
 		if (handle === undefined) continue;
 		log.warn("killing a process of a VM that an earlier snpd left", { pid: found.pid, folder });
 		handle.kill("SIGKILL");
-		await handle
-			.waitExit({ timeoutMs: KILL_WAIT_MS })
-			.catch((error: unknown) => log.error("a process does not end", error, { pid: found.pid }));
-		handle.close();
+		await endOf(handle, log);
 	}
 	let whole = await ended(record?.vmm ?? null, log);
 	const stays =
@@ -78,12 +75,19 @@ export async function clearAway(folder: string, record: PodRecord | null, log: L
 async function ended(vmm: PodRecord["vmm"], log: Log): Promise<boolean> {
 	// Without the time: a first thread that has ended (a zombie) says nothing of the others.
 	const handle = vmm === null ? undefined : ProcessHandle.open(vmm.pid);
-	if (vmm === null || handle === undefined) return true;
+	if (handle === undefined) return true;
+	if (handle.startTime.toString() === vmm?.startTime) return endOf(handle, log);
+	handle.close();
+	return true;
+}
+
+/** Waits for the end of a process, and closes its handle. @returns whether it has ended; that it has not is logged */
+async function endOf(handle: ProcessHandle, log: Log): Promise<boolean> {
 	try {
-		if (handle.startTime.toString() === vmm.startTime) await handle.waitExit({ timeoutMs: KILL_WAIT_MS });
+		await handle.waitExit({ timeoutMs: KILL_WAIT_MS });
 		return true;
 	} catch (error) {
-		log.error("a process does not end", error, { pid: vmm.pid });
+		log.error("a process does not end", error, { pid: handle.pid });
 		return false;
 	} finally {
 		handle.close();

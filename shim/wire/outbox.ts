@@ -3,13 +3,14 @@
  * has taken it. The next snpd sends what is left, so such an event comes at least once.
  */
 
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import * as v from "valibot";
 
 import { errnoOf, messageOf } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
+import { replaceFile } from "../base/replace-file.ts";
 import type { ContainerdEvent, EventPublishers, EventTarget } from "./publisher.ts";
 
 const SUFFIX = ".json";
@@ -69,10 +70,8 @@ export class Outbox {
 		};
 		try {
 			mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
-			writeFileSync(`${path}.next`, JSON.stringify(entry), { mode: 0o600 });
-			renameSync(`${path}.next`, path);
+			replaceFile(path, JSON.stringify(entry));
 		} catch (error) {
-			rmSync(`${path}.next`, { force: true });
 			this.#log.error("an event is lost if snpd ends before containerd takes it", error, { topic: event.topic });
 		}
 		this.#send(path, target, { ...event, at });
