@@ -72,7 +72,8 @@ function checkGuest(report: Report, { manifest, manifestName, kernel, initramfs,
 
 function checkSource({ manifest, manifestName }: Provenance): Outcome {
 	const { revision, changed } = manifest.source;
-	if (revision === null) return notAsked(`${manifestName} was not made in a git checkout`);
+	if (revision === null)
+		return failed("a commit", `none: ${manifestName} was not made in a git checkout`, "use a guest that was built from a clean checkout");
 	if (changed.length === 0) return passed(revision);
 	return failed(
 		`files as in the commit ${revision}`,

@@ -158,7 +158,7 @@ export class SandboxApi {
 	}
 
 	/**
-	 * Ends the VM, and with it what runs in it; the network's namespace is then as it was. What has ended stays so.
+	 * Ends the VM, and with it what runs in it; its taps in the network's namespace go with the VM's process. What has ended stays so.
 	 * @param graceMs how long the containers' processes may take to end by themselves
 	 */
 	async stop(graceMs: number): Promise<void> {

@@ -10,6 +10,7 @@ import { parse, TomlError } from "smol-toml";
 import * as v from "valibot";
 
 import { messageOf, ShimError } from "../base/errors.ts";
+import { structureLength } from "./toml-structure.ts";
 
 /** The annotation of a pod that holds its initdata (Kata Containers' name). */
 export const INITDATA_ANNOTATION = "io.katacontainers.config.hypervisor.cc_init_data";
@@ -18,6 +19,8 @@ export const POLICY_ENTRY = "policy.rego";
 /** Bounds of both sides (docs/contracts.md). */
 export const MAX_INITDATA_GZIP_BYTES = 1024 * 1024;
 export const MAX_INITDATA_BYTES = 4 * 1024 * 1024;
+/** What may stand outside of texts and comments: entries are texts, and a parser that has to make millions of keys keeps everybody waiting. */
+const MAX_STRUCTURE = 64 * 1024;
 
 const VERSION = "0.1.0";
 const HOST_DATA_BYTES = 32;
@@ -89,8 +92,12 @@ export function decodeInitdata(annotation: string): Initdata {
 export function parseInitdata(toml: Uint8Array): InitdataParts {
 	let document: unknown;
 	try {
-		document = parse(new TextDecoder("utf-8", { fatal: true }).decode(toml));
+		const text = new TextDecoder("utf-8", { fatal: true }).decode(toml);
+		if (structureLength(text) > MAX_STRUCTURE)
+			throw invalid(`has more than ${MAX_STRUCTURE} characters outside of texts and comments: its entries are texts, few and named`);
+		document = parse(text);
 	} catch (error) {
+		if (error instanceof ShimError) throw error;
 		const place = error instanceof TomlError ? `line ${error.line}, column ${error.column}: ` : "";
 		throw invalid(`holds no TOML: ${place}${messageOf(error).split("\n")[0] ?? ""}`, error);
 	}

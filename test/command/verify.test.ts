@@ -149,6 +149,7 @@ t.test("the first thing that leads elsewhere is named, with exit code 3", async 
 		["guest", [report(), ...common, ...snp, "--cmdline", `${COMMAND_LINE} init=/bin/sh`]],
 		["guest", [report(), ...other({ kernel: { ...manifest.kernel, outputs: [output("bzImage", SAMPLE)] } }), ...snp]],
 		["source", [report(), ...other({ source: { revision: REVISION, changed: ["guest/agent/src/main.rs"] } }), ...snp]],
+		["source", [report(), ...other({ source: { revision: null, changed: [] } }), ...snp]],
 		["host-data", [report({ hostData: "00".repeat(32) }), ...common, ...snp]],
 		["report-data", [report(), ...common, ...snp, "--report-data", "0102"]],
 		["layers", [report(), ...common, ...snp, "--opened", file("opened", opened([ROOT.web[0] ?? "", "99".repeat(32)]))]],

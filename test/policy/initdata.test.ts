@@ -65,6 +65,8 @@ t.test("what is wrong is named", async (t) => {
 		["an entry that is no text", pack('version = "0.1.0"\nalgorithm = "sha256"\n[data]\n"policy.rego" = 3\n'), /data\.policy\.rego/u],
 		["an unknown key", pack('version = "0.1.0"\nalgorithm = "sha256"\nkey = 1\n[data]\n'), /key/u],
 		["too much when unpacked", pack("#".repeat(MAX_INITDATA_BYTES + 1)), /more than 4194304 bytes when unpacked/u],
+		["a key of many parts", pack(`a${".a".repeat(40_000)} = 1`), /more than 65536 characters outside of texts/u],
+		["many keys", pack("[data]\n".concat(...Array.from({ length: 10_000 }, (_, i) => `k${i} = ""\n`))), /more than 65536 characters/u],
 		["too much base64", "A".repeat(1_500_000), /at most 1048576/u],
 	];
 	for (const [name, annotation, words] of bad) {
