@@ -109,7 +109,17 @@ export function watchProcess(pid: number, startTime: bigint): Watch | undefined 
 		memoryUnwatch(first);
 		return undefined;
 	}
-	return { ids: [first, ...helpersOf(pid).flatMap((helper) => tryWatch(helper) ?? [])] };
+	const ids = [first];
+	try {
+		for (const helper of helpersOf(pid)) {
+			const id = tryWatch(helper);
+			if (id !== undefined) ids.push(id);
+		}
+	} catch (error) {
+		for (const id of ids) memoryUnwatch(id);
+		throw error;
+	}
+	return { ids };
 }
 
 function tryWatch(pid: number): number | undefined {

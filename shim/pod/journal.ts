@@ -192,13 +192,15 @@ export class Journal {
 	}
 
 	/**
-	 * As `open`, with the folder of a VM that was booted ahead: it becomes the pod's, with the pod's first document in it, in one step.
+	 * As `open`, with the folder of a VM that was booted ahead: it becomes the pod's, with the pod's first document in it, in one step. What an earlier start of
+	 * the pod has left in its own folder is of no use any more.
 	 * @throws ShimError `journal.write`; the folder is then as it was
 	 */
 	takeFolder(folder: string, record: PodRecord): void {
 		replaceDocument(join(folder, FILE), record);
 		try {
 			mkdirSync(dirname(this.#folder), { recursive: true, mode: 0o700 });
+			rmSync(this.#folder, { recursive: true, force: true });
 			renameSync(folder, this.#folder);
 		} catch (error) {
 			throw writeFailure(this.#folder, error);

@@ -82,7 +82,7 @@ t.test("a journal is read back as it was written, and its folder goes with it", 
 });
 
 t.test("the folder of a VM that waited becomes the pod's, with the journal in it", (t) => {
-	const place = t.testdir({ w: { vm: { "vmm.log": "words" } }, p: {} });
+	const place = t.testdir({ w: { vm: { "vmm.log": "words" } }, p: { k: { "journal.json": "of a start that failed", "vsock.sock": "" } } });
 	const journal = new Journal(join(place, "p", "k"));
 	journal.takeFolder(join(place, "w", "vm"), RECORD);
 	t.same(readdirSync(join(place, "w")), []);

@@ -32,12 +32,18 @@ export async function takeMachine(context: TakeContext, vm: PoolVm): Promise<Tak
 		const machine = vm.machineOf(podId, config.timeouts.agent_call_ms, agentHooks(context.folder, config, context.log));
 		const lost = machine.died.then((death) => Promise.reject(death));
 		lost.catch(() => undefined);
-		const diskAddress = await Promise.race([lost, prepare(context, vm, machine, signal)]);
-		return { machine, diskAddress, scratchAddress: vm.scratchAddress };
+		const moving = move(context, vm);
+		try {
+			const diskAddress = await Promise.race([lost, prepare(context, machine, moving, signal)]);
+			return { machine, diskAddress, scratchAddress: vm.scratchAddress };
+		} finally {
+			// A group that is given back must not get processes any more.
+			await moving.catch(() => undefined);
+		}
 	});
 }
 
-async function prepare(context: TakeContext, vm: PoolVm, machine: Machine, signal: AbortSignal): Promise<string> {
+async function prepare(context: TakeContext, machine: Machine, moving: Promise<void>, signal: AbortSignal): Promise<string> {
 	const { timeline } = context;
 	const plugged = async (): Promise<string> => {
 		const disk = await context.disk;
@@ -47,7 +53,7 @@ async function prepare(context: TakeContext, vm: PoolVm, machine: Machine, signa
 		const network = await context.network;
 		if (network !== undefined) await timeline.step("add-net", () => network.plugCold(machine.vmm.client, { signal }));
 	};
-	const moved = timeline.step("pool-take", () => Promise.all([move(context, vm), refresh(context, machine, signal)]));
+	const moved = timeline.step("pool-take", () => Promise.all([moving, refresh(context, machine, signal)]));
 	const [address] = await Promise.all([plugged(), joined(), moved]);
 	return address;
 }
