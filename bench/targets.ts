@@ -2,6 +2,7 @@
 import reasons from "./missed.json" with { type: "json" };
 import { figuresOf, type Results } from "./results.ts";
 import { OURS, RUNC } from "./runtimes.ts";
+import { DEBIAN } from "./scenarios/boot.ts";
 import { RAW } from "./scenarios/stdio.ts";
 import { summarize, type Summary } from "./statistics.ts";
 
@@ -65,6 +66,14 @@ const against = (figure: string, name: string, remark?: string): Target => ({
 });
 
 export const TARGETS: readonly Target[] = [
+	{
+		id: "boot",
+		name: "boot of a guest (`pc`, emulated)",
+		unit: "of one with Debian's cloud kernel",
+		value: (found) => ratio(found("boot.ready")?.median, found("boot.ready", DEBIAN)?.median),
+		limit: 0.33,
+		sense: "at most",
+	},
 	{
 		id: "warm",
 		name: "a start in a VM of the pool",

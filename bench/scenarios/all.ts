@@ -1,5 +1,6 @@
 /** Every scenario, in the order in which they run. */
 import type { Scenario } from "../scenario.ts";
+import { boot } from "./boot.ts";
 import { cold } from "./cold.ts";
 import { exec } from "./exec.ts";
 import { loop } from "./loop.ts";
@@ -13,6 +14,7 @@ import { stdio } from "./stdio.ts";
 import { warm, warmShim } from "./warm.ts";
 
 export const SCENARIOS: readonly Scenario[] = [
+	boot,
 	cold,
 	warm,
 	warmShim,

@@ -37,6 +37,8 @@ export interface Outcome {
 
 /** What is not as in an ordinary guest. */
 export interface GuestKind {
+	/** The kernel; `dist/share/vmlinux` unless given. */
+	readonly kernel?: string;
 	/** The initramfs; `dist/share/initramfs` unless given. */
 	readonly initramfs?: string;
 	/** Further kernel parameters. */
@@ -48,14 +50,17 @@ export class GuestVm {
 	readonly folder: string;
 	readonly vmm: Vmm;
 	readonly agent: AgentClient;
+	/** When its VMM was asked to boot it, and when its agent had answered for the first time; of `performance.now()`. */
+	readonly booted: { readonly askedMs: number; readonly answeredMs: number };
 	/** What the agent has logged so far. */
 	log = "";
 	#count = 0;
 
-	private constructor(folder: string, vmm: Vmm, agent: AgentClient) {
+	private constructor(folder: string, vmm: Vmm, agent: AgentClient, booted: GuestVm["booted"]) {
 		this.folder = folder;
 		this.vmm = vmm;
 		this.agent = agent;
+		this.booted = booted;
 	}
 
 	/**
@@ -83,18 +88,20 @@ export class GuestVm {
 			planVm({
 				vcpus: 1,
 				memoryMiB: MEMORY_MIB,
-				kernelPath: join(distShareDir, "vmlinux"),
+				kernelPath: kind.kernel ?? join(distShareDir, "vmlinux"),
 				initramfsPath: kind.initramfs ?? join(distShareDir, "initramfs"),
 				cmdline: [PARAMETERS, kind.parameters ?? ""].join(" ").trim(),
 				disks,
 				vsock: { cid: 3, socketPath: vsock },
 			}),
 		);
+		const askedMs = performance.now();
 		await vmm.client.boot();
 		const { socket } = await dialGuest(vsock, AGENT_PORT, { timeoutMs: BOOT_MS });
 		const agent = new AgentClient(new TtrpcClient(socket, { name: "the agent", log: new Log(() => undefined) }), CALL_MS);
 		t.teardown(() => agent.close());
-		const vm = new GuestVm(folder, vmm, agent);
+		await agent.check();
+		const vm = new GuestVm(folder, vmm, agent, { askedMs, answeredMs: performance.now() });
 		const { socket: log } = await dialGuest(vsock, AGENT_LOG_PORT, { timeoutMs: CALL_MS });
 		t.teardown(() => log.destroy());
 		log.on("error", () => undefined);
