@@ -10,6 +10,7 @@ import { parseArguments, USAGE, type BenchOptions } from "./arguments.ts";
 import { compare } from "./baseline.ts";
 import { renderDocument } from "./document.ts";
 import { hostFacts, versionOf } from "./host.ts";
+import { requireLayers } from "./image-files.ts";
 import { renderReport } from "./report.ts";
 import { parseResults, updated, type Results, type ScenarioResults } from "./results.ts";
 import type { Bench, Scenario } from "./scenario.ts";
@@ -37,7 +38,7 @@ async function measure(
 	const beganMs = performance.now();
 	const bed = await CriBed.start({ version: options.containerd, runtimes: options.runtimes.slice(2) });
 	try {
-		await bed.containerd.configure({ ...(vm === "null" ? { hypervisor: tools.nullVmm } : {}), append: scenario.config ?? "" });
+		await bed.containerd.configure({ ...(vm === "ch-qemu" ? {} : { hypervisor: tools.nullVmm }), append: scenario.config ?? "" });
 		const bench: Bench = {
 			...{ bed, tools, quick: options.quick, runtimes: options.runtimes, profileFile: options.profileFile },
 			runs: (usual, quick) => options.runs ?? (options.quick ? quick : usual),
@@ -46,6 +47,7 @@ async function measure(
 		await scenario.prepare?.(bench);
 		const leftovers = await Leftovers.watch(bed.containerd);
 		const { timeline = [], curves = [], figures } = await scenario.run(bench);
+		if (vm !== "none") requireLayers(bed.containerd);
 		const left = await leftovers.settle();
 		if (left.length > 0) throw new Error(`the runs left behind:\n  ${left.join("\n  ")}`);
 		const seconds = (performance.now() - beganMs) / 1000;

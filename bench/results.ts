@@ -34,8 +34,8 @@ const scenarioResults = v.object({
 	...measured.entries,
 	name: v.string(),
 	what: v.string(),
-	/** The VMs: those of `ch-qemu`, or of `null-vmm`, which do nothing. */
-	vm: v.picklist(["ch-qemu", "null"]),
+	/** The VMs: those of `ch-qemu`, or of `null-vmm`, which do nothing; or none at all. */
+	vm: v.picklist(["ch-qemu", "null", "none"]),
 	seconds: v.number(),
 	/** The machine's load when it began. */
 	load1: v.number(),

@@ -24,8 +24,8 @@ export type Scenario = {
 	readonly name: string;
 	/** What is measured, in a line. */
 	readonly what: string;
-	/** `ch-qemu`: real guests; `null`: VMs that do nothing, so that only the shim's own part is left. */
-	readonly vm: "ch-qemu" | "null";
+	/** `ch-qemu`: real guests; `null`: VMs that do nothing, so that only the shim's own part is left; `none`: no pods. */
+	readonly vm: "ch-qemu" | "null" | "none";
 	/** Further keys of the shim's configuration file, as TOML. */
 	readonly config?: string;
 	/** Makes what lasts as long as the bed: it is nothing that pods leave behind. */

@@ -42,7 +42,7 @@ export function columnsOf({ figures }: Pick<ScenarioResults, "figures">): string
 
 /** What the VMs of a scenario were. */
 export function vmText({ vm }: Pick<ScenarioResults, "vm">): string {
-	return vm === "null" ? "null VM" : "ch-qemu";
+	return { "ch-qemu": "ch-qemu", null: "null VM", none: "no VM" }[vm];
 }
 
 function scenarioTable(scenario: ScenarioResults): string {

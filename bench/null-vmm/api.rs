@@ -1,5 +1,6 @@
-//! Cloud Hypervisor's REST API, as far as it is asked: configurations are taken for what they name, and nothing is made.
+//! Cloud Hypervisor's REST API, as far as it is asked: configurations are taken for what they name, and nothing is made. Other endpoints are not found.
 
+use crate::events::EventMonitor;
 use crate::receive::Receiver;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
@@ -7,17 +8,28 @@ use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 
 /// What the VM has been given.
-#[derive(Default)]
-pub struct Machine(Mutex<State>);
+pub struct Machine {
+    state: Mutex<State>,
+    events: EventMonitor,
+}
 
 #[derive(Default)]
 struct State {
     booted: bool,
     /// Where the host will connect to the guest.
     socket: String,
-    /// Their number is their PCI slot, from 1.
-    devices: Vec<String>,
+    /// Their number is their PCI slot, from 1; none where one was removed.
+    devices: Vec<Option<String>>,
     taps: Vec<OwnedFd>,
+}
+
+/// How a request ends.
+enum Answer {
+    Done,
+    Told(String),
+    NotFound,
+    /// The last link of the hypervisor's chain of errors.
+    Failed(&'static str),
 }
 
 /// Serves one connection, request after request. `boot` gets the path of the vsock socket.
@@ -27,10 +39,14 @@ pub fn serve(connection: UnixStream, machine: &Machine, boot: impl Fn(String)) -
     loop {
         let (endpoint, body) = request(&mut reader)?;
         machine.keep(reader.get_mut().descriptors());
-        let answer = machine.handle(&endpoint, &body, &boot);
-        let head = if answer.is_empty() { "204 No Content" } else { "200 OK" };
-        let length = answer.len();
-        write!(answers, "HTTP/1.1 {head}\r\nContent-Length: {length}\r\n\r\n{answer}").ok()?;
+        let (head, text) = match machine.handle(&endpoint, &body, &boot) {
+            Answer::Done => ("204 No Content", String::new()),
+            Answer::Told(text) => ("200 OK", text),
+            Answer::NotFound => ("404 Not Found", String::new()),
+            Answer::Failed(why) => ("500 Internal Server Error", format!(r#"["Error from API","{why}"]"#)),
+        };
+        let length = text.len();
+        write!(answers, "HTTP/1.1 {head}\r\nContent-Length: {length}\r\n\r\n{text}").ok()?;
     }
 }
 
@@ -57,51 +73,76 @@ fn request(reader: &mut impl BufRead) -> Option<(String, String)> {
 }
 
 impl Machine {
+    /// @param events who hears of what happens
+    pub fn new(events: EventMonitor) -> Self {
+        let state = Mutex::default();
+        Self { state, events }
+    }
+
     fn keep(&self, taps: Vec<OwnedFd>) {
-        if let Ok(mut state) = self.0.lock() {
+        if let Ok(mut state) = self.state.lock() {
             state.taps.extend(taps);
         }
     }
 
-    fn handle(&self, endpoint: &str, body: &str, boot: &impl Fn(String)) -> String {
-        let Ok(mut state) = self.0.lock() else {
-            return String::new();
+    fn handle(&self, endpoint: &str, body: &str, boot: &impl Fn(String)) -> Answer {
+        let Ok(mut state) = self.state.lock() else {
+            return Answer::Failed("an earlier request failed");
         };
         match endpoint {
-            "vmm.ping" => r#"{"version":"54.0.0"}"#.into(),
+            "vmm.ping" => Answer::Told(r#"{"version":"54.0.0"}"#.into()),
             "vm.create" => {
-                state.devices = values(body, "id");
+                state.devices = values(body, "id").into_iter().map(Some).collect();
                 state.socket = values(body, "socket").pop().unwrap_or_default();
-                String::new()
+                Answer::Done
             }
             "vm.boot" => {
                 state.booted = true;
                 boot(state.socket.clone());
-                String::new()
+                Answer::Done
             }
-            "vm.info" => {
-                let nodes: Vec<_> = state
-                    .devices
-                    .iter()
-                    .enumerate()
-                    .map(|(at, id)| format!(r#""{id}":{{"pci_bdf":"{}"}}"#, address(at)))
-                    .collect();
-                format!(
-                    r#"{{"config":{{}},"state":"Running","device_tree":{{{}}}}}"#,
-                    nodes.join(",")
-                )
-            }
-            added if added.starts_with("vm.add-") => {
+            "vm.info" => Answer::Told(state.info()),
+            "vm.resize" => Answer::Done,
+            "vm.add-disk" | "vm.add-net" | "vm.add-fs" => state.add(&values(body, "id").pop().unwrap_or_default()),
+            "vm.remove-device" => {
                 let id = values(body, "id").pop().unwrap_or_default();
-                state.devices.push(id.clone());
-                let place = address(state.devices.len() - 1);
-                if state.booted {
-                    format!(r#"{{"id":"{id}","bdf":"{place}"}}"#)
-                } else {
-                    String::new()
-                }
+                let Some(slot) = state.devices.iter_mut().find(|slot| slot.as_deref() == Some(&id)) else {
+                    return Answer::Failed("No device with id to remove");
+                };
+                *slot = None;
+                self.events.tell("vm", "device-removed", &id);
+                Answer::Done
             }
-            _ => String::new(),
+            _ => Answer::NotFound,
+        }
+    }
+}
+
+impl State {
+    fn info(&self) -> String {
+        let devices = self.devices.iter().enumerate();
+        let node = |(at, id): (usize, &Option<String>)| {
+            let id = id.as_ref()?;
+            Some(format!(r#""{id}":{{"pci_bdf":"{}"}}"#, address(at)))
+        };
+        let nodes: Vec<_> = devices.filter_map(node).collect();
+        format!(
+            r#"{{"config":{{}},"state":"Running","device_tree":{{{}}}}}"#,
+            nodes.join(",")
+        )
+    }
+
+    fn add(&mut self, id: &str) -> Answer {
+        let free = self.devices.iter().position(Option::is_none);
+        let at = free.unwrap_or(self.devices.len());
+        if free.is_none() {
+            self.devices.push(None);
+        }
+        self.devices[at] = Some(id.into());
+        if self.booted {
+            Answer::Told(format!(r#"{{"id":"{id}","bdf":"{}"}}"#, address(at)))
+        } else {
+            Answer::Done
         }
     }
 }

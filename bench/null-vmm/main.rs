@@ -1,15 +1,21 @@
 //! A VMM and a guest agent that do nothing and answer at once: what is left of a pod's times with it is the shim's own.
 //!
 //! Started like `cloud-hypervisor --api-socket fd=3 --event-monitor fd=4`. It serves what snpd asks of Cloud Hypervisor's REST API (`api.rs`), the hybrid
-//! vsock that `vm.create` names, and behind its ports the agent protocol (`agent.rs`) and what stands for processes (`guest.rs`).
+//! vsock that `vm.create` names, and behind its ports the agent protocol (`agent.rs`) and what stands for processes (`guest.rs`). What it does not know it refuses, as
+//! the real ones do.
 
 mod agent;
 mod api;
+mod events;
+/// The real agent's own list: what it announces decides which way pods go.
+#[path = "../../guest/agent/src/features.rs"]
+mod features;
 mod guest;
 mod receive;
 mod wire;
 
 use guest::Guest;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,20 +23,21 @@ use std::sync::Arc;
 use std::thread;
 
 const API_FD: i32 = 3;
+const EVENTS_FD: i32 = 4;
 const AGENT_PORT: &str = "1024";
 const STREAM_PORT: &str = "1028";
 /// What comes goes back: a stream without anything of the shim's, for comparison. No port of the agent's.
 const ECHO_PORT: &str = "7";
 
 fn main() {
-    // SAFETY: the descriptor was handed over for this, and nobody else here uses it.
-    let listener = unsafe { UnixListener::from_raw_fd(API_FD) };
+    // SAFETY: the descriptors were handed over for this, and nobody else here uses them.
+    let (listener, events) = unsafe { (UnixListener::from_raw_fd(API_FD), File::from_raw_fd(EVENTS_FD)) };
     // snpd's side of it does not block, and says so of both: `accept` would spin.
     if let Err(error) = listener.set_nonblocking(false) {
         eprintln!("the API socket: {error}");
         return;
     }
-    let machine = Arc::new(api::Machine::default());
+    let machine = Arc::new(api::Machine::new(events::EventMonitor::new(events)));
     for connection in listener.incoming().flatten() {
         let machine = machine.clone();
         thread::spawn(move || api::serve(connection, &machine, boot));

@@ -77,6 +77,6 @@ async function run(bench: Bench) {
 export const sampling: Scenario = {
 	name: "sampling",
 	what: `one sample of the memory of ${PROCESSES} processes in place of VMs, on a thread of its own`,
-	vm: "null",
+	vm: "none",
 	run,
 };

@@ -1,6 +1,7 @@
 //! The guest as a machine: what it is, its clock, its processors and memory, its volumes and numbers.
 
 use crate::error::{Context, Error, Result};
+use crate::features::FEATURES;
 use crate::milestones;
 use crate::mountopts::Parsed;
 use crate::proto::grpc::{
@@ -19,22 +20,6 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-/// What this agent takes beyond Kata's protocol (docs/contracts.md).
-const FEATURES: &[&str] = &[
-    "snp.streams.v1",
-    "snp.limits.v1",
-    "snp.files.v1",
-    "snp.pidns.v1",
-    "snp.forward.v1",
-    "snp.volumes.v1",
-    "snp.mounts.v1",
-    "snp.pci.v1",
-    "snp.hugepages.v1",
-    "snp.verity.v1",
-    "snp.scratch.v1",
-    "snp.damage.v1",
-    "snp.late-binding.v1",
-];
 const MEMORY_BLOCK_SIZE: &str = "/sys/devices/system/memory/block_size_bytes";
 /// Processors that the host plugged in have come up within this time.
 const ONLINE_MAX: Duration = Duration::from_secs(10);

@@ -10,6 +10,7 @@ pub mod dm;
 pub mod error;
 pub mod events;
 pub mod forward;
+pub mod features;
 pub mod guest;
 pub mod inotify;
 pub mod io;
