@@ -47,7 +47,7 @@ async function measure(
 		await scenario.prepare?.(bench);
 		const leftovers = await Leftovers.watch(bed.containerd);
 		const { timeline = [], curves = [], figures } = await scenario.run(bench);
-		if (vm !== "none") requireLayers(bed.containerd);
+		if (scenario.bare !== true) requireLayers(bed.containerd);
 		const left = await leftovers.settle();
 		if (left.length > 0) throw new Error(`the runs left behind:\n  ${left.join("\n  ")}`);
 		const seconds = (performance.now() - beganMs) / 1000;

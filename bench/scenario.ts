@@ -26,6 +26,8 @@ export type Scenario = {
 	readonly what: string;
 	/** `ch-qemu`: real guests; `null`: VMs that do nothing, so that only the shim's own part is left; `none`: no pods. */
 	readonly vm: "ch-qemu" | "null" | "none";
+	/** It starts no container. */
+	readonly bare?: true;
 	/** Further keys of the shim's configuration file, as TOML. */
 	readonly config?: string;
 	/** Makes what lasts as long as the bed: it is nothing that pods leave behind. */

@@ -54,5 +54,6 @@ export const boot: Scenario = {
 	name: "boot",
 	what: "boot of a guest alone, by turns with the same agent on Debian's cloud kernel and the modules that pods need",
 	vm: "ch-qemu",
+	bare: true,
 	run,
 };

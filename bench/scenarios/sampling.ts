@@ -78,5 +78,6 @@ export const sampling: Scenario = {
 	name: "sampling",
 	what: `one sample of the memory of ${PROCESSES} processes in place of VMs, on a thread of its own`,
 	vm: "none",
+	bare: true,
 	run,
 };
