@@ -1,8 +1,8 @@
 /** docs/performance.md, as a run makes it. */
-import type { Results, ScenarioResults } from "./results.ts";
+import type { ScenarioResults } from "./results.ts";
 import { OURS, RUNC } from "./runtimes.ts";
 import { summarize } from "./statistics.ts";
-import { columnsOf, number, ratioText, verdictCells, vmText } from "./table.ts";
+import { columnsOf, hostsOf, hostText, number, originText, ratioText, stepRows, verdictCells, vmText, type Shown } from "./table.ts";
 import type { Verdict } from "./targets.ts";
 
 const cell = (text: string): string => text.replaceAll("|", "\\|");
@@ -22,7 +22,8 @@ function targets(verdicts: readonly Verdict[]): string {
 	return `${table(["", "target", "that is here", "measured", "runc", ""], rows)}${why}${known}`;
 }
 
-function scenario(results: ScenarioResults): string {
+/** @param apart whether scenarios were measured on several machines, so that each says which */
+function scenario(results: ScenarioResults, apart: boolean): string {
 	const columns = columnsOf(results);
 	const rows = results.figures.map((figure) => [
 		`${figure.name}${figure.unit === "" ? "" : ` (${figure.unit})`}`,
@@ -34,19 +35,29 @@ function scenario(results: ScenarioResults): string {
 		}),
 		ratioText(figure),
 	]);
-	return `### ${results.name}\n\n${results.what}; ${vmText(results)}, load ${results.load1.toFixed(1)} when it began.\n\n${table(["", ...columns, "of runc"], rows)}`;
+	const where = apart ? `, ${hostText(results)}` : "";
+	const steps =
+		results.timeline.length === 0
+			? ""
+			: `\n\n${table(["step of a start (median)", "begins (ms)", "takes (ms)"], stepRows(results.timeline))}`;
+	return `### ${results.name}
+
+${results.what}; ${vmText(results)}. Measured by \`${results.command}\`: ${originText(results)}${where}.
+
+${table(["", ...columns, "of runc"], rows)}${steps}`;
 }
 
 /** The document. Medians, with the 99th percentile behind them. */
-export function renderDocument(results: Results, verdicts: readonly Verdict[]): string {
-	const { host, containerd, command, date } = results;
+export function renderDocument({ results, verdicts, absent }: Shown): string {
+	const hosts = hostsOf(results);
 	const failures = results.failures.map(({ scenario: name, reason }) => `- not measured: ${name}: ${reason}`);
+	const missing = absent.length === 0 ? [] : [`Not measured: ${absent.join(", ")}.`];
 	return `# Performance
 
 <!-- Made by \`npm run bench -- --write-docs\`; reasons are in bench/missed.json. -->
 
-Measured by \`${command}\` on ${date.slice(0, 10)}: ${host.cpus} x ${host.cpu}, ${host.memoryGib} GiB, Linux ${host.kernel}, containerd ${containerd}, ${RUNC.name} beside \`${OURS.name}\` in the same run, by turns.
-Other work may have been going on: the load stands with each scenario, and only ratios of one run can be compared. How each figure is taken is in [bench/README.md](../bench/README.md).
+Measured on ${hosts.length === 1 ? hosts[0] : "several machines, which stand with the tables"}. The command, the date and the commit stand with each table. In each of them ${RUNC.name} and \`${OURS.name}\` were measured by turns,
+but two tables may be of different runs. Other work may have been going on: the load stands with each table, and only ratios within one can be compared. How each figure is taken is in [bench/README.md](../bench/README.md).
 
 \`ch-qemu\`: real guests, in emulation (no KVM): what they take is the emulation's. \`null VM\`: a hypervisor and a guest agent that do nothing and answer at once (\`bench/null-vmm\`): what is left is the shim's own.
 
@@ -60,6 +71,6 @@ ${targets(verdicts)}
 
 Medians, with the 99th percentile in parentheses.
 
-${[...results.scenarios.map(scenario), ...failures].join("\n\n")}
+${[...results.scenarios.map((one) => scenario(one, hosts.length > 1)), ...failures, ...missing].join("\n\n")}
 `;
 }

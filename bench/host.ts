@@ -1,7 +1,9 @@
 /** What the results say of the machine and the program that they were measured with. */
+import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import type { PrivateContainerd } from "../test/support/containerd.ts";
 import { run } from "../test/support/process.ts";
 
@@ -18,6 +20,22 @@ export async function versionOf(containerd: PrivateContainerd): Promise<string> 
 
 function cpuName(): string {
 	return readFileSync("/proc/cpuinfo", "utf8").match(/^model name\s*:\s*(.*)$/m)?.[1] ?? "unknown CPU";
+}
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+/** Neither results nor texts change what is measured. */
+const MEASURED: readonly string[] = ["--", ".", ":(exclude)bench/results", ":(exclude)docs", ":(exclude)*.md"];
+
+/** What is checked out, with a plus sign when files that count differ from it; "unknown" outside of a checkout. */
+export function commitNow(): string {
+	const git = (...args: readonly string[]): string =>
+		execFileSync("git", ["-C", ROOT, ...args], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+	try {
+		const commit = git("rev-parse", "--short=10", "HEAD");
+		return git("status", "--porcelain", ...MEASURED) === "" ? commit : `${commit}+`;
+	} catch {
+		return "unknown";
+	}
 }
 
 /** This machine. */

@@ -9,13 +9,13 @@ import { requireBuilt } from "../test/support/paths.ts";
 import { parseArguments, USAGE, type BenchOptions } from "./arguments.ts";
 import { compare } from "./baseline.ts";
 import { renderDocument } from "./document.ts";
-import { hostFacts, versionOf } from "./host.ts";
+import { commitNow, hostFacts, versionOf } from "./host.ts";
 import { requireLayers } from "./image-files.ts";
 import { renderReport } from "./report.ts";
-import { parseResults, updated, type Results, type ScenarioResults } from "./results.ts";
+import { arranged, parseResults, updated, type Results, type ScenarioResults } from "./results.ts";
 import type { Bench, Scenario } from "./scenario.ts";
 import { chooseScenarios, SCENARIOS } from "./scenarios/all.ts";
-import { renderTables } from "./table.ts";
+import { renderTables, type Shown } from "./table.ts";
 import { judge } from "./targets.ts";
 import { buildTools, type Tools } from "./tools.ts";
 import { UsageError } from "./usage-error.ts";
@@ -27,14 +27,10 @@ function progress(line: string): void {
 }
 
 /** Measures one scenario with a containerd of its own. */
-async function measure(
-	scenario: Scenario,
-	options: BenchOptions,
-	tools: Tools,
-): Promise<{ readonly results: ScenarioResults; readonly containerd: string }> {
+async function measure(scenario: Scenario, options: BenchOptions, tools: Tools): Promise<ScenarioResults> {
 	const { name, what, vm } = scenario;
 	progress(`${name}: ${what}`);
-	const load1 = loadavg()[0] ?? 0;
+	const [date, load1] = [new Date().toISOString(), loadavg()[0] ?? 0];
 	const beganMs = performance.now();
 	const bed = await CriBed.start({ version: options.containerd, runtimes: options.runtimes.slice(2) });
 	try {
@@ -51,7 +47,19 @@ async function measure(
 		const left = await leftovers.settle();
 		if (left.length > 0) throw new Error(`the runs left behind:\n  ${left.join("\n  ")}`);
 		const seconds = (performance.now() - beganMs) / 1000;
-		return { results: { name, what, vm, seconds, load1, figures, timeline, curves }, containerd: await versionOf(bed.containerd) };
+		return {
+			...{
+				name,
+				what,
+				vm,
+				date,
+				command: commandLine(),
+				commit: commitNow(),
+				host: hostFacts(),
+				containerd: await versionOf(bed.containerd),
+			},
+			...{ seconds, load1, figures, timeline, curves },
+		};
 	} catch (error) {
 		const dir = await mkdtemp(join(tmpdir(), "snp-bench-logs-"));
 		await bed.containerd.keepLogs(dir);
@@ -78,17 +86,11 @@ async function measureAll(options: BenchOptions, keep: (results: Results) => Pro
 	const tools = buildTools();
 	const scenarios: ScenarioResults[] = [];
 	const failures: { scenario: string; reason: string }[] = [];
-	let version = "";
-	const soFar = (): Results => ({
-		...{ version: 2, date: new Date().toISOString(), command: commandLine(), host: hostFacts(), containerd: version },
-		...{ runtimes: options.runtimes.map(({ name }) => name), scenarios, failures },
-	});
+	const soFar = (): Results => ({ version: 3, runtimes: options.runtimes.map(({ name }) => name), scenarios, failures });
 	try {
 		for (const scenario of chooseScenarios(options.scenarios, options.quick)) {
 			try {
-				const { results, containerd } = await measure(scenario, options, tools);
-				scenarios.push(results);
-				version = containerd;
+				scenarios.push(await measure(scenario, options, tools));
 			} catch (error) {
 				const reason = error instanceof Error ? error.message : String(error);
 				progress(`${scenario.name}: FAILED: ${reason}`);
@@ -114,10 +116,8 @@ async function write(file: string | undefined, text: string): Promise<void> {
 }
 
 async function main(): Promise<void> {
-	const options = parseArguments(
-		process.argv.slice(2),
-		SCENARIOS.map(({ name }) => name),
-	);
+	const names = SCENARIOS.map(({ name }) => name);
+	const options = parseArguments(process.argv.slice(2), names);
 	if (options === "help") return void process.stdout.write(`${USAGE}\n`);
 	if (options === "list") return void process.stdout.write(SCENARIOS.map(({ name, what }) => `${name.padEnd(10)} ${what}\n`).join(""));
 	// A baseline that can't be read is told before everything is measured.
@@ -125,12 +125,13 @@ async function main(): Promise<void> {
 	const earlier = options.update && options.jsonFile !== undefined ? await readResults(options.jsonFile) : undefined;
 	const whole = (measured: Results): Results => (earlier === undefined ? measured : updated(earlier, measured));
 	const keep = (measured: Results): Promise<void> => write(options.jsonFile, `${JSON.stringify(whole(measured))}\n`);
-	const results = options.resultsFile === undefined ? whole(await measureAll(options, keep)) : await readResults(options.resultsFile);
-	const verdicts = judge(results);
-	const changes = baseline === undefined ? [] : compare(results, baseline);
-	process.stdout.write(renderTables(results, verdicts, changes));
-	await write(options.htmlFile, renderReport(results, verdicts, changes));
-	if (options.writeDocs) await write(DOCUMENT, renderDocument(results, verdicts));
+	const measured = options.resultsFile === undefined ? whole(await measureAll(options, keep)) : await readResults(options.resultsFile);
+	const { results, absent } = arranged(measured, names);
+	const comparison = baseline === undefined ? {} : { comparison: compare(results, baseline) };
+	const shown: Shown = { results, verdicts: judge(results), absent, ...comparison };
+	process.stdout.write(renderTables(shown));
+	await write(options.htmlFile, renderReport(shown));
+	if (options.writeDocs) await write(DOCUMENT, renderDocument(shown));
 	if (results.failures.length > 0) process.exitCode = 1;
 }
 

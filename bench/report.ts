@@ -1,10 +1,10 @@
 /** A run as one HTML file that needs no other. */
-import type { Change } from "./baseline.ts";
+import type { Comparison } from "./baseline.ts";
 import { escaped } from "./markup.ts";
 import { curvePlot, distribution, waterfall } from "./plots.ts";
-import type { Results, ScenarioResults } from "./results.ts";
+import type { ScenarioResults } from "./results.ts";
 import { summarize } from "./statistics.ts";
-import { columnsOf, headline, number, ratioText, verdictCells, vmText } from "./table.ts";
+import { columnsOf, hostText, hostsOf, number, originText, ratioText, stepRows, verdictCells, vmText, type Shown } from "./table.ts";
 import type { Verdict } from "./targets.ts";
 
 const STYLE = `
@@ -46,8 +46,7 @@ function targets(verdicts: readonly Verdict[]): string {
 	return `<h2>Targets</h2>\n${table(["", "target", "that is here", "measured", "runc", "", "why it is missed"], rows)}`;
 }
 
-function changed(changes: readonly Change[]): string {
-	if (changes.length === 0) return "";
+function changed({ changes, remarks }: Comparison): string {
 	const rows = changes.map(({ figure, ratio, interval, besideRunc, verdict }): Cell[] => [
 		`${figure.id}: ${figure.name}`,
 		ratio.toFixed(2),
@@ -55,7 +54,8 @@ function changed(changes: readonly Change[]): string {
 		besideRunc ? "beside runc" : "by itself",
 		{ text: verdict, kind: verdict },
 	]);
-	return `<h2>Since the baseline</h2>\n${table(["", "ratio", "95 %", "compared", ""], rows)}`;
+	const words = remarks.map((remark) => `<p class="faint">${escaped(remark)}</p>`);
+	return `<h2>Since the baseline</h2>\n${table(["", "ratio", "95 %", "compared", ""], rows)}\n${words.join("\n")}`;
 }
 
 function scenario(results: ScenarioResults): string {
@@ -72,11 +72,15 @@ function scenario(results: ScenarioResults): string {
 	]);
 	const head = ["", ...columns.flatMap((column) => [`${column}: median`, "p99", "max"]), "of runc"];
 	const plots = results.figures.map((figure) => `<h3>${escaped(figure.name)}</h3>\n${distribution(figure)}`);
-	const timeline = results.timeline.length === 0 ? "" : `<h3>The steps of a start (medians)</h3>\n${waterfall(results.timeline)}`;
+	const timeline =
+		results.timeline.length === 0
+			? ""
+			: `<h3>The steps of a start (medians)</h3>\n${waterfall(results.timeline)}
+<details><summary>By name</summary>${table(["", "begins (ms)", "takes (ms)"], stepRows(results.timeline))}</details>`;
 	const curves = results.curves.map((curve) => `<h3>${escaped(curve.name)}</h3>\n${curvePlot(curve)}`);
 	return `<h2 id="${escaped(results.name)}">${escaped(results.name)}</h2>
 <p>${escaped(results.what)}</p>
-<p class="faint">${vmText(results)}; load ${results.load1.toFixed(1)} when it began; ${results.seconds.toFixed(0)} s</p>
+<p class="faint">${vmText(results)}; ${escaped(results.command)}: ${escaped(originText(results))}; ${escaped(hostText(results))}; ${results.seconds.toFixed(0)} s</p>
 ${table(head, rows)}
 ${timeline}
 ${curves.join("\n")}
@@ -86,19 +90,21 @@ ${plots.join("\n")}
 }
 
 /** The whole document. */
-export function renderReport(results: Results, verdicts: readonly Verdict[], changes: readonly Change[]): string {
+export function renderReport({ results, verdicts, comparison, absent }: Shown): string {
 	const failures = results.failures.map(
 		({ scenario: name, reason }) => `<p class="missed">not measured: ${escaped(name)}: ${escaped(reason)}</p>`,
 	);
+	const missing = absent.length === 0 ? "" : `<p class="faint">not measured: ${escaped(absent.join(", "))}</p>`;
 	return `<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>containerd-shim-snp: bench</title><style>${STYLE}</style></head>
 <body>
 <h1>containerd-shim-snp beside ${escaped(results.runtimes.slice(1).join(", "))}</h1>
-<p class="faint">${escaped(headline(results))}</p>
+<p class="faint">${escaped(hostsOf(results).join("; "))}</p>
 ${failures.join("\n")}
+${missing}
 ${targets(verdicts)}
-${changed(changes)}
+${comparison === undefined ? "" : changed(comparison)}
 ${results.scenarios.map(scenario).join("\n")}
 </body>
 </html>

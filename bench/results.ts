@@ -11,6 +11,8 @@ const figure = v.object({
 	better: v.picklist(["less", "more"]),
 	/** By the runtime's name (or that of something else that stands beside them). */
 	samples,
+	/** How many samples after one another were taken together, as those of one burst: they have more in common than chance. Each alone when left out. */
+	together: v.optional(v.record(v.string(), v.array(v.pipe(v.number(), v.integer(), v.minValue(1))))),
 });
 
 const span = v.object({ step: v.string(), startMs: v.number(), durationMs: v.number() });
@@ -30,23 +32,31 @@ const measured = v.object({
 	curves: v.optional(v.array(curve), []),
 });
 
+/** How a scenario came to its figures. */
+const origin = v.object({
+	/** When it began (ISO 8601). */
+	date: v.string(),
+	command: v.string(),
+	/** What was checked out, with a plus sign when it was changed. */
+	commit: v.string(),
+	host: v.object({ kernel: v.string(), cpu: v.string(), cpus: v.number(), memoryGib: v.number() }),
+	containerd: v.string(),
+	/** The machine's load when it began. */
+	load1: v.number(),
+});
+
 const scenarioResults = v.object({
 	...measured.entries,
+	...origin.entries,
 	name: v.string(),
 	what: v.string(),
 	/** The VMs: those of `ch-qemu`, or of `null-vmm`, which do nothing; or none at all. */
 	vm: v.picklist(["ch-qemu", "null", "none"]),
 	seconds: v.number(),
-	/** The machine's load when it began. */
-	load1: v.number(),
 });
 
 const results = v.object({
-	version: v.literal(2),
-	date: v.string(),
-	command: v.string(),
-	host: v.object({ kernel: v.string(), cpu: v.string(), cpus: v.number(), memoryGib: v.number() }),
-	containerd: v.string(),
+	version: v.literal(3),
 	runtimes: v.array(v.string()),
 	scenarios: v.array(scenarioResults),
 	/** Scenarios that could not be measured, with the reason. */
@@ -58,20 +68,27 @@ export type Span = Readonly<v.InferOutput<typeof span>>;
 export type Curve = Readonly<v.InferOutput<typeof curve>>;
 /** What a scenario has measured. */
 export type Measured = Readonly<v.InferInput<typeof measured>>;
+export type Origin = Readonly<v.InferOutput<typeof origin>>;
 export type ScenarioResults = Readonly<v.InferOutput<typeof scenarioResults>>;
 export type Results = Readonly<v.InferOutput<typeof results>>;
 
-/** Earlier results with those scenarios replaced that were measured again; the rest is as it was, and both commands are named. */
+/** Earlier results with those scenarios replaced that were measured again; the rest is as it was. */
 export function updated(before: Results, now: Results): Results {
 	const names = new Set([...now.scenarios.map(({ name }) => name), ...now.failures.map(({ scenario }) => scenario)]);
-	const commands = [...new Set([...before.command.split("; "), now.command])];
 	return {
 		...now,
-		command: commands.join("; "),
-		containerd: now.containerd === "" ? before.containerd : now.containerd,
+		runtimes: [...new Set([...before.runtimes, ...now.runtimes])],
 		scenarios: [...before.scenarios.filter(({ name }) => !names.has(name)), ...now.scenarios],
 		failures: [...before.failures.filter(({ scenario }) => !names.has(scenario)), ...now.failures],
 	};
+}
+
+/** Results with their scenarios in the order of `known`, and the known scenarios that there is nothing of, not even a failure. */
+export function arranged(results: Results, known: readonly string[]): { readonly results: Results; readonly absent: readonly string[] } {
+	const place = (name: string): number => (known.includes(name) ? known.indexOf(name) : known.length);
+	const scenarios = [...results.scenarios].sort((a, b) => place(a.name) - place(b.name));
+	const there = new Set([...scenarios.map(({ name }) => name), ...results.failures.map(({ scenario }) => scenario)]);
+	return { results: { ...results, scenarios }, absent: known.filter((name) => !there.has(name)) };
 }
 
 /** Every figure of a run. */
@@ -100,18 +117,41 @@ export function parseResults(text: string, file: string): Results {
 /** Collects samples by runtime, and makes figures of them. */
 export class Samples {
 	readonly #all = new Map<string, Map<string, number[]>>();
+	readonly #together = new Map<string, Map<string, number[]>>();
 
 	/** One more sample of a figure. */
 	add(id: string, runtime: string, value: number): void {
-		const figure = this.#all.get(id) ?? new Map<string, number[]>();
-		this.#all.set(id, figure);
-		figure.set(runtime, [...(figure.get(runtime) ?? []), value]);
+		append(this.#all, id, runtime, [value]);
+	}
+
+	/** Samples that were taken together, such as those of a burst; a figure has either these or single ones. None is none. */
+	addTogether(id: string, runtime: string, values: readonly number[]): void {
+		if (values.length === 0) return;
+		append(this.#all, id, runtime, values);
+		append(this.#together, id, runtime, [values.length]);
 	}
 
 	/** One figure. @throws Error when nothing was added for it */
 	figure(id: string, name: string, unit: Figure["unit"] = "ms", better: Figure["better"] = "less"): Figure {
 		const found = this.#all.get(id);
 		if (found === undefined) throw new Error(`nothing was measured for ${id}`);
-		return { id, name, unit, better, samples: Object.fromEntries(found) };
+		const together = this.#together.get(id);
+		const groups = together === undefined ? {} : { together: Object.fromEntries(together) };
+		return { id, name, unit, better, samples: Object.fromEntries(found), ...groups };
 	}
+}
+
+function append(all: Map<string, Map<string, number[]>>, id: string, runtime: string, values: readonly number[]): void {
+	const figure = all.get(id) ?? new Map<string, number[]>();
+	all.set(id, figure);
+	figure.set(runtime, [...(figure.get(runtime) ?? []), ...values]);
+}
+
+/** The samples of one column, those together that were taken together. */
+export function groupsOf({ samples: all, together }: Figure, column: string): readonly (readonly number[])[] {
+	const values = all[column] ?? [];
+	const sizes = together?.[column];
+	if (sizes === undefined) return values.map((value) => [value]);
+	let at = 0;
+	return sizes.map((size) => values.slice(at, (at += size)));
 }

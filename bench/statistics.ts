@@ -53,18 +53,20 @@ function generator(seed: number): () => number {
 }
 
 /**
- * The range of a value that is computed from the medians of series, by drawing each series anew from its own samples (bootstrap, percentile method).
+ * The range of a value that is computed from the medians of series, by drawing each series anew from its own groups of samples (bootstrap, percentile method).
+ * Samples that were taken together are drawn together: they are not independent.
  * @param compute gets the medians in the order of the series
  * @throws Error when a series is empty
  */
 export function medianInterval(
-	series: readonly (readonly number[])[],
+	series: readonly (readonly (readonly number[])[])[],
 	compute: (medians: readonly number[]) => number,
 	seed = 1,
 ): Interval {
 	const random = generator(seed);
-	const draw = (samples: readonly number[]): number[] => samples.map(() => samples[Math.floor(random() * samples.length)] ?? Number.NaN);
-	const values = Array.from({ length: RESAMPLES }, () => compute(series.map((samples) => median(draw(samples)))));
+	const draw = (groups: readonly (readonly number[])[]): number[] =>
+		groups.flatMap(() => groups[Math.floor(random() * groups.length)] ?? []);
+	const values = Array.from({ length: RESAMPLES }, () => compute(series.map((groups) => median(draw(groups)))));
 	const sorted = ascending(values);
 	return { low: atRank(sorted, TAIL), high: atRank(sorted, 1 - TAIL) };
 }

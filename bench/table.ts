@@ -1,9 +1,19 @@
 /** The results as text for a terminal. */
-import type { Change } from "./baseline.ts";
-import type { Figure, Results, ScenarioResults } from "./results.ts";
+import type { Change, Comparison } from "./baseline.ts";
+import type { Figure, Origin, Results, ScenarioResults, Span } from "./results.ts";
 import { OURS, RUNC } from "./runtimes.ts";
 import { median, summarize } from "./statistics.ts";
 import type { Verdict } from "./targets.ts";
+
+/** What a run is shown as. */
+export type Shown = {
+	readonly results: Results;
+	readonly verdicts: readonly Verdict[];
+	/** With a baseline, if there is one. */
+	readonly comparison?: Comparison;
+	/** Known scenarios without a result. */
+	readonly absent: readonly string[];
+};
 
 /** A value with as many digits as it deserves. */
 export function number(value: number): string {
@@ -35,6 +45,26 @@ export function ratioText({ samples }: Figure): string {
 	return (median(ours) / median(runc)).toFixed(2);
 }
 
+/** The steps of a start by name, as cells: name, when each began, how long it took. */
+export function stepRows(steps: readonly Span[]): string[][] {
+	return steps.map(({ step, startMs, durationMs }) => [step, number(startMs), number(durationMs)]);
+}
+
+/** The machine and what else a scenario was measured with. */
+export function hostText({ host, containerd }: Pick<Origin, "host" | "containerd">): string {
+	return `${host.cpus} x ${host.cpu}, ${host.memoryGib} GiB, Linux ${host.kernel}, containerd ${containerd}`;
+}
+
+/** The machines of all scenarios, each once. */
+export function hostsOf({ scenarios }: Results): string[] {
+	return [...new Set(scenarios.map(hostText))];
+}
+
+/** When and from what a scenario was measured, and under which load. */
+export function originText({ date, commit, load1 }: Origin): string {
+	return `${date.slice(0, 10)}, commit ${commit}, load ${load1.toFixed(1)} when it began`;
+}
+
 /** What was measured beside each other in a scenario. */
 export function columnsOf({ figures }: Pick<ScenarioResults, "figures">): string[] {
 	return [...new Set(figures.flatMap(({ samples }) => Object.keys(samples)))];
@@ -59,16 +89,21 @@ function scenarioTable(scenario: ScenarioResults): string {
 		}),
 		ratioText(figure),
 	]);
-	return `${scenario.name} (${vmText(scenario)}, load ${scenario.load1.toFixed(1)}): ${scenario.what}\n${align([head, second, ...rows])}`;
+	const steps =
+		scenario.timeline.length === 0
+			? ""
+			: `\n\n${align([["steps of a start (medians, ms)", "begins", "takes"], ...stepRows(scenario.timeline)])}`;
+	return `${scenario.name} (${vmText(scenario)}): ${scenario.what}
+${scenario.command}: ${originText(scenario)}\n${align([head, second, ...rows])}${steps}`;
 }
 
 /** How a target stands, as cells: name, limit, the limit on this machine, value, runc's, outcome. */
-export function verdictCells({ target, value, runc, limit, outcome }: Verdict): string[] {
+export function verdictCells({ target, value, runc, limit, outcome, besides }: Verdict): string[] {
 	const { sense, unit, runcThen } = target;
 	const goal = `${sense} ${withUnit(target.limit, unit)}${runcThen === undefined ? "" : ` (${(target.limit / runcThen).toFixed(2)} of runc)`}`;
 	const shown = (one: number | undefined): string => (one === undefined ? "" : withUnit(one, unit));
 	const here = limit === target.limit ? "" : withUnit(limit, unit);
-	return [target.name, goal, here, shown(value), shown(runc), outcome];
+	return [target.name, goal, here, shown(value), shown(runc), besides === "" ? outcome : `${outcome} (${besides})`];
 }
 
 function changeCells({ figure, ratio, interval, besideRunc, verdict }: Change): string[] {
@@ -76,20 +111,20 @@ function changeCells({ figure, ratio, interval, besideRunc, verdict }: Change): 
 	return [figure.id, ratio.toFixed(2), range, besideRunc ? "beside runc" : "by itself", verdict];
 }
 
-/** One line of what was measured with what. */
-export function headline({ containerd, host, date, command }: Results): string {
-	return `${command} on ${date.slice(0, 10)}: containerd ${containerd}, ${host.cpus} x ${host.cpu}, ${host.memoryGib} GiB, Linux ${host.kernel}`;
-}
-
 /** Every table of a run. */
-export function renderTables(results: Results, verdicts: readonly Verdict[], changes: readonly Change[]): string {
-	const measured = verdicts.filter(({ outcome }) => outcome !== "not measured");
+export function renderTables({ results, verdicts, comparison, absent }: Shown): string {
 	const parts = [
-		headline(results),
+		...hostsOf(results),
 		...results.scenarios.map(scenarioTable),
-		...(measured.length === 0 ? [] : [align([["target", "", "that is here", "measured", "runc", ""], ...measured.map(verdictCells)])]),
-		...(changes.length === 0 ? [] : [align([["since the baseline", "ratio", "95 %", "", ""], ...changes.map(changeCells)])]),
+		align([["target", "", "that is here", "measured", "runc", ""], ...verdicts.map(verdictCells)]),
+		...(comparison === undefined ? [] : [comparisonTable(comparison)]),
 		...results.failures.map(({ scenario, reason }) => `NOT MEASURED: ${scenario}: ${reason}`),
+		...(absent.length === 0 ? [] : [`not measured: ${absent.join(", ")}`]),
 	];
 	return `${parts.join("\n\n")}\n`;
+}
+
+function comparisonTable({ changes, remarks }: Comparison): string {
+	const table = changes.length === 0 ? "" : align([["since the baseline", "ratio", "95 %", "", ""], ...changes.map(changeCells)]);
+	return [table, ...remarks].join("\n").trimStart();
 }

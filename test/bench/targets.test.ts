@@ -33,7 +33,9 @@ t.test("on a machine where runc is slower, so may we be", async (t) => {
 	const verdict = (snp: number, runc: number) => of("shim.start", judge(resultsWith([figure("shim.start", { snp: [snp], runc: [runc] })])));
 	t.match(verdict(3.9, 13.4), { outcome: "met" });
 	t.match(verdict(4.1, 13.4), { outcome: "missed" });
-	t.match(verdict(1.9, 3.35), { outcome: "missed" }, "and on a quick one we may not");
+	t.match(verdict(1.9, 3.35), { outcome: "missed", besides: "met in ms, missed beside runc" }, "and on a quick one we may not");
+	t.match(verdict(3.9, 13.4), { besides: "missed in ms, met beside runc" });
+	t.match(verdict(1.9, 6.7), { besides: "" });
 });
 
 t.test("every reason belongs to a target", async (t) => {
