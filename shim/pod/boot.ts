@@ -144,6 +144,7 @@ export async function withKvmRemedy(error: ShimError, device: string): Promise<S
 /** The names of releases in a pod's scope. */
 export const VM_RELEASE = "VM";
 export const CGROUP_RELEASE = "control group";
+export const AGENT_RELEASE = "agent connection";
 
 async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Booted> {
 	const { config, folder, plan, scope, timeline } = context;
@@ -264,7 +265,7 @@ async function startGuest(
 			config.timeouts.agent_call_ms,
 			agentHooks(context.folder, config, context.log),
 		);
-		scope.defer("agent connection", () => client.close());
+		scope.defer(AGENT_RELEASE, () => client.close());
 		const [told] = await Promise.all([client.details({ signal }), client.check({ signal })]);
 		noteGuest(timeline, told.bootTimes);
 		return { agent: client, details: told.details };

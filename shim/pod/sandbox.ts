@@ -3,6 +3,9 @@
  * everything in it has one scope.
  */
 
+import { readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+
 import { deviceSource, scratchStorage, shmStorage } from "../agent/storages.ts";
 import type { StorageRequest } from "../agent/storages.ts";
 import { explain, ShimError } from "../base/errors.ts";
@@ -12,7 +15,7 @@ import type { Config } from "../config/schema.ts";
 import { cgroupPath, HostCgroup } from "../host/cgroups.ts";
 import { VmMemory } from "../memory/vm-memory.ts";
 import { makeScratchFile, removeScratchFile } from "../storage/scratch-file.ts";
-import { bootMachine, CGROUP_RELEASE, SCRATCH_DISK, VM_RELEASE } from "./boot.ts";
+import { AGENT_RELEASE, bootMachine, CGROUP_RELEASE, SCRATCH_DISK, VM_RELEASE } from "./boot.ts";
 import type { BootContext, BootDisk } from "./boot.ts";
 import type { VmSize } from "./growth.ts";
 import { writeInitdataDisk } from "./initdata-disk.ts";
@@ -25,6 +28,8 @@ import { PodNetwork } from "./pod-network.ts";
 import { takeMachine } from "./pool/take.ts";
 import type { TakenMachine } from "./pool/take.ts";
 import type { PoolVm } from "./pool/vm.ts";
+import { quickly } from "./quick-start.ts";
+import type { QuickWay } from "./quick-start.ts";
 import { Rest } from "./rest.ts";
 import type { NetworkRecord, PodNetworkOptions } from "./pod-network.ts";
 import { checkTransition } from "./pod-state.ts";
@@ -118,8 +123,9 @@ export class Sandbox {
 	/** Owns the sandbox while it is made. */
 	#making: Scope | undefined;
 	#initdata: BootDisk | undefined;
-	/** A VM of the pool that is becoming the pod's. */
+	/** A VM of the pool that is becoming the pod's, and what was in its folder before it was the pod's. */
 	#warm: PoolVm | undefined;
+	#warmFiles: readonly string[] = [];
 
 	constructor(owner: SandboxOwner) {
 		this.#owner = owner;
@@ -167,10 +173,7 @@ export class Sandbox {
 		this.#warnOfSample();
 		this.#initdata = plan.confidential === undefined ? undefined : writeInitdataDisk(this.#owner.folder, plan.confidential.initdata);
 		this.#ownVolumes(scope);
-		if (plan.scratch !== undefined && warm === undefined) {
-			const { path } = plan.scratch;
-			scope.defer(`file ${path}`, () => removeScratchFile(path));
-		}
+		if (warm === undefined) this.#ownScratch(scope, plan);
 		if (plan.network.kind === "namespace") {
 			const network = PodNetwork.open(plan.network.path, plan.vcpus, this.#networkOptions());
 			scope.defer(NETWORK_RELEASE, () => network.close());
@@ -184,6 +187,7 @@ export class Sandbox {
 	#takeWarm(warm: PoolVm): void {
 		this.vmm = { pid: warm.vmm.pid, startTime: warm.vmm.startTime.toString() };
 		this.poolCgroup = warm.cgroup.path;
+		this.#warmFiles = readdirSync(warm.vmm.folder);
 		this.#owner.takeFolder(warm.vmm.folder);
 		warm.movedTo(this.#owner.folder);
 	}
@@ -197,7 +201,6 @@ export class Sandbox {
 	async boot(plan: PodPlan, disk: Promise<BootDisk> | undefined, signal: AbortSignal): Promise<string> {
 		const { network, cgroup } = this;
 		const { podId, folder, config, timeline, log } = this.#owner;
-		const scratchFile = this.#warm === undefined ? plan.scratch?.path : undefined;
 		const { machine, diskAddress, scratchAddress } = await this.#start({
 			podId,
 			folder,
@@ -219,7 +222,8 @@ export class Sandbox {
 		});
 		this.transition({ kind: "running", machine });
 		// The VMM has it open: without a name it goes with the VMM, whatever becomes of this process.
-		if (scratchFile !== undefined) await removeScratchFile(scratchFile);
+		if (plan.scratch !== undefined && this.#warm === undefined) await removeScratchFile(plan.scratch.path);
+		this.#warm = undefined;
 		if (network !== null) await timeline.step("guest-network", () => network.tell(machine.agent, { signal }));
 		await timeline.step("sandbox", () =>
 			machine.agent.createSandbox(
@@ -237,20 +241,32 @@ export class Sandbox {
 	}
 
 	/** Boots the VM, or takes the one of the pool. */
-	async #start(context: BootContext): Promise<TakenMachine> {
+	#start(context: BootContext): Promise<TakenMachine> {
 		const warm = this.#warm;
 		if (warm === undefined) return bootMachine(context);
-		// What the pod brings says nothing of the pool's VMs.
-		let podsOwn = false;
-		for (const part of [context.disk, context.network]) part?.catch(() => (podsOwn = true));
-		try {
-			const taken = await takeMachine(context, warm);
-			this.#warm = undefined;
-			return taken;
-		} catch (error) {
-			if (!context.signal.aborted && !podsOwn) this.#owner.warmFailed(error);
-			throw error;
-		}
+		const { plan, signal, log, disk, network } = context;
+		const way: QuickWay<TakenMachine> = {
+			what: "a VM of the pool",
+			start: (entered) => takeMachine(context, warm, entered),
+			failed: (error) => this.#owner.warmFailed(error),
+			discard: () => this.#discardWarm(plan),
+			boot: () => bootMachine({ ...context, scratch: this.#prepareScratch(plan) }),
+		};
+		return quickly(way, { signal, log, brought: [disk, network] });
+	}
+
+	/** Ends a VM of the pool that could not be made the pod's: all is as if the pod had got none. */
+	async #discardWarm(plan: PodPlan): Promise<void> {
+		const scope = this.#ownScope();
+		for (const name of [AGENT_RELEASE, VM_RELEASE, POOL_CGROUP_RELEASE]) await scope.release(name);
+		// The boot brings its own.
+		scope.take(CGROUP_RELEASE);
+		for (const name of this.#warmFiles) rmSync(join(this.#owner.folder, name), { recursive: true, force: true });
+		this.#warm = undefined;
+		this.vmm = null;
+		this.poolCgroup = null;
+		this.#ownScratch(scope, plan);
+		this.#owner.save();
 	}
 
 	/** All that was asked for is made: from now on `scope` owns it, and the VM's end is noticed. */
@@ -417,6 +433,10 @@ export class Sandbox {
 		if (source === undefined)
 			throw new ShimError("vmm.api", `the hypervisor put the pod's writable disk at ${address}, where the guest agent can't find it`);
 		return [scratchStorage(source)];
+	}
+
+	#ownScratch(scope: Scope, { scratch }: PodPlan): void {
+		if (scratch !== undefined) scope.defer(`file ${scratch.path}`, () => removeScratchFile(scratch.path));
 	}
 
 	/** Makes the file of the pod's writable disk while the VMM starts. */

@@ -116,8 +116,15 @@ t.test("VMs of the pool: kept through kill -9, taken once each, refilled, replac
 	const fourth = await ready(bed, ({ name }) => name !== third.name);
 	const idle = vmms(bed, "w").get(fourth.name);
 	if (idle !== undefined) process.kill(idle.pid, "SIGKILL");
-	await ready(bed, ({ name }) => name !== fourth.name);
+	const last = await ready(bed, ({ name }) => name !== fourth.name);
 	t.pass("one that dies is replaced");
+	const hung = vmms(bed, "w").get(last.name);
+	if (hung !== undefined) process.kill(hung.pid, "SIGSTOP");
+	const own = await context.pod();
+	const steps = (await readTimeline(containerd, own.id)).map(({ step }) => step);
+	t.ok(steps.includes("pool-take") && steps.includes("vm-boot"), "a pod that gets one that hangs boots instead, in the same call");
+	t.equal(await (await own.sleeper()).output("hostname"), own.config.hostname);
+	t.equal(vmms(bed, "p").get(containerd.podKey(own.id))?.pid === hung?.pid, false, "and the other one is ended");
 
 	await containerd.configure({ append: "" });
 	await killDaemon(bed);

@@ -161,10 +161,12 @@ export class Pool<V extends WarmVm> {
 	}
 
 	/**
-	 * A pod could not start in a VM that it took. It is told, and its next try finds what there is; others are booted after a pause, longer each time, so that
-	 * a node whose VMs are of no use for it starts its pods without them.
+	 * A pod could not start in a VM that it took. Others are booted after a pause, longer each time, so that a node whose VMs are of no use for it starts its
+	 * pods without them.
 	 */
 	failed(error: unknown): void {
+		this.#hits--;
+		this.#misses++;
 		this.#fail("a pod could not start in a VM of the pool", error);
 		this.#schedule();
 	}

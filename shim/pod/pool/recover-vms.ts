@@ -13,7 +13,7 @@ import { removeScratchFile } from "../../storage/scratch-file.ts";
 import { adoptVmm } from "../../vmm/launcher.ts";
 import { dialGuest } from "../../vmm/vsock.ts";
 import { TtrpcClient } from "../../wire/client.ts";
-import { CGROUP_RELEASE, GuestEnd, VM_RELEASE } from "../boot.ts";
+import { AGENT_RELEASE, CGROUP_RELEASE, GuestEnd, VM_RELEASE } from "../boot.ts";
 import { watchMachine } from "../machine.ts";
 import { clearAway } from "../recovery.ts";
 import { undo } from "../undo.ts";
@@ -69,7 +69,7 @@ async function adopt(folder: string, record: VmRecord, { log }: PoolPlace): Prom
 		});
 		const { socket } = await dialGuest(vsockOf(folder), AGENT_PORT, { timeoutMs: GREET_MS });
 		const agent = new AgentClient(new TtrpcClient(socket, { name: `the guest agent of VM ${name} of the pool`, log: own }), GREET_MS);
-		scope.defer("agent connection", () => agent.close());
+		scope.defer(AGENT_RELEASE, () => agent.close());
 		await agent.check();
 		const died = watchMachine(podIdOf(name), vmm, agent, guestEnd.ended);
 		const machine = { vmm, agent, details: ready.agent, vsock: vsockOf(folder), removals: guestEnd.removals, died };

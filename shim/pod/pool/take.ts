@@ -11,6 +11,8 @@ import type { Machine } from "../machine.ts";
 import type { PoolVm } from "./vm.ts";
 
 const SEED_BYTES = 64;
+/** A VM that has waited, and its hypervisor, answer within this, or a boot is quicker. */
+const HEALTH_MS = 2_000;
 
 /** What taking needs: the network and the disk are plugged in as they become ready. */
 export type TakeContext = Pick<
@@ -23,9 +25,10 @@ export type TakenMachine = Pick<Booted, "machine" | "diskAddress" | "scratchAddr
 
 /**
  * Makes a VM of the pool the pod's. Its folder and its scope are the pod's already.
+ * @param entered called before the first thing of the pod goes into the VM, which has answered by then
  * @throws ShimError `vmm.boot-timeout`, `pod.lost`, or what a step throws
  */
-export async function takeMachine(context: TakeContext, vm: PoolVm): Promise<TakenMachine> {
+export async function takeMachine(context: TakeContext, vm: PoolVm, entered: () => void): Promise<TakenMachine> {
 	const { podId, config } = context;
 	const wait = { what: `taking a VM of the pool for pod ${podId}`, timeoutMs: config.timeouts.boot_ms, signal: context.signal };
 	return withDeadline({ ...wait, reason: "vmm.boot-timeout" }, async (signal) => {
@@ -34,7 +37,7 @@ export async function takeMachine(context: TakeContext, vm: PoolVm): Promise<Tak
 		lost.catch(() => undefined);
 		const moving = move(context, vm);
 		try {
-			const diskAddress = await Promise.race([lost, prepare(context, machine, moving, signal)]);
+			const diskAddress = await Promise.race([lost, prepare(context, machine, { moving, entered }, signal)]);
 			return { machine, diskAddress, scratchAddress: vm.scratchAddress };
 		} finally {
 			// A group that is given back must not get processes any more.
@@ -43,19 +46,40 @@ export async function takeMachine(context: TakeContext, vm: PoolVm): Promise<Tak
 	});
 }
 
-async function prepare(context: TakeContext, machine: Machine, moving: Promise<void>, signal: AbortSignal): Promise<string> {
+interface Taking {
+	/** Its processes' move into the pod's group. */
+	readonly moving: Promise<void>;
+	readonly entered: () => void;
+}
+
+async function prepare(context: TakeContext, machine: Machine, { moving, entered }: Taking, signal: AbortSignal): Promise<string> {
 	const { timeline } = context;
+	const answered = answers(machine, signal);
+	const enter = async (): Promise<void> => {
+		await answered;
+		entered();
+	};
 	const plugged = async (): Promise<string> => {
 		const disk = await context.disk;
-		return disk === undefined ? "" : timeline.step("add-disk", () => plugDisk(context, machine, disk, signal));
+		if (disk === undefined) return "";
+		await enter();
+		return timeline.step("add-disk", () => plugDisk(context, machine, disk, signal));
 	};
 	const joined = async (): Promise<void> => {
 		const network = await context.network;
-		if (network !== undefined) await timeline.step("add-net", () => network.plugCold(machine.vmm.client, { signal }));
+		if (network === undefined) return;
+		await enter();
+		await timeline.step("add-net", () => network.plugCold(machine.vmm.client, { signal }));
 	};
-	const moved = timeline.step("pool-take", () => Promise.all([moving, refresh(context, machine, signal)]));
+	const moved = timeline.step("pool-take", () => Promise.all([moving, answered, refresh(context, machine, signal)]));
 	const [address] = await Promise.all([plugged(), joined(), moved]);
 	return address;
+}
+
+/** It may have hung while it waited. @throws ShimError when the guest or its hypervisor does not answer in a short time */
+async function answers({ vmm, agent }: Machine, signal: AbortSignal): Promise<void> {
+	const call = { signal, timeoutMs: HEALTH_MS };
+	await Promise.all([agent.check(call), vmm.client.ping(call)]);
 }
 
 async function move({ cgroup }: TakeContext, vm: PoolVm): Promise<void> {
