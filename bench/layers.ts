@@ -151,7 +151,7 @@ async function benchImages(work: string) {
 		return results;
 	} finally {
 		api.close();
-		for (const images of opened) await images.close();
+		for (const images of opened) images.close();
 		await containerd.stop();
 	}
 }

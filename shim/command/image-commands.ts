@@ -91,7 +91,7 @@ async function run(words: readonly string[], options: ImageOptions): Promise<voi
 		throw new ShimError("call.invalid", `unknown command: image ${words.join(" ")}`, { remedy: USAGE });
 	} finally {
 		process.off("SIGINT", stop);
-		await store.close();
+		store.close();
 	}
 }
 

@@ -173,7 +173,7 @@ export async function lookUpImages(pods: readonly PodSource[], values: PolicyVal
 		return found;
 	} finally {
 		process.off("SIGINT", stop);
-		await store.close();
+		store.close();
 	}
 }
 

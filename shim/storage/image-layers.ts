@@ -13,7 +13,8 @@ import { isDeepStrictEqual } from "node:util";
 import * as v from "valibot";
 
 import { messageOf } from "../base/errors.ts";
-import type { Call, ContainerdApi, MountInfo } from "../wire/containerd-api.ts";
+import { ContainerdApi } from "../wire/containerd-api.ts";
+import type { Call, MountInfo } from "../wire/containerd-api.ts";
 import { DigestSchema } from "./layer-program.ts";
 import type { RootfsMount } from "./rootfs-plan.ts";
 
@@ -41,6 +42,14 @@ export interface ImageContent {
 	readonly layers: readonly ImageLayer[];
 	/** How its containers run unless they are told otherwise; undefined for a configuration that is not of the form. */
 	readonly defaults: ImageDefaults | undefined;
+}
+
+/** What a container's snapshot was made of. */
+export interface SnapshotChain {
+	/** Commits to the digests of all layers. */
+	readonly chainId: string;
+	/** The image's name; empty for a container without one. */
+	readonly image: string;
 }
 
 /** Why layers can't be known; the root filesystem can still be flattened. */
@@ -82,16 +91,15 @@ export function chainIdOf(diffIds: readonly string[]): string {
 
 /** Asks the containerds of a node, over one connection to each. */
 export class ImageLayers {
-	readonly #connections = new Map<string, Promise<ContainerdApi>>();
+	readonly #connections = new Map<string, ContainerdApi>();
 	/** The snapshotter of the latest container, by containerd and namespace. */
 	readonly #snapshotters = new Map<string, string>();
 	readonly #contentFolders = new Map<string, Promise<string | undefined>>();
 
 	/** Closes all connections. */
-	async close(): Promise<void> {
-		const connections = [...this.#connections.values()];
+	close(): void {
+		for (const connection of this.#connections.values()) connection.close();
 		this.#connections.clear();
-		for (const connection of connections) await connection.then((api) => api.close()).catch(() => undefined);
 	}
 
 	/**
@@ -99,8 +107,8 @@ export class ImageLayers {
 	 * @param mounts what containerd gave for it, which must be those of the container's snapshot
 	 * @throws NoLayers
 	 */
-	async chainOf(ref: ContainerRef, mounts: readonly RootfsMount[], signal: AbortSignal): Promise<{ chainId: string; image: string }> {
-		const api = await this.#connect(ref.address);
+	async chainOf(ref: ContainerRef, mounts: readonly RootfsMount[], signal: AbortSignal): Promise<SnapshotChain> {
+		const api = this.#connect(ref.address);
 		const call = { timeoutMs: CALL_MS, signal };
 		const snapshot = (snapshotter: string, key: string): Promise<[string | undefined, readonly MountInfo[] | undefined]> =>
 			Promise.all([told(api.parentOf(ref.namespace, snapshotter, key, call)), told(api.mounts(ref.namespace, snapshotter, key, call))]);
@@ -133,7 +141,7 @@ export class ImageLayers {
 		chainId: string | undefined,
 		signal: AbortSignal,
 	): Promise<ImageContent> {
-		const api = await this.#connect(address);
+		const api = this.#connect(address);
 		const call = { timeoutMs: CALL_MS, signal };
 		const target = name === "" ? undefined : await told(api.imageTarget(namespace, name, call));
 		if (target === undefined) throw new NoLayers(`the image ${name === "" ? "of the container" : name} is gone`);
@@ -146,15 +154,13 @@ export class ImageLayers {
 
 	/** Images as they come. Ends when the connection does. */
 	async *imageEvents(address: string, signal: AbortSignal): AsyncGenerator<{ readonly namespace: string; readonly name: string }> {
-		yield* (await this.#connect(address)).imageEvents(signal);
+		yield* this.#connect(address).imageEvents(signal);
 	}
 
-	#connect(address: string): Promise<ContainerdApi> {
-		const known = this.#connections.get(address);
-		if (known !== undefined) return known;
-		const made = import("../wire/containerd-api.ts").then((module) => new module.ContainerdApi(address));
-		this.#connections.set(address, made);
-		return made;
+	#connect(address: string): ContainerdApi {
+		const api = this.#connections.get(address) ?? new ContainerdApi(address);
+		this.#connections.set(address, api);
+		return api;
 	}
 
 	/** The blob's own file, which spares the way through containerd; undefined when this node has no such file. */

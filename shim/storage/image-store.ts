@@ -67,8 +67,8 @@ export class ImageStore {
 		this.#timeoutMs = timeoutMs;
 	}
 
-	close(): Promise<void> {
-		return this.#containerd.close();
+	close(): void {
+		this.#containerd.close();
 	}
 
 	/**

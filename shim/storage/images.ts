@@ -133,8 +133,8 @@ export class RootfsImages {
 	}
 
 	/** Ends the watch of images and closes connections to containerd. */
-	close(): Promise<void> {
-		return this.#layers.close();
+	close(): void {
+		this.#layers.close();
 	}
 
 	/** Prepares images that this containerd pulls from now on. */

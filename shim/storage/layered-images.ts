@@ -8,9 +8,10 @@ import type { Builds } from "./builds.ts";
 import { erofsFiles } from "./erofs-layers.ts";
 import type { ImageCache } from "./image-cache.ts";
 import { chainIdOf, ImageLayers, NoLayers } from "./image-layers.ts";
-import type { ContainerRef, ImageContent } from "./image-layers.ts";
+import type { ContainerRef, ImageContent, SnapshotChain } from "./image-layers.ts";
 import { ImageCheck } from "./image-check.ts";
 import { ImageWatch } from "./image-watch.ts";
+import { KnownChains } from "./known-chains.ts";
 import { diskKey, LayerCache, readDisk } from "./layer-cache.ts";
 import { imageKey } from "./layer-identity.ts";
 import type { DiskLayer } from "./layer-program.ts";
@@ -63,6 +64,7 @@ export class LayeredImages {
 	readonly #options: LayeredImagesOptions;
 	readonly #layers: LayerCache;
 	readonly #containerd = new ImageLayers();
+	readonly #chains = new KnownChains();
 	readonly #watch: ImageWatch;
 	readonly #check: ImageCheck;
 
@@ -74,10 +76,10 @@ export class LayeredImages {
 	}
 
 	/** Ends the watch of images and closes connections to containerd. */
-	close(): Promise<void> {
+	close(): void {
 		this.#watch.close();
 		this.#check.close();
-		return this.#containerd.close();
+		this.#containerd.close();
 	}
 
 	/** Prepares images that this containerd pulls from now on. */
@@ -101,12 +103,17 @@ export class LayeredImages {
 	 * @throws ShimError storage.layer when nothing else will do, storage.full, storage.image, wait.deadline, wait.canceled
 	 */
 	async take({ container, mounts, plan, path, layersOnly }: WantedLayers, signal: AbortSignal): Promise<LayeredImage | undefined> {
+		const ask = (): Promise<SnapshotChain> => this.#containerd.chainOf(container, mounts, signal);
 		try {
-			const { chainId, image } = await this.#containerd.chainOf(container, mounts, signal);
-			const find = (): Promise<ImageContent> => this.#containerd.contentOf(container.address, container.namespace, image, chainId, signal);
+			const identity = await imageKey(plan.lowers, []).catch(() => undefined);
+			const chainId = await this.#chains.of(identity, async () => (await ask()).chainId);
+			const find = async (): Promise<ImageContent> => {
+				const { image } = await ask();
+				return await this.#containerd.contentOf(container.address, container.namespace, image, chainId, signal);
+			};
 			// Images of another program have root hashes that do not follow from the layers.
 			const files = layersOnly ? undefined : erofsFiles(plan.lowers);
-			const key = diskKey(chainId, files === undefined ? undefined : await imageKey(plan.lowers, []));
+			const key = diskKey(chainId, files === undefined ? undefined : (identity ?? (await imageKey(plan.lowers, []))));
 			return await this.#take({ key, chainId, path, files, find }, signal);
 		} catch (error) {
 			if (!(error instanceof NoLayers) && !(error instanceof ShimError && error.reason === "storage.layer")) throw error;

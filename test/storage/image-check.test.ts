@@ -38,7 +38,7 @@ t.test("a damaged disk and damaged layers are removed, a sound one stays, and no
 	const check = new ImageCheck(cache, layers, new Log((line) => lines.push(line)));
 	t.teardown(() => {
 		check.close();
-		return store.close();
+		store.close();
 	});
 	const told = (text: string): Promise<true> =>
 		eventually(text, WAIT_MS, () => (lines.some((line) => line.includes(text)) ? true : undefined));

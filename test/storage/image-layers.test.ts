@@ -50,7 +50,7 @@ interface Place {
 	readonly image: TestImage;
 	readonly warnings: string[];
 	readonly folder: string;
-	readonly prepare: (id: string, mounts: readonly RootfsMount[], layersOnly?: boolean) => Promise<RootfsImage>;
+	readonly prepare: (id: string, mounts: readonly RootfsMount[], layersOnly?: boolean, address?: string) => Promise<RootfsImage>;
 	/** Makes a container and gives its mounts. */
 	readonly create: (id: string) => Promise<RootfsMount[]>;
 }
@@ -65,7 +65,7 @@ async function place(t: Test, version: (typeof everydayVersions)[number]): Promi
 	const images = new RootfsImages({ cacheDir: join(folder, "cache"), maxBytes: 64 * MEBIBYTE, log });
 	t.teardown(async () => {
 		api.close();
-		await images.close();
+		images.close();
 		await scope.close();
 		await containerd.stop();
 		rmSync(folder, { recursive: true, force: true });
@@ -76,8 +76,8 @@ async function place(t: Test, version: (typeof everydayVersions)[number]): Promi
 	const { namespace, address } = containerd;
 	return {
 		...{ containerd, ctr, api, images, image, warnings, folder },
-		prepare: (id, mounts, layersOnly) => {
-			const container = { address, namespace, id };
+		prepare: (id, mounts, layersOnly, asked = address) => {
+			const container = { address: asked, namespace, id };
 			return images.prepare({ mounts, rootfsDir: join(folder, "none"), owner: "pod", name: id, scope, container, layersOnly });
 		},
 		create: async (id) => {
@@ -127,6 +127,8 @@ for (const version of everydayVersions) {
 		t.equal(again.cached, true, "a second container takes the same disk");
 		t.equal(statSync(again.path).ino, statSync(first.path).ino);
 		t.strictSame(again.layers, first.layers);
+		const third = await prepare("third", await create("third"), true, join(containerd.rootDir, "nobody"));
+		t.strictSame(third.layers, first.layers, "and another one for which containerd can't be asked");
 		t.strictSame(
 			warnings.filter((line) => line.includes("flattened")),
 			[],
