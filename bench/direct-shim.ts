@@ -1,12 +1,13 @@
 /** A shim without containerd in front of it: its program and its ttrpc calls as containerd makes them, each timed by itself. */
 import { once } from "node:events";
 import { closeSync, constants, openSync } from "node:fs";
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { dirname, join } from "node:path";
 import { containerd as api } from "../proto/gen/containerd.js";
 import { Log } from "../shim/base/log.ts";
-import { cgroupPath, HostCgroup } from "../shim/host/cgroups.ts";
+import { cgroupPath, HostCgroup, mountedHierarchies } from "../shim/host/cgroups.ts";
+import type { CgroupHierarchy } from "../shim/host/cgroups.ts";
 import { makeFifo } from "../shim/host/filesystem.ts";
 import { TtrpcClient } from "../shim/wire/client.ts";
 import type { SnapshotMount } from "../test/support/containerd-api.ts";
@@ -15,8 +16,10 @@ import { distBinDir } from "../test/support/paths.ts";
 import { Child, runOk } from "../test/support/process.ts";
 import { eventually } from "../test/support/retry.ts";
 import { shimProgram, type Runtime } from "./runtimes.ts";
+import type { Tools } from "./tools.ts";
 
-const task = api.task.v3;
+/** Version 3 has the same messages. */
+const task = api.task.v2;
 const CALL_TIMEOUT_MS = 60_000;
 const START_TIMEOUT_MS = 30_000;
 const END_TIMEOUT_MS = 10_000;
@@ -26,12 +29,6 @@ const NANOS_PER_MS = 1e6;
 /** FIFOs of a process; empty for none. */
 export type Fifos = { readonly stdin: string; readonly stdout: string; readonly stderr: string };
 const NO_FIFOS: Fifos = { stdin: "", stdout: "", stderr: "" };
-
-/** Runs a command when a line comes: until then its process can be put into a control group. */
-const LATER = 'read -r _; exec "$@" < /dev/null';
-/** Times one command from a small shell (whose fork is cheap, unlike that of a large Node.js process): microseconds and status, then its output. */
-const TIMER =
-	'out=$1; shift; t=$EPOCHREALTIME; "$@" > "$out" 2>&1 < /dev/null; code=$?; u=$EPOCHREALTIME; echo "$(( ${u/./} - ${t/./} )) $code"; cat "$out"';
 
 /** The control group of everything that a runtime's `start` commands leave behind, and what these run; pods' own processes go to their pods' groups. */
 export class ShimGroup {
@@ -43,17 +40,19 @@ export class ShimGroup {
 
 	/** Makes the groups of all runtimes. */
 	static async prepare(containerd: PrivateContainerd, runtimes: readonly Runtime[]): Promise<void> {
-		for (const runtime of runtimes) await new ShimGroup(containerd, runtime).run(["true"]);
+		for (const runtime of runtimes) {
+			const child = new Child(["sleep", "infinity"]);
+			await new ShimGroup(containerd, runtime).#group.join(child.pid);
+			child.process.kill("SIGKILL");
+			await child.finished(END_TIMEOUT_MS);
+		}
 	}
 
-	/** Runs a command in the group. */
-	async run(argv: readonly string[]): Promise<string> {
-		const child = new Child(["bash", "-c", LATER, "bash", ...argv]);
-		await this.#group.join(child.pid);
-		child.process.stdin.end("\n");
-		const { code, stdout } = await child.finished(START_TIMEOUT_MS);
-		if (code !== 0) throw new Error(child.describe());
-		return stdout;
+	/** The files by which a process enters it; those of the processor's time come last. */
+	get procs(): string[] {
+		const counts = ({ version, controllers }: CgroupHierarchy): boolean => version === 2 || controllers.includes("cpuacct");
+		const hierarchies = mountedHierarchies().toSorted((one, other) => Number(counts(one)) - Number(counts(other)));
+		return hierarchies.map(({ mountPoint }) => join(mountPoint, this.#group.path, "cgroup.procs"));
 	}
 
 	/** Milliseconds of processor time so far. */
@@ -61,6 +60,9 @@ export class ShimGroup {
 		return this.#group.usage().cpuNanos / NANOS_PER_MS;
 	}
 }
+
+/** What is started, where, and by what. */
+export type Started = { readonly runtime: Runtime; readonly group: ShimGroup; readonly tools: Tools };
 
 /** The shim of one pod. Its owner calls `end`. */
 export class DirectShim {
@@ -92,7 +94,7 @@ export class DirectShim {
 	}
 
 	/** Runs `start` for a pod whose first container has this specification, and connects. */
-	static async start(containerd: PrivateContainerd, runtime: Runtime, group: ShimGroup, podId: string, spec: object): Promise<DirectShim> {
+	static async start(containerd: PrivateContainerd, { runtime, group, tools }: Started, podId: string, spec: object): Promise<DirectShim> {
 		containerd.containerIds.add(podId);
 		const bundles = join(containerd.rootDir, "bundles", podId);
 		const bundle = await writeBundle(bundles, podId, spec);
@@ -100,12 +102,12 @@ export class DirectShim {
 		makeFifo(logFile, 0o600);
 		const log = openSync(logFile, constants.O_RDWR | constants.O_NONBLOCK);
 		const command = shimCommand(containerd, runtime, bundle, podId);
-		const output = await group.run(
-			containerd.inside(...command.env, "bash", "-c", TIMER, "bash", join(bundle, "out"), ...command.argv, "start"),
-		);
-		const [first = "", ...rest] = output.split("\n");
-		const [micros = Number.NaN, code] = first.split(" ").map(Number);
-		const answer = rest.join("\n").trim();
+		const output = join(bundle, "out");
+		const started = await runOk(containerd.inside(...command.env, tools.start, output, ...group.procs, "--", ...command.argv, "start"), {
+			timeoutMs: START_TIMEOUT_MS,
+		});
+		const [micros = Number.NaN, code] = started.stdout.split(" ").map(Number);
+		const answer = (await readFile(output, "utf8")).trim();
 		if (code !== 0) throw new Error(`${runtime.name}: start failed with ${code}: ${answer}`);
 		const { address, version } = readAnswer(answer);
 		const socket = connect(containerd.seen(address.replace(/^unix:\/\//, "")));

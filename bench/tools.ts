@@ -12,6 +12,8 @@ export type Tools = {
 	readonly nullVmm: string;
 	/** Moves bytes through FIFOs, or a VM's vsock, and back. */
 	readonly stdio: string;
+	/** Runs a shim's command in a control group, timed. */
+	readonly start: string;
 	readonly remove: () => void;
 };
 
@@ -29,7 +31,12 @@ export function buildTools(): Tools {
 	const folder = mkdtempSync(join(tmpdir(), "snp-bench-"));
 	const remove = (): void => rmSync(folder, { recursive: true, force: true });
 	try {
-		return { nullVmm: compile(folder, "null-vmm", "null-vmm/main.rs"), stdio: compile(folder, "stdio", "stdio.rs"), remove };
+		return {
+			nullVmm: compile(folder, "null-vmm", "null-vmm/main.rs"),
+			stdio: compile(folder, "stdio", "stdio.rs"),
+			start: compile(folder, "start", "start.rs"),
+			remove,
+		};
 	} catch (error) {
 		remove();
 		throw error;

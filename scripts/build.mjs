@@ -9,7 +9,7 @@ import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, renameSyn
 import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
-import { build as bundle } from "esbuild";
+import { build as bundle, transform } from "esbuild";
 
 const repository = dirname(dirname(fileURLToPath(import.meta.url)));
 const dist = join(repository, "dist");
@@ -28,16 +28,16 @@ const programs = [
 	{ name: "ch-qemu", entry: "ch-qemu/main.ts" },
 ];
 
-/** Parts that programs import late, so that their starts don't pay for them: name in dist/lib, entry file. */
-const parts = [{ name: "containerd-api.js", entry: "shim/wire/containerd-api.ts" }];
-
-/** Late imports of parts lead to dist/lib, beside which the programs' folder lies. @type {import("esbuild").Plugin} */
-const lateParts = {
-	name: "late parts",
+/**
+ * What is generated needs no line numbers, and a daemon keeps the text of all of its code: as it is, that of the codecs would be more than half of it.
+ * @type {import("esbuild").Plugin}
+ */
+const minifyGenerated = {
+	name: "minify generated code",
 	setup(build) {
-		build.onResolve({ filter: /\.ts$/ }, ({ path, kind }) => {
-			const part = parts.find(({ entry }) => basename(entry) === basename(path));
-			return kind === "dynamic-import" && part !== undefined ? { path: `../lib/${part.name}`, external: true } : undefined;
+		build.onLoad({ filter: /\/proto\/gen\/\w+\.js$/ }, async ({ path }) => {
+			const { code } = await transform(readFileSync(path, "utf8"), { minify: true, format: "esm", target: "node20" });
+			return { contents: code, loader: "js" };
 		});
 	},
 };
@@ -120,15 +120,6 @@ async function bundleProgram({ name, entry, flags = [] }) {
 }
 
 /**
- * Bundles a module that programs load when they need it.
- * @param {{name: string, entry: string}} part
- */
-async function bundlePart({ name, entry }) {
-	const body = await bundled(name, entry);
-	replace(join(dist, "lib", name), (staged) => writeFileSync(staged, body));
-}
-
-/**
  * One file of a module and all that it imports. The first lines of a program are the caller's.
  * @param {string} name @param {string} entry
  */
@@ -149,7 +140,7 @@ async function bundled(name, entry) {
 		define: { BUILD_VERSION: JSON.stringify(version) },
 		// Modules in CommonJS ask for Node's own modules by require, which ES modules don't have.
 		banner: { js: 'import { createRequire as snpCreateRequire } from "node:module";\nconst require = snpCreateRequire(import.meta.url);' },
-		plugins: [lateParts],
+		plugins: [minifyGenerated],
 		logLevel: "warning",
 	});
 	const text = result.outputFiles[0]?.text ?? "";
@@ -169,7 +160,6 @@ const steps = [
 	// Programs have no extension in their names: this says that they are ES modules.
 	{ name: "module type", work: () => replace(join(dist, "package.json"), (staged) => writeFileSync(staged, '{"type":"module"}\n')) },
 	...programs.map((program) => ({ name: program.name, work: () => bundleProgram(program) })),
-	...parts.map((part) => ({ name: part.name, work: () => bundlePart(part) })),
 	{
 		name: "rules.rego",
 		work: () => replace(join(dist, "lib/rules.rego"), (staged) => copyFileSync(join(repository, "shim/policy/rules.rego"), staged)),

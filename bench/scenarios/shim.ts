@@ -20,7 +20,7 @@ async function life(bench: Bench, runtime: Runtime, roots: Roots, group: ShimGro
 	const spec = (kind: "sandbox" | "container", id: string): object =>
 		ociSpec({ podId, kind, args: SLEEP, network: namespace.path, cgroupsPath: `/${containerd.cgroupMark}/${podId}/${id}` });
 	const cpuBefore = group.cpuMs();
-	const shim = await DirectShim.start(containerd, runtime, group, podId, spec("sandbox", podId));
+	const shim = await DirectShim.start(containerd, { runtime, group, tools: bench.tools }, podId, spec("sandbox", podId));
 	try {
 		const createMs = await shim.create(podId, podRoot);
 		await shim.startTask(podId);

@@ -38,7 +38,7 @@ async function startCat(bench: Bench, runtime: Runtime, roots: Roots) {
 	const spec = (kind: "sandbox" | "container", args: readonly string[]): object =>
 		ociSpec({ podId, kind, args, network: namespace.path, cgroupsPath: `/${containerd.cgroupMark}/${podId}/${kind}` });
 	const group = new ShimGroup(containerd, runtime);
-	const shim = await DirectShim.start(containerd, runtime, group, podId, spec("sandbox", ["sleep", "100000"]));
+	const shim = await DirectShim.start(containerd, { runtime, group, tools: bench.tools }, podId, spec("sandbox", ["sleep", "100000"]));
 	const fifo = (stream: string): string => join(containerd.rootDir, `${podId}.${stream}`);
 	const fifos = { stdin: fifo("in"), stdout: fifo("out"), stderr: fifo("err") };
 	await runOk(["mkfifo", ...Object.values(fifos)]);
