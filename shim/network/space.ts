@@ -7,7 +7,7 @@ import type { Socket } from "node:net";
 
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 import { readLinks, readSnapshot } from "../host/links.ts";
-import type { Link, Snapshot } from "../host/links.ts";
+import type { Link } from "../host/links.ts";
 import { catchPorts, holdNamespace, watchNamespace } from "../host/namespaces.ts";
 import type { HeldNamespace, PortCatcher } from "../host/namespaces.ts";
 import { Netlink } from "../host/netlink.ts";
@@ -31,16 +31,23 @@ export interface Joined {
 
 const IFF_LOOPBACK = 0x8;
 
-/** Runs work on a namespace that is held open meanwhile, and closes everything. */
-async function visit<T>(path: string, work: (ns: HeldNamespace, netlink: Netlink) => Promise<T>): Promise<T> {
-	const ns = hold(path);
-	try {
+/** Runs work with a netlink socket of a namespace that is held open meanwhile, and closes everything. */
+function visit<T>(path: string, work: (ns: HeldNamespace, netlink: Netlink) => Promise<T>): Promise<T> {
+	return holding(path, async (ns) => {
 		const netlink = await Netlink.open(ns.fd);
 		try {
 			return await work(ns, netlink);
 		} finally {
 			netlink.close();
 		}
+	});
+}
+
+/** Runs work on a namespace that is held open meanwhile. */
+async function holding<T>(path: string, work: (ns: HeldNamespace) => Promise<T>): Promise<T> {
+	const ns = hold(path);
+	try {
+		return await work(ns);
 	} catch (error) {
 		if (error instanceof ShimError) throw error;
 		const text = errnoOf(error) === "EINVAL" ? `${path} is no network namespace` : `the network namespace ${path}: ${messageOf(error)}`;
@@ -73,24 +80,27 @@ export function findSpace(path: string): NamespaceAddress {
 	}
 }
 
+/** A namespace as a VM's network sees it. */
+export interface Space {
+	readonly plan: NetworkPlan;
+	/** The MTUs of taps, by the indexes of their interfaces, those included that are gone. */
+	readonly taps: ReadonlyMap<number, number>;
+}
+
 /**
- * Plans a VM's network for what is in a namespace now. `joined` are the indexes of the interfaces that have a tap, those included that are gone.
+ * Plans a VM's network for what is in a namespace now.
  * @param running see `planNetwork`
  * @throws ShimError `network.unsupported`, `network.setup`
  */
-export function readSpace(
-	space: NamespaceAddress,
-	{ running = false }: { readonly running?: boolean } = {},
-): Promise<{ readonly plan: NetworkPlan; readonly joined: ReadonlySet<number> }> {
-	return visit(space.path, async (ns, netlink) => {
-		requireSame(space, ns);
-		const snapshot = await readSnapshot(netlink);
-		return { plan: planNetwork(snapshot, { running }), joined: joinedIn(snapshot) };
-	});
+export function readSpace(space: NamespaceAddress, options: { readonly running: boolean }): Promise<Space> {
+	return visit(space.path, (ns, netlink) => look(space, ns, netlink, options));
 }
 
-function joinedIn({ links }: Snapshot): ReadonlySet<number> {
-	return new Set(links.filter(isOurTap).map((tap) => indexOfTap(tap.name)));
+async function look(space: NamespaceAddress, ns: HeldNamespace, netlink: Netlink, options: { readonly running: boolean }): Promise<Space> {
+	requireSame(space, ns);
+	const snapshot = await readSnapshot(netlink);
+	const taps = snapshot.links.filter(isOurTap).map((tap) => [indexOfTap(tap.name), tap.mtu] as const);
+	return { plan: planNetwork(snapshot, options), taps: new Map(taps) };
 }
 
 /** A path may have got another namespace since. */
@@ -99,25 +109,47 @@ function requireSame(space: NamespaceAddress, ns: HeldNamespace): void {
 }
 
 /**
- * Joins interfaces to taps of as many queues as the VM has processors. When one fails, none is left.
- * @throws ShimError `network.busy` when another VM has the interface, `network.setup`
+ * Joins all interfaces of a namespace to taps of as many queues as the VM has processors. When one fails, none is left.
+ * @param found called with the plan before anything is made
+ * @throws ShimError `network.busy` when another VM has an interface, `network.unsupported`, `network.setup`; what `found` throws
  */
-export function joinEndpoints(space: NamespaceAddress, endpoints: readonly Endpoint[], queues: number): Promise<Joined[]> {
+export function joinSpace(space: NamespaceAddress, queues: number, found: (plan: NetworkPlan) => void): Promise<Joined[]> {
 	return visit(space.path, async (ns, netlink) => {
-		requireSame(space, ns);
-		const joined: Joined[] = [];
-		try {
-			for (const endpoint of endpoints) joined.push({ endpoint, fds: await makeOwnTap(ns, space, endpoint, queues) });
-			const links = joined.length === 0 ? [] : await readLinks(netlink);
-			for (const { endpoint } of joined) await joinLinks(netlink, endpoint, tapOf(links, endpoint, space));
-			return joined;
-		} catch (error) {
-			// The taps go with their descriptors; the redirections to them do not.
-			for (const { fds } of joined) closeTap(fds);
-			for (const { endpoint } of joined) await removeRedirect(netlink, endpoint.index);
-			throw error;
-		}
+		const { plan, taps } = await look(space, ns, netlink, { running: false });
+		if (taps.size > 0) throw new ShimError("network.busy", `the network namespace ${space.path} is in another VM`);
+		found(plan);
+		return await join(space, ns, netlink, plan.endpoints, queues);
 	});
+}
+
+/** As `joinSpace`, for interfaces that have come. */
+export async function joinEndpoints(space: NamespaceAddress, endpoints: readonly Endpoint[], queues: number): Promise<Joined[]> {
+	if (endpoints.length === 0) return [];
+	return await visit(space.path, (ns, netlink) => {
+		requireSame(space, ns);
+		return join(space, ns, netlink, endpoints, queues);
+	});
+}
+
+async function join(
+	space: NamespaceAddress,
+	ns: HeldNamespace,
+	netlink: Netlink,
+	endpoints: readonly Endpoint[],
+	queues: number,
+): Promise<Joined[]> {
+	const joined: Joined[] = [];
+	try {
+		for (const endpoint of endpoints) joined.push({ endpoint, fds: await makeOwnTap(ns, space, endpoint, queues) });
+		const links = joined.length === 0 ? [] : await readLinks(netlink);
+		for (const { endpoint } of joined) await joinLinks(netlink, endpoint, tapOf(links, endpoint, space));
+		return joined;
+	} catch (error) {
+		// The taps go with their descriptors; the redirections to them do not.
+		for (const { fds } of joined) closeTap(fds);
+		for (const { endpoint } of joined) await removeRedirect(netlink, endpoint.index);
+		throw error;
+	}
 }
 
 async function makeOwnTap(ns: HeldNamespace, space: NamespaceAddress, endpoint: Endpoint, queues: number): Promise<number[]> {
@@ -156,7 +188,7 @@ async function joinLinks(netlink: Netlink, endpoint: Endpoint, tap: Link): Promi
 	}
 }
 
-/** Gives a tap the MTU that its interface has now. */
+/** Gives taps the MTUs that their interfaces have now. */
 export function updateEndpoints(space: NamespaceAddress, endpoints: readonly Endpoint[]): Promise<void> {
 	return visit(space.path, async (ns, netlink) => {
 		requireSame(space, ns);
@@ -204,7 +236,7 @@ export async function clearSpace(space: NamespaceAddress): Promise<void> {
  * @throws ShimError `network.setup`
  */
 export function watchSpace(space: NamespaceAddress, onChange: () => void): Promise<() => void> {
-	return visit(space.path, (ns) => {
+	return holding(space.path, (ns) => {
 		requireSame(space, ns);
 		return watchNamespace(ns.fd, onChange);
 	});
@@ -219,12 +251,12 @@ const MAX_CONNECTIONS = 256;
  * @throws ShimError `network.setup` when the host's kernel can't
  */
 export function forwardPorts(space: NamespaceAddress, connect: (port: number) => Promise<Socket>): Promise<PortCatcher> {
-	return visit(space.path, (ns) => {
+	return holding(space.path, (ns) => {
 		requireSame(space, ns);
 		return catchPorts(ns.fd, MAX_CONNECTIONS, (socket, port) => {
 			socket.on("error", () => undefined);
 			connect(port).then(
-				(target) => join(socket, target),
+				(target) => pipeBoth(socket, target),
 				() => socket.resetAndDestroy(),
 			);
 		});
@@ -232,7 +264,7 @@ export function forwardPorts(space: NamespaceAddress, connect: (port: number) =>
 }
 
 /** Moves bytes both ways; either end may finish its half first, and a failure ends both. */
-function join(one: Socket, other: Socket): void {
+function pipeBoth(one: Socket, other: Socket): void {
 	const ends = [
 		[one, other],
 		[other, one],

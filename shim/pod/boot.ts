@@ -266,7 +266,7 @@ async function startGuest(
 			agentHooks(context.folder, config, context.log),
 		);
 		scope.defer(AGENT_RELEASE, () => client.close());
-		const [told] = await Promise.all([client.details({ signal }), client.check({ signal })]);
+		const told = await client.details({ signal });
 		noteGuest(timeline, told.bootTimes);
 		return { agent: client, details: told.details };
 	});

@@ -72,9 +72,11 @@ function register(pod: MakingPod, { request, spec, image }: Ingredients, disk: C
 	return made;
 }
 
-/** Has the guest make a container whose disk is in the VM. */
+/**
+ * Has the guest make a container whose disk is in the VM. What the guest has of it before it is made whole needs no line in the journal: one that is not
+ * complete there is cleared away with all that may be of it, and a pod that is still booting is.
+ */
 export async function finishContainer(pod: MakingPod, container: Container, request: CreateRequest, signal: AbortSignal): Promise<void> {
-	pod.save();
 	container.scope.defer(`disks of the volumes of container ${container.id}`, () => releaseVolumes(pod, container.id));
 	if (container.layers !== null && !pod.machine().details.verity) await flatten(pod, container, request, signal);
 	container.scope.defer(`stdio of container ${container.id}`, () => container.releaseStdio());

@@ -8,6 +8,7 @@ import type { Deferred } from "../base/deadline.ts";
 import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { keeperSocket, podFolder, podKey } from "../base/names.ts";
+import { KnownConfigs } from "../config/known-configs.ts";
 import { loadConfig } from "../config/load.ts";
 import { salvageConfig } from "../config/salvage.ts";
 import { defaultConfig } from "../config/schema.ts";
@@ -67,6 +68,7 @@ export class PodNode {
 	readonly #leaving = new Map<string, Promise<void>>();
 	readonly #leavingNetworks = new LeavingNetworks();
 	readonly #images = new Map<string, RootfsImages>();
+	readonly #configs = new KnownConfigs();
 	/** VMs that were booted ahead. */
 	readonly pool: NodePool;
 	/** Connected keepers, with a pod or without. */
@@ -229,7 +231,7 @@ export class PodNode {
 		// Both have the same folder.
 		if (before !== undefined)
 			await withDeadline({ what: `the end of the pod that was ${identity.podId} before`, timeoutMs: BEFORE_MS }, () => before);
-		return this.#podOf(identity, await loadConfig(file, { required: identity.configFile !== null }));
+		return this.#podOf(identity, await this.#configs.load(file, { required: identity.configFile !== null }));
 	}
 
 	#podOf(identity: PodIdentity, config: Config): Pod {

@@ -12,6 +12,7 @@ import {
 	findSpace,
 	forwardPorts,
 	joinEndpoints,
+	joinSpace,
 	partEndpoints,
 	readSpace,
 	updateEndpoints,
@@ -117,16 +118,15 @@ export class PodNetwork {
 	prepare(): Promise<void> {
 		return this.#run(async () => {
 			await this.#options.leaving.left(this.space, this.#closing.signal);
-			const { plan, joined } = await readSpace(this.space);
-			if (joined.size > 0) throw new ShimError("network.busy", `the network namespace ${this.space.path} is in another VM`);
-			this.#plan = plan;
-			this.#nameOmitted(plan);
-			this.#claim(true);
 			try {
-				this.#joined = await joinEndpoints(this.space, plan.endpoints, this.#queues);
+				this.#joined = await joinSpace(this.space, this.#queues, (plan) => {
+					this.#plan = plan;
+					this.#nameOmitted(plan);
+					this.#claim(true);
+				});
 			} catch (error) {
 				// Somebody was a moment faster.
-				if (error instanceof ShimError && error.reason === "network.busy") this.#claim(false);
+				if (this.#claimed && error instanceof ShimError && error.reason === "network.busy") this.#claim(false);
 				throw error;
 			}
 		});
@@ -137,7 +137,7 @@ export class PodNetwork {
 		return this.#run(() => this.#plugJoined(client, call));
 	}
 
-	/** Tells the guest what its cards are to be. */
+	/** Tells the guest what its cards are to be, while the pod is made: the journal gets to know it with the pod's next step. */
 	tell(agent: AgentClient, call: Call): Promise<void> {
 		return this.#run(async () => {
 			if (this.#plan !== undefined) await this.#tell(agent, this.#plan, call);
@@ -241,17 +241,18 @@ export class PodNetwork {
 
 	/** Makes the VM's cards and the guest's settings what the namespace has now. */
 	async #sync(machine: Machine): Promise<void> {
-		const { plan, joined } = await readSpace(this.space, { running: true });
+		const { plan, taps } = await readSpace(this.space, { running: true });
 		this.#nameOmitted(plan);
 		const { client } = machine.vmm;
-		const gone = [...joined].filter((index) => !plan.endpoints.some((endpoint) => endpoint.index === index));
+		const gone = [...taps.keys()].filter((index) => !plan.endpoints.some((endpoint) => endpoint.index === index));
 		for (const index of gone) await this.#unplug(client, index);
-		const fresh = plan.endpoints.filter((endpoint) => !joined.has(endpoint.index));
+		const fresh = plan.endpoints.filter((endpoint) => !taps.has(endpoint.index));
 		if (fresh.length > 0) this.#options.log.info("interfaces have come", { interfaces: fresh.map(({ name }) => name).join(" ") });
 		this.#joined = await joinEndpoints(this.space, fresh, this.#queues);
 		await this.#plugJoined(client, {});
-		await updateEndpoints(this.space, plan.endpoints);
-		await this.#tell(machine.agent, plan, {});
+		const changed = plan.endpoints.filter(({ index, mtu }) => (taps.get(index) ?? mtu) !== mtu);
+		if (changed.length > 0) await updateEndpoints(this.space, changed);
+		if (await this.#tell(machine.agent, plan, {})) this.#options.onChange();
 	}
 
 	/** Hands the VM the taps that wait; those behind one that fails are closed. */
@@ -293,8 +294,11 @@ export class PodNetwork {
 		await partEndpoints(this.space, [index]);
 	}
 
-	/** Sends what the guest was not told yet. Routes go again after an interface: those through addresses that it lost are gone. */
-	async #tell(agent: AgentClient, plan: NetworkPlan, call: Call): Promise<void> {
+	/**
+	 * Sends what the guest was not told yet. Routes go again after an interface: those through addresses that it lost are gone.
+	 * @returns whether there was something
+	 */
+	async #tell(agent: AgentClient, plan: NetworkPlan, call: Call): Promise<boolean> {
 		const interfaces = plan.interfaces.map((one, at) => ({ ...one, devicePath: this.#slots.get(plan.endpoints[at]?.index ?? 0) ?? "" }));
 		const texts = {
 			interfaces: interfaces.map((one) => JSON.stringify(one)),
@@ -308,8 +312,8 @@ export class PodNetwork {
 		const gone = goneNeighbours(this.#told.at(-1), plan);
 		const news = changed.length > 0 || !this.#told.includes(texts.neighbours) ? [...gone, ...plan.neighbours] : gone;
 		if (news.length > 0) await agent.addNeighbours(news, call);
-		if (JSON.stringify(told) === JSON.stringify(this.#told)) return;
+		if (JSON.stringify(told) === JSON.stringify(this.#told)) return false;
 		this.#told = told;
-		this.#options.onChange();
+		return true;
 	}
 }

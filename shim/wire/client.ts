@@ -166,8 +166,8 @@ export class TtrpcClient {
 			});
 			options.signal?.addEventListener("abort", onAbort, { once: true });
 			if (options.timeoutMs > 0) {
-				const late = new ShimError("wait.deadline", `${what}: no answer within ${options.timeoutMs} ms`);
-				timer = setTimeout(() => finish(() => reject(late)), Math.min(options.timeoutMs, MAX_TIMER_MS));
+				const late = (): ShimError => new ShimError("wait.deadline", `${what}: no answer within ${options.timeoutMs} ms`);
+				timer = setTimeout(() => finish(() => reject(late())), Math.min(options.timeoutMs, MAX_TIMER_MS));
 			}
 		});
 	}
