@@ -4,6 +4,7 @@ import { rm, stat } from "node:fs/promises";
 
 import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
+import { Recent } from "../base/recent.ts";
 import type { Builds } from "./builds.ts";
 import { erofsFiles } from "./erofs-layers.ts";
 import type { ImageCache } from "./image-cache.ts";
@@ -11,13 +12,14 @@ import { chainIdOf, ImageLayers, NoLayers } from "./image-layers.ts";
 import type { ContainerRef, ImageContent, SnapshotChain } from "./image-layers.ts";
 import { ImageCheck } from "./image-check.ts";
 import { ImageWatch } from "./image-watch.ts";
-import { KnownChains } from "./known-chains.ts";
 import { diskKey, LayerCache, readDisk } from "./layer-cache.ts";
 import { imageKey } from "./layer-identity.ts";
 import type { DiskLayer } from "./layer-program.ts";
 import type { RootfsMount, RootfsPlan } from "./rootfs-plan.ts";
 
 const MAX_TAKES = 3;
+/** As many images as a node has at a time, and more. */
+const MAX_KNOWN = 512;
 
 /** What the disks of layers share with other images. */
 export interface LayeredImagesOptions {
@@ -64,7 +66,10 @@ export class LayeredImages {
 	readonly #options: LayeredImagesOptions;
 	readonly #layers: LayerCache;
 	readonly #containerd = new ImageLayers();
-	readonly #chains = new KnownChains();
+	/** Chain ids that containerd has told, by the identities of layers: no other layers ever have one of those. */
+	readonly #chains = new Recent<string>(MAX_KNOWN);
+	/** What was read of disks, by their keys. A disk that is made anew is another file. */
+	readonly #disks = new Recent<{ readonly inode: number; readonly layers: readonly DiskLayer[] }>(MAX_KNOWN);
 	readonly #watch: ImageWatch;
 	readonly #check: ImageCheck;
 
@@ -105,15 +110,16 @@ export class LayeredImages {
 	async take({ container, mounts, plan, path, layersOnly }: WantedLayers, signal: AbortSignal): Promise<LayeredImage | undefined> {
 		const ask = (): Promise<SnapshotChain> => this.#containerd.chainOf(container, mounts, signal);
 		try {
-			const identity = await imageKey(plan.lowers, []).catch(() => undefined);
-			const chainId = await this.#chains.of(identity, async () => (await ask()).chainId);
+			const identity = await imageKey(plan.lowers, []).catch(() => "");
+			const chainId = this.#chains.get(identity) ?? (await ask()).chainId;
+			if (identity !== "") this.#chains.set(identity, chainId);
 			const find = async (): Promise<ImageContent> => {
 				const { image } = await ask();
 				return await this.#containerd.contentOf(container.address, container.namespace, image, chainId, signal);
 			};
 			// Images of another program have root hashes that do not follow from the layers.
 			const files = layersOnly ? undefined : erofsFiles(plan.lowers);
-			const key = diskKey(chainId, files === undefined ? undefined : (identity ?? (await imageKey(plan.lowers, []))));
+			const key = diskKey(chainId, files === undefined ? undefined : identity || (await imageKey(plan.lowers, [])));
 			return await this.#take({ key, chainId, path, files, find }, signal);
 		} catch (error) {
 			if (!(error instanceof NoLayers) && !(error instanceof ShimError && error.reason === "storage.layer")) throw error;
@@ -133,8 +139,8 @@ export class LayeredImages {
 		for (let attempt = 0; attempt < MAX_TAKES; attempt++) {
 			if (await cache.take(key, path)) {
 				try {
-					const [layers, { size }] = await Promise.all([readDisk(path, chainId), stat(path)]);
-					return { cached, layers, sizeBytes: size };
+					const { ino, size } = await stat(path);
+					return { cached, layers: await this.#layersOf(key, ino, path, chainId), sizeBytes: size };
 				} catch (error) {
 					log?.warn("a damaged disk of layers is made again", { key, reason: explain(error) });
 					await rm(cache.imagePath(key), { force: true });
@@ -147,6 +153,14 @@ export class LayeredImages {
 		throw new ShimError("storage.image", `the disk ${cache.imagePath(key)} disappeared ${MAX_TAKES} times`, {
 			remedy: "raise the bound of the image cache",
 		});
+	}
+
+	async #layersOf(key: string, inode: number, path: string, chainId: string): Promise<readonly DiskLayer[]> {
+		const known = this.#disks.get(key);
+		if (known?.inode === inode) return known.layers;
+		const layers = await readDisk(path, chainId);
+		this.#disks.set(key, { inode, layers });
+		return layers;
 	}
 
 	async #build(key: string, { layers }: ImageContent, signal: AbortSignal, files?: readonly string[]): Promise<void> {
