@@ -10,6 +10,7 @@
         "native/src/memory.cc",
         "native/src/mount.cc",
         "native/src/netns.cc",
+        "native/src/pages.cc",
         "native/src/pressure.cc",
         "native/src/process.cc",
         "native/src/receive.cc",

@@ -11,6 +11,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   snp::InitMemory(env, exports, jobs);
   snp::InitMount(env, exports);
   snp::InitNetns(env, exports, jobs);
+  snp::InitPages(env, exports);
   snp::InitPressure(env, exports);
   snp::InitProcess(env, exports);
   snp::InitReceive(env, exports);

@@ -93,6 +93,7 @@ void InitFile(Napi::Env env, Napi::Object exports);
 void InitMemory(Napi::Env env, Napi::Object exports, Jobs* jobs);
 void InitMount(Napi::Env env, Napi::Object exports);
 void InitNetns(Napi::Env env, Napi::Object exports, Jobs* jobs);
+void InitPages(Napi::Env env, Napi::Object exports);
 void InitPressure(Napi::Env env, Napi::Object exports);
 void InitProcess(Napi::Env env, Napi::Object exports);
 void InitReceive(Napi::Env env, Napi::Object exports);

@@ -32,6 +32,7 @@ export interface Addon {
 	readonly netlinkExchange: (fd: number, messages: readonly Uint8Array[]) => Promise<ExchangeResult | number>;
 	readonly receive: (fd: number, callback: (length: number, bytes: Buffer, fds: readonly number[]) => void) => number;
 	readonly unreceive: (id: number) => void;
+	readonly releaseConstantPages: () => number;
 	readonly pressureWatch: (file: string, trigger: string, callback: () => void) => number;
 	readonly pressureUnwatch: (id: number) => void;
 	readonly pidfdOpen: (pid: number) => number;

@@ -1,0 +1,3 @@
+/** What this process itself has in memory. */
+
+export { releaseConstantPages } from "../../native/src/pages.ts";
