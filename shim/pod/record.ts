@@ -5,12 +5,12 @@ import type { ContainerRecord, PodRecord, ProcessRecord } from "./journal.ts";
 import type { Pod } from "./pod.ts";
 import type { GuestProcess } from "./process.ts";
 
-/** The journal's document for a pod as it is now. */
+/** The journal's document for a pod as it is now: to be written at once, since it shares what it tells with the pod. */
 export function podRecord(pod: Pod): PodRecord {
 	const state = pod.state;
 	return {
 		version: 1,
-		identity: { ...pod.identity },
+		identity: pod.identity,
 		config: pod.config,
 		keeperPid: pod.keeper.process?.pid ?? 0,
 		keeperStartTime: pod.keeper.process?.startTime ?? null,
@@ -18,27 +18,24 @@ export function podRecord(pod: Pod): PodRecord {
 		state: state.kind === "new" ? "booting" : state.kind,
 		network: networkRecord(pod),
 		vmm: pod.sandbox.vmm,
-		size: pod.sandbox.size === undefined ? null : { now: { ...pod.sandbox.size.now }, most: { ...pod.sandbox.size.most } },
+		size: pod.sandbox.size ?? null,
 		scratch: pod.sandbox.scratch,
 		pciSegments: pod.sandbox.pciSegments,
 		cgroup: pod.sandbox.cgroup?.path ?? null,
 		poolCgroup: pod.sandbox.poolCgroup,
-		agent: state.kind === "running" ? { ...state.machine.details } : null,
+		agent: state.kind === "running" ? state.machine.details : null,
 		volumes: pod.sandbox.volumes.copies.record(),
 		shares: pod.sandbox.volumes.shares.record().map((share) => ({ ...share, users: [...share.users] })),
 		disks: pod.sandbox.volumes.disks.record().map((disk) => ({ ...disk, users: [...disk.users] })),
-		emptyDirs: pod.sandbox.volumes.emptyDirs.record().map((record) => ({ ...record })),
+		emptyDirs: [...pod.sandbox.volumes.emptyDirs.record()],
 		nextNumber: pod.nextStream,
 		containers: [
 			...[...pod.containers.values()].map(containerRecord),
 			...[...pod.leaving].map((container) => ({ ...containerRecord(container), complete: false })),
 		],
-		tombstones: pod.tombstones.list.map((stone) => ({ ...stone })),
+		tombstones: [...pod.tombstones.list],
 		beganAtMs: pod.timeline.beganAtMs,
-		spans: pod.timeline.spans.map((span) => {
-			const { durationMs, ...rest } = span;
-			return durationMs === undefined ? rest : { ...rest, durationMs };
-		}),
+		spans: [...pod.timeline.spans],
 	};
 }
 
@@ -53,8 +50,8 @@ function containerRecord(container: Container): ContainerRecord {
 		bundle: container.bundle,
 		complete: container.complete,
 		paused: container.paused,
-		limits: container.newLimits === undefined ? null : { ...container.newLimits },
-		disk: container.disk === null ? null : { ...container.disk },
+		limits: container.newLimits ?? null,
+		disk: container.disk,
 		processes: [container.init, ...container.execs.values()].map((process) => processRecord(process, container)),
 	};
 }
@@ -63,10 +60,10 @@ function processRecord(process: GuestProcess, container: Container): ProcessReco
 	const spec = container.execSpecs.get(process.execId);
 	return {
 		execId: process.execId,
-		stdio: { ...process.stdio },
-		streams: { ...process.streams },
+		stdio: process.stdio,
+		streams: process.streams,
 		state: process.state.kind,
-		exit: process.exit === undefined ? null : { ...process.exit },
+		exit: process.exit ?? null,
 		stdinClosed: process.stdinClosed,
 		killed: process.killed,
 		spec: spec === undefined ? null : JSON.stringify(spec),
