@@ -109,15 +109,13 @@ export function decide(vms: readonly VmView[], places: readonly Assessment[]): M
 		const needed = afterNeed(vm);
 		if (needed !== undefined) targets.set(index, needed);
 	}
-	for (const [place, assessment] of places.entries()) {
-		if (assessment.wantedBytes > 0) take(vms, place, assessment, targets);
-	}
+	takeAll(vms, places, targets);
 	giveBack(vms, places, targets);
 	return targets;
 }
 
 /** The smaller balloon of a guest that has too little left; undefined when it has enough. */
-function afterNeed(vm: VmView): number | undefined {
+export function afterNeed(vm: VmView): number | undefined {
 	const { guest, askedBytes, actualBytes } = vm;
 	if (guest === undefined || askedBytes === 0) return undefined;
 	const slack = slackOf(vm);
@@ -126,21 +124,62 @@ function afterNeed(vm: VmView): number | undefined {
 	return Math.max(0, whole(Math.min(askedBytes, actualBytes) - step));
 }
 
-/** Idle VMs give first, those with most to give before others; busy ones only when the place is nearly empty. */
-function take(vms: readonly VmView[], place: number, { wantedBytes, severe }: Assessment, targets: Map<number, number>): void {
+/** A VM that may give. */
+interface Giver {
+	readonly index: number;
+	readonly vm: VmView;
+	/** How far its balloon may grow in all, and its free pages, which the node has already: only what comes after them counts. */
+	readonly mostBytes: number;
+	readonly freeBytes: number;
+	/** How far it grows by what was decided so far. */
+	moreBytes: number;
+}
+
+/** What the node gains when a balloon grows by so much: the guest gives its free pages first. */
+const gain = (moreBytes: number, freeBytes: number): number => Math.max(0, moreBytes - freeBytes);
+
+/**
+ * Places take one after another what they lack, each less what those before it have taken from VMs that are in both. The smallest goes first: what its few
+ * VMs give counts in the larger ones around it as well.
+ */
+function takeAll(vms: readonly VmView[], places: readonly Assessment[], targets: Map<number, number>): void {
 	const givers = [...vms.entries()]
-		.filter(([index, vm]) => vm.places.includes(place) && !targets.has(index) && mayGive(vm) && (vm.idle || severe))
-		.map(([index, vm]) => ({ index, vm, most: mostMore(vm), free: vm.guest?.freeBytes ?? 0 }))
-		.filter(({ most }) => most >= STEP_BYTES)
-		.sort((a, b) => Number(b.vm.idle) - Number(a.vm.idle) || b.most - b.free - (a.most - a.free));
-	let lacking = wantedBytes;
-	for (const { index, vm, most, free } of givers) {
+		.filter(([index, vm]) => !targets.has(index) && mayGive(vm))
+		.map(([index, vm]): Giver => ({ index, vm, mostBytes: mostMore(vm), freeBytes: vm.guest?.freeBytes ?? 0, moreBytes: 0 }))
+		.filter(({ mostBytes }) => mostBytes >= STEP_BYTES);
+	const members = (place: number): number => vms.filter((vm) => vm.places.includes(place)).length;
+	const short = [...places.entries()].filter(([, { wantedBytes }]) => wantedBytes > 0).map(([place]) => ({ place, count: members(place) }));
+	for (const { place } of short.sort((a, b) => a.count - b.count || b.place - a.place)) {
+		const assessment = places[place];
+		if (assessment !== undefined) take(givers, assessment, place, comingTo(place, vms));
+	}
+	for (const { index, vm, moreBytes } of givers) if (moreBytes > 0) targets.set(index, whole(vm.actualBytes + moreBytes));
+}
+
+/** What balloons that are still on their way will bring. */
+function comingTo(place: number, vms: readonly VmView[]): number {
+	return vms.reduce(
+		(sum, { places, guest, askedBytes, actualBytes }) =>
+			sum + (places.includes(place) ? gain(askedBytes - actualBytes, guest?.freeBytes ?? 0) : 0),
+		0,
+	);
+}
+
+/** Idle VMs give first, those with most to give before others; busy ones only when the place is nearly empty. One that gave a part may give more. */
+function take(all: readonly Giver[], { wantedBytes, severe }: Assessment, place: number, comingBytes: number): void {
+	const here = all.filter(({ vm }) => vm.places.includes(place));
+	const lasting = here.reduce((sum, { moreBytes, freeBytes }) => sum - gain(moreBytes, freeBytes), wantedBytes - comingBytes);
+	const givers = here
+		.filter(({ vm }) => vm.idle || severe)
+		.sort((a, b) => Number(b.vm.idle) - Number(a.vm.idle) || b.mostBytes - b.freeBytes - (a.mostBytes - a.freeBytes));
+	let lacking = lasting;
+	for (const giver of givers) {
 		if (lacking <= 0) return;
-		// The guest gives its free pages first, which the node has already: only what comes after them counts.
-		const more = Math.min(most, lacking + free);
-		if (more < STEP_BYTES) continue;
-		targets.set(index, whole(vm.actualBytes + more));
-		lacking -= Math.max(0, more - free);
+		const { freeBytes, mostBytes, moreBytes } = giver;
+		const more = Math.min(mostBytes, Math.max(moreBytes, freeBytes) + lacking);
+		if (more - moreBytes < STEP_BYTES) continue;
+		giver.moreBytes = more;
+		lacking -= gain(more, freeBytes) - gain(moreBytes, freeBytes);
 	}
 }
 

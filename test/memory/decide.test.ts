@@ -97,6 +97,53 @@ t.test("who gives how much", async (t) => {
 	for (const [name, vms, place, targets] of table) t.strictSame(inMib(decide(vms, [place])), targets, name);
 });
 
+t.test("what one place takes counts in every other that the VM is in", async (t) => {
+	/** 1 GiB of caches to give, and no free page. */
+	const rich = (over: Partial<VmView> & { readonly availableMib?: number } = {}): VmView =>
+		vm({ sizeBytes: 2048 * MIB, availableMib: 1280, freeMib: 0, places: [0, 1, 2, 3], ...over });
+	const four = [rich(), rich(), rich(), rich()];
+	const all = [wants(500), wants(500), wants(500), wants(500)];
+	const rows: readonly (readonly [string, readonly VmView[], readonly Assessment[], Record<number, number>])[] = [
+		["one short place", four, [wants(500)], { 0: 500 }],
+		["two that hold the same VMs", four, all.slice(0, 2), { 0: 500 }],
+		["four", four, all, { 0: 500 }],
+		["one wants more than the others", four, [wants(500), wants(700), wants(100), wants(500)], { 0: 700 }],
+		[
+			"more than one VM has: the rest comes from the next, once",
+			[rich({ availableMib: 456 }), rich({ availableMib: 356 })],
+			[wants(250), wants(260)],
+			{ 0: 200, 1: 60 },
+		],
+		[
+			"a pod's own group takes from the pod, which serves the places around it",
+			[rich({ places: [0] }), rich({ places: [0, 1] })],
+			[wants(300), wants(300)],
+			{ 1: 300 },
+		],
+		[
+			"and they take only the rest from others",
+			[rich({ places: [0] }), rich({ places: [0, 1] })],
+			[wants(700), wants(300)],
+			{ 0: 400, 1: 300 },
+		],
+		[
+			"two groups of their own, and the node",
+			[rich({ places: [0, 1] }), rich({ places: [0, 2] })],
+			[wants(450), wants(200), wants(200)],
+			{ 0: 250, 1: 200 },
+		],
+		["a VM's free pages count once", [vm({ freeMib: 100, places: [0, 1] })], [wants(50), wants(80)], { 0: 180 }],
+		[
+			"busy ones give to the place that is nearly empty, and no more for another",
+			[rich({ idle: false })],
+			[wants(500), wants(200, true)],
+			{ 0: 200 },
+		],
+		["what a balloon on its way brings is not asked of another", [rich({ askedBytes: 400 * MIB }), rich()], [wants(500)], { 1: 100 }],
+	];
+	for (const [name, vms, places, targets] of rows) t.strictSame(inMib(decide(vms, places)), targets, name);
+});
+
 t.test("need comes before any shortage", async (t) => {
 	const ballooned = (availableMib: number, askedMib = 300): VmView =>
 		vm({ askedBytes: askedMib * MIB, actualBytes: askedMib * MIB, availableMib, freeMib: 10 });
