@@ -1,10 +1,8 @@
 /** Deadlines: every wait of the shim has one, and says what was waited for when it passes. */
 
+import { MAX_TIMER_MS } from "./clock.ts";
 import { ShimError } from "./errors.ts";
 import type { ErrorReason } from "./catalogue.ts";
-
-/** Longest timer that Node takes; a larger one would fire at once. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** How a wait is bounded. */
 export interface Wait {
