@@ -1,4 +1,4 @@
-import { mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import type { Test } from "tap";
@@ -40,6 +40,39 @@ t.test("files that are written, replaced or made are noticed, and all in a folde
 	writeFileSync(join(dropIns, "10-any.toml"), "");
 	await one.noticed("a file in it", 4);
 });
+
+t.test(
+	"a folder that is removed and made again is watched on, as is one that comes with the folders above it, and a link that is turned",
+	async (t) => {
+		const top = t.testdir({ guest: { kernel: "1" }, one: { image: "1" }, two: { image: "1" } });
+		const [guest, later, link] = [join(top, "guest"), join(top, "a", "b", "c"), join(top, "link")];
+		symlinkSync(join(top, "one"), link);
+		const one = new Counting(t);
+		one.watch.set([join(guest, "kernel"), join(later, "config.toml"), join(link, "image")]);
+		rmSync(guest, { recursive: true });
+		mkdirSync(guest);
+		await one.noticed("the folder's end and its coming", 1);
+		writeFileSync(join(guest, "kernel"), "2");
+		await one.noticed("a file in the new one", 2);
+		rmSync(guest, { recursive: true });
+		await one.noticed("its end", 3);
+		mkdirSync(guest);
+		await one.noticed("its coming", 4);
+		writeFileSync(join(guest, "kernel"), "3");
+		await one.noticed("a file in it", 5);
+		mkdirSync(join(top, "a"));
+		await one.noticed("a folder above", 6);
+		mkdirSync(later, { recursive: true });
+		await one.noticed("the folders below", 7);
+		writeFileSync(join(later, "config.toml"), "");
+		await one.noticed("the file", 8);
+		rmSync(link);
+		symlinkSync(join(top, "two"), link);
+		await one.noticed("the link", 9);
+		writeFileSync(join(top, "two", "image"), "2");
+		await one.noticed("a file behind it", 10);
+	},
+);
 
 t.test("other files of the same folder are not noticed, and none after the end", async (t) => {
 	const folder = t.testdir({ "config.toml": "1", other: "1" });
