@@ -15,6 +15,8 @@ export const memorySchema = v.object({
 		budgetBytes: v.number(),
 		stalledPercent: v.nullable(v.number()),
 		short: v.boolean(),
+		/** Absent from answers of older versions. */
+		waitingBytes: v.optional(v.number(), 0),
 		vms: v.array(
 			v.object({
 				namespace: v.string(),
@@ -23,7 +25,7 @@ export const memorySchema = v.object({
 				residentBytes: bytes,
 				shareBytes: bytes,
 				peakBytes: bytes,
-				balloonBytes: v.number(),
+				balloonBytes: bytes,
 				exempt: v.nullable(v.string()),
 			}),
 		),
@@ -60,11 +62,12 @@ export function renderMemory(memory: NodeMemory): string {
 	return [node(memory), table([heading, ...rows])].join("\n");
 }
 
-function node({ totalBytes, availableBytes, reserveBytes, budgetBytes, stalledPercent, short, vms }: NodeMemory): string {
+function node({ totalBytes, availableBytes, reserveBytes, budgetBytes, stalledPercent, short, waitingBytes, vms }: NodeMemory): string {
 	const held = vms.reduce((sum, vm) => sum + (vm.residentBytes ?? 0), 0);
+	const all = budgetBytes === 0 ? "" : `, ${mib(held + waitingBytes)} of ${mib(budgetBytes)} MiB in all`;
 	const parts = [
 		`node: ${mib(availableBytes)} of ${mib(totalBytes)} MiB available, ${mib(reserveBytes)} to be kept`,
-		budgetBytes === 0 ? `pods hold ${mib(held)} MiB` : `pods hold ${mib(held)} of ${mib(budgetBytes)} MiB`,
+		`pods hold ${mib(held)} MiB, VMs that wait for one ${mib(waitingBytes)} MiB${all}`,
 		stalledPercent === null ? "stalls not known" : `stalled ${stalledPercent} % of the time`,
 		short ? "SHORT OF MEMORY" : "at ease",
 	];

@@ -174,7 +174,7 @@ export const ConfigSchema = v.strictObject({
 			memory_mib: integer(
 				2_048,
 				{ min: 128, max: 1_048_576, unit: "MiB" },
-				"Memory that these VMs may have in all, their hypervisors not counted. VMs for which there is no room are not booted.",
+				"Memory that all VMs of the node that wait may have when one is booted for this configuration, their hypervisors not counted, those for other configurations and those that are just ending included. VMs for which there is no room are not booted.",
 			),
 		},
 	),

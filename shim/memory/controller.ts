@@ -1,18 +1,21 @@
 /**
  * The memory of all VMs of a node. One timer: slow while all is well, quick while memory is short or a balloon holds some, none while there is nothing to
- * look after; the kernel's pressure trigger wakes it at once. What to do is decided in `decide.ts`.
+ * look after; the kernel's pressure trigger wakes it at once. What to do is decided in `decide.ts`. A look waits for nobody but guests that answer in time:
+ * changes, and the ends of VMs that are given up, go on by themselves, and what comes of them counts in later looks.
  */
 
+import { MONOTONIC } from "../base/clock.ts";
+import type { Clock } from "../base/clock.ts";
 import { explain } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
-import { mountedHierarchies } from "../host/cgroups.ts";
-import type { CgroupHierarchy } from "../host/cgroups.ts";
-import { limitedGroups, onPressure, sampleMemory, unwatch, watchGroup, watchProcess } from "../host/memory.ts";
-import type { MemorySample, Watch } from "../host/memory.ts";
-import { assess, AT_EASE, decide } from "./decide.ts";
-import type { Assessment, Place, PlaceState } from "./decide.ts";
-import { askGuests } from "./guests.ts";
+import { afterNeed, decide } from "./decide.ts";
+import type { Assessment, VmView } from "./decide.ts";
+import { ANSWER_MS, askGuests, chooseGuests } from "./guests.ts";
+import { BUDGET, NODE, Places } from "./places.ts";
 import type { Spare } from "./ports.ts";
+import { HOST } from "./source.ts";
+import type { MemorySource, Sample } from "./source.ts";
+import { SpareWatch } from "./spare-watch.ts";
 import { summarise } from "./summary.ts";
 import type { MemorySummary } from "./summary.ts";
 import type { VmMemory } from "./vm-memory.ts";
@@ -24,49 +27,48 @@ export interface MemoryOptions {
 	/** What all VMs together may hold; 0: whatever the node has. */
 	readonly budgetBytes: number;
 	readonly log: Log;
+	/** This machine and this process's clock unless given. */
+	readonly source?: MemorySource;
+	readonly clock?: Clock;
 }
 
 const BYTES_PER_MIB = 1024 * 1024;
 const SLOW_MS = 5_000;
 const QUICK_MS = 1_000;
-/** Tasks that wait for so long within the window wake the controller; the window is one that the kernel takes of anybody. */
-const STALL_MS = 200;
-const STALL_WINDOW_MS = 2_000;
-/** The node's place among those that can be short; the budget's is the next one. */
-export const NODE = 0;
-export const BUDGET = 1;
-
-interface Group {
-	readonly path: string;
-	readonly watch: Watch;
-	users: number;
-	state: PlaceState;
-}
+/** A VM that uses less of one processor than this waits for work. */
+const IDLE_PART = 0.1;
 
 /** The node's controller. Whoever makes it closes it. */
 export class MemoryController {
 	readonly #options: MemoryOptions;
+	readonly #source: MemorySource;
+	readonly #clock: Clock;
+	readonly #places: Places;
+	readonly #spareWatch: SpareWatch;
 	readonly #vms = new Set<VmMemory>();
-	readonly #groups = new Map<string, Group>();
 	#spare: Spare | undefined;
-	#node: PlaceState = AT_EASE;
-	#budget: PlaceState = AT_EASE;
-	#timer: NodeJS.Timeout | undefined;
+	#endTimer: (() => void) | undefined;
 	#endTrigger: (() => void) | undefined;
-	#running: Promise<void> | undefined;
+	#running = false;
 	#again = false;
 	#closed = false;
 	#saidConfidential = false;
-	#looks = 0;
+	#turns = 0;
 
 	constructor(options: MemoryOptions) {
 		this.#options = options;
+		this.#source = options.source ?? HOST;
+		this.#clock = options.clock ?? MONOTONIC;
+		this.#places = new Places(options, this.#source);
+		this.#spareWatch = new SpareWatch(this.#source);
 	}
 
 	/** Names what gives up memory before any pod does. */
 	use(spare: Spare): void {
 		this.#spare = spare;
-		this.#schedule();
+		// One that is kept from now on is told soon how much memory there is for it.
+		spare.follow(() => this.wake());
+		this.wake();
 	}
 
 	/**
@@ -91,18 +93,22 @@ export class MemoryController {
 
 	/** Looks now: somebody has seen that memory is short. */
 	wake(): void {
-		if (this.#running !== undefined) {
+		if (this.#running) {
 			this.#again = true;
 			return;
 		}
-		clearTimeout(this.#timer);
+		this.#endTimer?.();
 		// A timer that has fired must not stand in the way of the next one.
-		this.#timer = undefined;
-		if (this.#closed || !this.#needed) return;
-		this.#running = this.#look()
+		this.#endTimer = undefined;
+		if (this.#closed || !this.#needed) {
+			this.#schedule();
+			return;
+		}
+		this.#running = true;
+		void this.#look()
 			.catch((error: unknown) => this.#options.log.warn("looking after memory failed", { reason: explain(error) }))
 			.finally(() => {
-				this.#running = undefined;
+				this.#running = false;
 				const again = this.#again;
 				this.#again = false;
 				// At most one look in a quick period, however often the kernel tells.
@@ -113,8 +119,10 @@ export class MemoryController {
 	/** The node's memory and its VMs', looked at for the question. */
 	async summary(): Promise<MemorySummary> {
 		this.#beginAll();
-		const sample = await sampleMemory({ share: true });
-		return summarise(sample, [...this.#vms], { ...this.#options, short: this.#node.short || this.#budget.short });
+		const { reserveBytes, budgetBytes } = this.#options;
+		const sample = await this.#source.sample({ share: true });
+		const waitingBytes = this.#spareWatch.residentBytes(sample);
+		return summarise(sample, [...this.#vms], { reserveBytes, budgetBytes, waitingBytes, short: this.#places.nodeIsShort });
 	}
 
 	/** Ends the timer and the trigger; VMs keep what they have. */
@@ -123,6 +131,7 @@ export class MemoryController {
 		this.#schedule();
 		for (const vm of this.#vms) this.#end(vm);
 		this.#vms.clear();
+		this.#spareWatch.close();
 	}
 
 	/** Something can give memory, or have it back. */
@@ -131,162 +140,154 @@ export class MemoryController {
 	}
 
 	get #quick(): boolean {
-		const short = this.#node.short || this.#budget.short || [...this.#groups.values()].some(({ state }) => state.short);
-		return short || [...this.#vms].some(({ balloonBytes }) => balloonBytes > 0);
+		return this.#places.anyIsShort || [...this.#vms].some(({ balloonBytes }) => balloonBytes > 0);
 	}
 
 	#schedule(ms?: number): void {
 		if (this.#closed || !this.#needed) {
-			clearTimeout(this.#timer);
-			this.#timer = undefined;
+			this.#endTimer?.();
+			this.#endTimer = undefined;
 			this.#endTrigger?.();
 			this.#endTrigger = undefined;
 			return;
 		}
-		this.#endTrigger ??= onPressure(STALL_MS, STALL_WINDOW_MS, () => this.wake());
-		if (this.#timer !== undefined || this.#running !== undefined) return;
-		this.#timer = setTimeout(() => this.wake(), ms ?? (this.#quick ? QUICK_MS : SLOW_MS)).unref();
+		this.#endTrigger ??= this.#source.onPressure(() => this.wake());
+		if (this.#endTimer !== undefined || this.#running) return;
+		this.#endTimer = this.#clock.after(ms ?? (this.#quick ? QUICK_MS : SLOW_MS), () => this.wake());
 	}
 
 	/** VMs are watched from the next look on, which keeps the work off the way of their starts. */
 	#beginAll(): void {
-		const fresh = [...this.#vms].filter(({ watched }) => !watched);
-		if (fresh.length === 0) return;
-		const hierarchies = mountedHierarchies();
-		for (const vm of fresh) this.#begin(vm, hierarchies);
+		if (this.#closed) return;
+		for (const vm of this.#vms) if (!vm.watched) this.#begin(vm);
+		this.#followSpare();
 	}
 
-	#begin(vm: VmMemory, hierarchies: readonly CgroupHierarchy[]): void {
-		const { pid, startTime, cgroup, log } = vm.options;
+	#followSpare(): void {
+		try {
+			this.#spareWatch.follow(this.#spare, this.#clock.nowMs());
+		} catch (error) {
+			this.#options.log.warn("the memory of VMs that wait for a pod can't be watched", { reason: explain(error) });
+		}
+	}
+
+	#begin(vm: VmMemory): void {
+		const { pid, startTime, log } = vm.options;
 		vm.watched = true;
 		try {
-			vm.watch = watchProcess(pid, startTime);
-			for (const path of cgroup === undefined ? [] : limitedGroups(cgroup, hierarchies)) {
-				const group = this.#groups.get(path) ?? { path, watch: watchGroup(path, hierarchies), users: 0, state: AT_EASE };
-				group.users += 1;
-				this.#groups.set(path, group);
-				vm.groups.push(path);
-			}
+			vm.watch = this.#source.watchProcess(pid, startTime);
+			this.#places.join(vm);
 		} catch (error) {
 			log.warn("the VM's memory can't be watched", { reason: explain(error) });
 		}
 	}
 
 	#end(vm: VmMemory): void {
-		if (vm.watch !== undefined) unwatch(vm.watch);
+		if (vm.watch !== undefined) this.#source.unwatch(vm.watch);
 		vm.watch = undefined;
-		for (const path of vm.groups) {
-			const group = this.#groups.get(path);
-			if (group === undefined) continue;
-			group.users -= 1;
-			if (group.users > 0) continue;
-			unwatch(group.watch);
-			this.#groups.delete(path);
-		}
-		vm.groups.length = 0;
+		this.#places.leave(vm);
 	}
 
 	async #look(): Promise<void> {
 		this.#beginAll();
 		// CPU time costs more than pages: it is asked for when it may be wanted.
-		const sample = await sampleMemory({ time: this.#quick });
-		const nowMs = Date.now();
+		const sample = await this.#source.sample({ time: this.#quick });
+		const nowMs = this.#clock.nowMs();
 		const vms = [...this.#vms];
 		for (const vm of vms) noteCpu(vm, sample, nowMs);
-		const groups = [...this.#groups.values()];
-		const places = this.#assess(sample, vms, groups, nowMs);
-		const shrunk = await this.#shrinkSpare(places);
+		const { found, of } = this.#places.assess(sample, this.#heldBytes(sample, vms), nowMs);
+		const wanting = this.#spareFirst(found, sample, nowMs);
+		await this.#noteWhoIsIdle(vms);
+		const mayGive = (vm: VmMemory): boolean => of(vm).some((place) => (wanting[place]?.wantedBytes ?? 0) > 0);
+		const views = await this.#ask(chooseGuests(vms, mayGive), of, nowMs);
+		const seen = views.map(({ view }) => view);
+		for (const [index, bytes] of decide(seen, wanting)) void this.#apply(views[index]?.vm, bytes);
+	}
+
+	/** Who is idle is known with the second look at processor time. */
+	async #noteWhoIsIdle(vms: readonly VmMemory[]): Promise<void> {
 		const able = vms.filter((vm) => vm.exempt === undefined);
-		// Who is idle is known with the next look.
-		if (this.#quick && !able.some(({ cpu }) => cpu !== undefined)) {
-			const first = await sampleMemory({ time: true });
-			for (const vm of able) noteCpu(vm, first, Date.now());
+		if (!this.#quick || able.length === 0 || able.some(({ cpu }) => cpu !== undefined)) return;
+		const first = await this.#source.sample({ time: true });
+		for (const vm of able) noteCpu(vm, first, this.#clock.nowMs());
+	}
+
+	#heldBytes(sample: Sample, vms: readonly VmMemory[]): number {
+		const pods = vms.reduce((sum, { watch }) => sum + (watch === undefined ? 0 : (sample.process(watch)?.residentBytes ?? 0)), 0);
+		return pods + this.#spareWatch.residentBytes(sample);
+	}
+
+	/**
+	 * VMs that wait for pods go first: half of them, each time that the node or the budget is short. While some wait, pods give nothing to these two; what those
+	 * hold that are being ended counts as there.
+	 * @returns what is wanted of pods
+	 */
+	#spareFirst(places: readonly Assessment[], sample: Sample, nowMs: number): Assessment[] {
+		const spare = this.#spare;
+		const own = [places[NODE], places[BUDGET]];
+		const wanted = Math.max(...own.map((place) => place?.wantedBytes ?? 0));
+		spare?.allow(Math.min(...own.map((place) => place?.spareBytes ?? 0)));
+		if (wanted === 0 || spare === undefined) return [...places];
+		// Some may have begun to end since they were looked at.
+		this.#followSpare();
+		const coming = this.#spareWatch.comingBytes(sample, nowMs);
+		const waited = spare.waiting.length;
+		// With none that is ready as well: none is made meanwhile, and one that is being made is given up.
+		if (spare.kept && wanted > coming) {
+			const vms = spare.shrink(Math.ceil(waited / 2));
+			if (vms > 0) this.#options.log.info("VMs that waited for a pod are given up", { vms });
 		}
-		// What the pool had counts with the next look: until then nothing more is taken, but who needs memory gets it.
-		const wanting = shrunk ? places.map((place) => ({ ...place, wantedBytes: 0 })) : places;
-		const short = wanting.some((place) => place.wantedBytes > 0);
-		const asked = able.filter((vm) => vm.balloonBytes > 0 || (short && !vm.held(nowMs)));
-		const views = await askGuests(asked, (vm) => placesOf(vm, groups), { look: this.#looks++, nowMs });
-		await Promise.all(
-			[
-				...decide(
-					views.map(({ view }) => view),
-					wanting,
-				),
-			].map(([index, bytes]) => this.#apply(views[index]?.vm, bytes)),
+		return places.map((place, index) =>
+			index === NODE || index === BUDGET ? { ...place, wantedBytes: waited > 0 ? 0 : Math.max(0, place.wantedBytes - coming) } : place,
 		);
 	}
 
-	#assess(sample: MemorySample, vms: readonly VmMemory[], groups: readonly Group[], nowMs: number): Assessment[] {
-		const { reserveBytes, budgetBytes, log } = this.#options;
-		const node = assess(sample.node, this.#node, reserveBytes, nowMs);
-		if (node.short !== this.#node.short) tell(log, "the node", sample.node, node.short);
-		this.#node = node;
-		const spareBytes = (this.#spare?.idle.memoryMib ?? 0) * BYTES_PER_MIB;
-		const held = vms.reduce((sum, { watch }) => sum + (watch === undefined ? 0 : (sample.process(watch)?.residentBytes ?? 0)), spareBytes);
-		const own: Place =
-			budgetBytes === 0 ? ENDLESS : { totalBytes: budgetBytes, availableBytes: budgetBytes - held, stalledPercent: undefined };
-		const budget = assess(own, this.#budget, reserveBytes, nowMs);
-		if (budget.short !== this.#budget.short) tell(log, "the budget of all VMs (memory.budget_mib)", own, budget.short);
-		this.#budget = budget;
-		const rest = groups.map((group) => {
-			const place = sample.group(group.watch) ?? ENDLESS;
-			const assessment = assess(place, group.state, reserveBytes, nowMs);
-			if (assessment.short !== group.state.short) tell(log, `the control group ${group.path}`, place, assessment.short);
-			group.state = assessment;
-			return assessment;
-		});
-		return [node, budget, ...rest];
+	/** Asks guests. Who needs memory gets it as soon as that is known, also when the others have been decided on by then. */
+	async #ask(
+		vms: readonly VmMemory[],
+		of: (vm: VmMemory) => number[],
+		nowMs: number,
+	): Promise<{ readonly vm: VmMemory; readonly view: VmView }[]> {
+		const views: { readonly vm: VmMemory; readonly view: VmView }[] = [];
+		const answered = (vm: VmMemory, told: Omit<VmView, "places">): void => {
+			const view = { ...told, places: of(vm) };
+			const needed = afterNeed(view);
+			if (needed === undefined) views.push({ vm, view });
+			else void this.#apply(vm, needed);
+		};
+		const look = { nextTurn: () => this.#turns++, nowMs };
+		const [steady, doubtful] = [vms.filter((vm) => vm.answers), vms.filter((vm) => !vm.answers)];
+		void askGuests(doubtful, look, answered);
+		await this.#atMost(ANSWER_MS, askGuests(steady, look, answered));
+		return [...views];
 	}
 
-	/** Half of what waits for pods, each time. @returns whether there was any: what it had counts with the next look */
-	async #shrinkSpare(places: readonly Assessment[]): Promise<boolean> {
-		if (this.#spare?.kept !== true) return false;
-		if (Math.max(places[NODE]?.wantedBytes ?? 0, places[BUDGET]?.wantedBytes ?? 0) === 0) return false;
-		// With none that is ready as well: none is booted meanwhile, and one that boots is given up.
-		const vms = Math.ceil(this.#spare.idle.count / 2);
-		const mib = await this.#spare.shrink(vms);
-		if (vms > 0) this.#options.log.info("VMs that waited for a pod are given up", { vms, mib });
-		return mib > 0;
+	async #atMost(ms: number, work: Promise<void>): Promise<void> {
+		let end: () => void = () => undefined;
+		const over = new Promise<void>((resolve) => (end = this.#clock.after(ms, resolve)));
+		await Promise.race([work, over]).finally(end);
 	}
 
+	/** Never rejects. */
 	async #apply(vm: VmMemory | undefined, bytes: number): Promise<void> {
 		if (vm === undefined || !this.#vms.has(vm)) return;
 		const { balloonBytes: before } = vm;
 		// It asked for memory, by having too little: it keeps what it gets.
-		if (bytes < before && this.#isShort(vm)) vm.hold();
+		if (bytes < before && this.#places.isShortFor(vm)) vm.hold();
 		try {
 			await vm.setBalloon(bytes);
 			vm.options.log.debug("balloon", { fromMib: before / BYTES_PER_MIB, toMib: bytes / BYTES_PER_MIB });
 		} catch (error) {
+			vm.failed();
 			if (this.#vms.has(vm)) vm.options.log.warn("the VM's balloon can't be changed", { reason: explain(error) });
 		}
 	}
-
-	#isShort(vm: VmMemory): boolean {
-		return this.#node.short || this.#budget.short || vm.groups.some((path) => this.#groups.get(path)?.state.short === true);
-	}
 }
 
-const ENDLESS: Place = { totalBytes: Number.MAX_SAFE_INTEGER, availableBytes: Number.MAX_SAFE_INTEGER, stalledPercent: undefined };
-/** A VM that uses less of one processor than this waits for work. */
-const IDLE_PART = 0.1;
-
 /** A VM is idle when it has used little CPU time since it was last looked at. */
-function noteCpu(vm: VmMemory, sample: MemorySample, nowMs: number): void {
+function noteCpu(vm: VmMemory, sample: Sample, nowMs: number): void {
 	const cpuMs = vm.watch === undefined ? undefined : sample.process(vm.watch)?.cpuMs;
 	const before = vm.cpu;
 	vm.cpu = cpuMs === undefined ? undefined : { atMs: nowMs, cpuMs };
 	vm.idle = before !== undefined && cpuMs !== undefined && cpuMs - before.cpuMs < IDLE_PART * (nowMs - before.atMs);
-}
-
-function placesOf(vm: VmMemory, groups: readonly Group[]): number[] {
-	return [NODE, BUDGET, ...groups.flatMap(({ path }, index) => (vm.groups.includes(path) ? [BUDGET + 1 + index] : []))];
-}
-
-function tell(log: Log, name: string, { availableBytes, totalBytes, stalledPercent }: Place, short: boolean): void {
-	const mib = (bytes: number): number => Math.round(bytes / BYTES_PER_MIB);
-	const fields = { availableMib: mib(availableBytes), totalMib: mib(totalBytes), stalledPercent };
-	if (short) log.warn(`memory is short in ${name}: VMs that wait for pods go first, idle pods give back what they can spare`, fields);
-	else log.info(`memory is no longer short in ${name}`, fields);
 }

@@ -34,14 +34,25 @@ export interface VmPort {
 	state(timeoutMs: number): Promise<VmState>;
 }
 
+/** A VM that waits for a pod: its VMM's process, and when that began (see `startTimeOf`). */
+export interface SpareVm {
+	readonly pid: number;
+	readonly startTime: bigint;
+}
+
 /** Something that holds memory for later and can do without: VMs that wait for a pod. */
 export interface Spare {
 	/** Whether there are any, or will be. */
 	readonly kept: boolean;
-	/** How many there are, and what they may hold. */
-	readonly idle: { readonly count: number; readonly memoryMib: number };
-	/** Gives some up. @returns how much memory that was, in MiB, once it is free */
-	shrink(count: number): Promise<number>;
+	/** Those that wait, and those that are being ended and may still have their memory. The same VM is the same object each time. */
+	readonly waiting: readonly SpareVm[];
+	readonly ending: readonly SpareVm[];
+	/** Gives some of those that wait up, which end meanwhile, and makes none for a while. @returns how many */
+	shrink(count: number): number;
+	/** How much memory a further one may have without making any place short. */
+	allow(bytes: number): void;
+	/** @param changed called whenever `kept` may have changed */
+	follow(changed: () => void): void;
 }
 
 /** Why a VM is left alone for good. */

@@ -1,7 +1,7 @@
 /** The memory of a node and its VMs in a few numbers, for snpctl. */
 
-import type { MemorySample } from "../host/memory.ts";
 import type { Exemption } from "./ports.ts";
+import type { Sample } from "./source.ts";
 import type { VmMemory } from "./vm-memory.ts";
 
 /** One VM. Bytes; null: not known. */
@@ -15,7 +15,8 @@ export interface VmMemorySummary {
 	readonly shareBytes: number | null;
 	/** The most that was resident at once. */
 	readonly peakBytes: number | null;
-	readonly balloonBytes: number;
+	/** What its balloon was asked to take; null: not known yet. */
+	readonly balloonBytes: number | null;
 	/** Why nothing is taken from it; null: it gives when memory is short. */
 	readonly exempt: Exemption | null;
 }
@@ -30,24 +31,24 @@ export interface MemorySummary {
 	/** Percent of the last ten seconds in which a task waited for memory; null where the kernel does not tell. */
 	readonly stalledPercent: number | null;
 	readonly short: boolean;
+	/** What VMs hold that wait for a pod. */
+	readonly waitingBytes: number;
 	readonly vms: readonly VmMemorySummary[];
 }
 
 /** What a sample says of these VMs. */
 export function summarise(
-	sample: MemorySample,
+	sample: Sample,
 	vms: readonly VmMemory[],
-	node: { readonly reserveBytes: number; readonly budgetBytes: number; readonly short: boolean },
+	node: Pick<MemorySummary, "reserveBytes" | "budgetBytes" | "waitingBytes" | "short">,
 ): MemorySummary {
 	const { totalBytes, availableBytes, stalledPercent } = sample.node;
 	return {
 		totalBytes,
 		availableBytes,
-		reserveBytes: node.reserveBytes,
-		budgetBytes: node.budgetBytes,
+		...node,
 		stalledPercent: stalledPercent ?? null,
-		short: node.short,
-		vms: vms.map(({ options, sizeBytes, balloonBytes, exempt, watch }) => {
+		vms: vms.map(({ options, sizeBytes, balloonBytes, known, exempt, watch }) => {
 			const used = watch === undefined ? undefined : sample.process(watch);
 			return {
 				namespace: options.namespace,
@@ -56,7 +57,7 @@ export function summarise(
 				residentBytes: used?.residentBytes ?? null,
 				shareBytes: used?.shareBytes ?? null,
 				peakBytes: used?.peakBytes ?? null,
-				balloonBytes,
+				balloonBytes: known ? balloonBytes : null,
 				exempt: exempt ?? null,
 			};
 		}),

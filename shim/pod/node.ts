@@ -87,7 +87,7 @@ export class PodNode {
 
 	constructor(options: NodeOptions) {
 		this.#options = options;
-		this.pool = new NodePool({ stateDir: options.stateDir, log: options.log });
+		this.pool = new NodePool({ stateDir: options.stateDir, log: options.log, defaultFile: options.defaultConfigFile });
 		const { reserve_mib, budget_mib } = options.memory ?? defaultConfig().memory;
 		this.memory = new MemoryController({ reserveBytes: reserve_mib * MIB, budgetBytes: budget_mib * MIB, log: options.log });
 	}

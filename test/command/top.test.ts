@@ -22,13 +22,14 @@ const node = {
 	budgetBytes: 0,
 	stalledPercent: 1.5,
 	short: false,
+	waitingBytes: 0,
 };
 
 t.test("a line for the node, and one for each pod with what the node has of it again", async (t) => {
 	t.equal(
 		renderMemory({ ...node, vms: [vm] }),
 		[
-			"node: 9731 of 24105 MiB available, 512 to be kept; pods hold 203 MiB; stalled 1.5 % of the time; at ease",
+			"node: 9731 of 24105 MiB available, 512 to be kept; pods hold 203 MiB, VMs that wait for one 0 MiB; stalled 1.5 % of the time; at ease",
 			"NAMESPACE  POD  SIZE  RESIDENT  PSS  PEAK  GIVEN BACK  BALLOON  GIVES MORE",
 			"k8s.io     web  856   203       201  612   409         0        when memory is short",
 		].join("\n"),
@@ -42,9 +43,11 @@ t.test("a budget, a shortage, what is not known, and why some pods give nothing"
 		budgetBytes: 4096 * MIB,
 		stalledPercent: null,
 		short: true,
-		vms: [unknown, { ...vm, exempt: "no balloon" }],
+		waitingBytes: 97 * MIB,
+		vms: [unknown, { ...vm, exempt: "no balloon" }, { ...vm, balloonBytes: null }],
 	});
-	t.match(text, "pods hold 203 of 4096 MiB; stalls not known; SHORT OF MEMORY");
+	t.match(text, "pods hold 406 MiB, VMs that wait for one 97 MiB, 503 of 4096 MiB in all; stalls not known; SHORT OF MEMORY");
 	t.match(text, /web +856 +- +- +- +- +0 +never: its memory is encrypted/u);
 	t.match(text, /not asked to: it has no balloon/u);
+	t.match(text, /409 +- +when memory is short/u, "what a balloon holds may be unknown");
 });

@@ -5,6 +5,7 @@ import { loadConfig } from "../../config/load.ts";
 import type { Config } from "../../config/schema.ts";
 import { POOL_CGROUP } from "../../base/names.ts";
 import { HostCgroup } from "../../host/cgroups.ts";
+import type { Spare } from "../../memory/ports.ts";
 import type { PodPlan } from "../plan.ts";
 import { bootPoolVm } from "./boot-vm.ts";
 import { FilesWatch } from "./files-watch.ts";
@@ -29,27 +30,42 @@ const MAX_FILES = 64;
 
 const dropIns = (file: string): string => `${file}.d`;
 
+/** What the pool needs of its node. */
+export interface NodePoolOptions extends PoolPlace {
+	/** The configuration file that need not exist. */
+	readonly defaultFile: string;
+}
+
+/** One that is being read, and whether it was named again meanwhile. */
+interface Reading {
+	done: Promise<void>;
+	again: boolean;
+}
+
 /** The pool of one node. */
-export class NodePool {
+export class NodePool implements Spare {
 	readonly #pool: Pool<PoolVm>;
-	readonly #place: PoolPlace;
+	readonly #options: NodePoolOptions;
 	readonly #watch = new FilesWatch(() => void this.#filesChanged());
 	/** Configuration files in use. */
 	readonly #files = new Set<string>();
+	readonly #readings = new Map<string, Reading>();
 	/** Configurations that want VMs. */
 	#guests: readonly Config[] = [];
+	#changed: () => void = () => undefined;
 
-	constructor(place: PoolPlace) {
-		this.#place = place;
+	constructor(options: NodePoolOptions) {
+		this.#options = options;
 		this.#pool = new Pool({
-			log: place.log,
+			log: options.log,
 			shape: shapeOf,
 			usual: usualPlan,
-			boot: (shape, signal) => bootPoolVm(shape, place, signal),
+			boot: (shape, signal) => bootPoolVm(shape, options, signal),
 			emptied: () => void new HostCgroup(POOL_CGROUP).removeEmpty(),
 			watch: (guests) => {
 				this.#guests = guests;
 				this.#watchFiles();
+				this.#changed();
 			},
 		});
 	}
@@ -72,19 +88,39 @@ export class NodePool {
 
 	/** Takes up what an earlier snpd booted, as far as these configuration files want it; what they don't is ended. Never rejects. */
 	async recover(files: Iterable<string>): Promise<void> {
-		const found = await recoverPoolVms(this.#place).catch((error: unknown) => {
-			this.#place.log.error("VMs that an earlier snpd booted ahead can't be found", error);
+		const found = await recoverPoolVms(this.#options).catch((error: unknown) => {
+			this.#options.log.error("VMs that an earlier snpd booted ahead can't be found", error);
 			return [];
 		});
 		await Promise.all([...files].map((file) => this.know(file)));
 		this.#pool.adopt(found);
 	}
 
-	/** A configuration file is in use: what it wants is kept from now on. A file that is wrong, or gone, changes nothing. */
-	async know(file: string): Promise<void> {
+	/**
+	 * A configuration file is in use: what it wants is kept from now on. A file that is wrong changes nothing, nor does one that somebody has named and that is
+	 * gone; the default file need not exist, and the defaults count without it. Never rejects.
+	 */
+	know(file: string): Promise<void> {
 		this.#remember(file);
-		const config = await loadConfig(file, { required: false }).catch(() => undefined);
-		if (config !== undefined) this.#pool.configure(file, config);
+		const running = this.#readings.get(file);
+		if (running !== undefined) {
+			running.again = true;
+			return running.done;
+		}
+		const reading: Reading = { done: Promise.resolve(), again: false };
+		this.#readings.set(file, reading);
+		reading.done = this.#read(file, reading);
+		return reading.done;
+	}
+
+	/** What was read last counts, whatever changes while it is read. */
+	async #read(file: string, reading: Reading): Promise<void> {
+		do {
+			reading.again = false;
+			const config = await loadConfig(file, { required: file !== this.#options.defaultFile }).catch(() => undefined);
+			if (config !== undefined && !reading.again) this.#pool.configure(file, config);
+		} while (reading.again);
+		this.#readings.delete(file);
 	}
 
 	/** The pool as a pod sees it. @param file the pod's configuration file */
@@ -99,17 +135,23 @@ export class NodePool {
 
 	/** Whether it holds VMs, or is to. */
 	get kept(): boolean {
-		return this.#guests.length > 0 || this.idle.count > 0;
+		return this.#guests.length > 0 || this.waiting.length > 0;
 	}
 
+	/** A pod's configuration is what its file was when the pod came, and may be older than what is known here: the file itself decides what the pool holds. */
 	async #take(file: string, plan: PodPlan, config: Config): Promise<PoolVm | undefined> {
+		const off = config.pool.size === 0 && config.pool.max === 0;
+		if (off && !this.#pool.has(file)) return undefined;
+		const read = this.#pool.isOf(file, config) ? undefined : this.know(file);
+		if (off) return undefined;
+		await read;
 		const vm = await this.#pool.take(file, plan, config);
 		if (vm === undefined || plan.confidential === undefined) return vm;
 		try {
 			await vm.bind(plan.confidential.initdata);
 			return vm;
 		} catch (error) {
-			this.#place.log.warn("a pod's policy can't be bound to a VM that waits: it gets a VM of its own", { reason: explain(error) });
+			this.#options.log.warn("a pod's policy can't be bound to a VM that waits: it gets a VM of its own", { reason: explain(error) });
 			// What the guest says of a policy that it does not take is no reason to end it; any other failure is.
 			if (error instanceof ShimError && error.reason === "guest.call") this.#pool.giveBack(vm);
 			else await vm.end();
@@ -118,18 +160,27 @@ export class NodePool {
 	}
 
 	/** VMs that wait for a pod. */
-	get idle(): { readonly count: number; readonly memoryMib: number } {
-		return this.#pool.idle;
+	get waiting(): readonly PoolVm[] {
+		return this.#pool.waiting;
+	}
+
+	/** VMs that are being ended. */
+	get ending(): readonly PoolVm[] {
+		return this.#pool.ending;
 	}
 
 	/** See `Pool.shrink`. */
-	shrink(count: number): Promise<number> {
+	shrink(count: number): number {
 		return this.#pool.shrink(count);
 	}
 
-	/** See `Pool.drain`. */
-	drain(): Promise<number> {
-		return this.#pool.drain();
+	/** See `Pool.allow`. */
+	allow(bytes: number): void {
+		this.#pool.allow(bytes);
+	}
+
+	follow(changed: () => void): void {
+		this.#changed = changed;
 	}
 
 	/** Ends all VMs, for good. */

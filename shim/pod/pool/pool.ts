@@ -3,24 +3,27 @@
  * when nothing else is being started, never again at once after a failure. Nothing here knows how a VM is made.
  */
 
+import { MONOTONIC } from "../../base/clock.ts";
+import type { Clock } from "../../base/clock.ts";
 import { explain } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
 import type { Config } from "../../config/schema.ts";
+import type { SpareVm } from "../../memory/ports.ts";
 import type { PodPlan } from "../plan.ts";
 import type { MachineSize } from "../sizing.ts";
-import { Demand } from "./demand.ts";
 import { Pacing } from "./pacing.ts";
 import type { PoolTimes } from "./pacing.ts";
 import type { Shape } from "./shape.ts";
+import { Shelves } from "./shelves.ts";
+import type { ShapeMaker, Wishes } from "./shelves.ts";
 
 /** A VM that is ready for any pod that asks for its kind. */
-export interface WarmVm {
+export interface WarmVm extends SpareVm {
 	readonly name: string;
 	/** See `Shape`. */
 	readonly key: string;
 	readonly size: MachineSize;
-	/** The VMM's. */
-	readonly pid: number;
+	/** By the node's date. */
 	readonly readyAtMs: number;
 	/** Settles when the VM is gone; never rejects. */
 	readonly died: Promise<unknown>;
@@ -29,12 +32,8 @@ export interface WarmVm {
 }
 
 /** What the pool needs of its surroundings. */
-export interface PoolOptions<V extends WarmVm> {
+export interface PoolOptions<V extends WarmVm> extends ShapeMaker {
 	readonly log: Log;
-	/** The kind of VM that a plan asks for; rejects when what it is made of is not there. */
-	shape(plan: PodPlan, config: Config): Promise<Shape>;
-	/** The plan of a pod without wishes. */
-	usual(config: Config): PodPlan;
 	/** Boots a VM; whatever fails leaves nothing. */
 	boot(shape: Shape, signal: AbortSignal): Promise<V>;
 	/** Called with the configurations that want VMs, whenever they change. */
@@ -42,6 +41,8 @@ export interface PoolOptions<V extends WarmVm> {
 	/** Called when there is no VM, and none is wanted; perhaps more than once. */
 	emptied?(): void;
 	readonly times?: Partial<PoolTimes>;
+	/** This process's own unless given. */
+	readonly clock?: Clock;
 }
 
 /** The pool in a few words, for snpctl. */
@@ -64,56 +65,67 @@ export interface PoolSummary {
 	readonly trouble: string;
 }
 
-interface Shelf {
-	readonly config: Config;
-	readonly demand: Demand;
-}
+const BYTES_PER_MIB = 1024 * 1024;
 
 /** VMs of all configurations that want some. */
 export class Pool<V extends WarmVm> {
 	readonly #options: PoolOptions<V>;
+	readonly #clock: Clock;
 	readonly #pace: Pacing;
-	/** By configuration file. */
-	readonly #shelves = new Map<string, Shelf>();
+	readonly #shelves: Shelves;
 	/** Oldest first. */
 	#ready: V[] = [];
+	/** Since when each is here. */
+	readonly #since = new WeakMap<V, number>();
 	#missing: readonly Shape[] = [];
 	#filling: { readonly shape: Shape; readonly sinceMs: number; readonly abort: AbortController; readonly done: Promise<void> } | undefined;
-	#ending = new Set<Promise<void>>();
+	readonly #ending = new Map<V, Promise<void>>();
 	#wanted = 0;
 	#missingSinceMs = 0;
+	/** How much memory one more VM may have; undefined until it is told. */
+	#allowedBytes: number | undefined;
 	#trouble = "";
 	#hits = 0;
 	#misses = 0;
-	#fillTimer: NodeJS.Timeout | undefined;
-	#reviewTimer: NodeJS.Timeout | undefined;
+	#endFillTimer: () => void = () => undefined;
+	#endReviewTimer: () => void = () => undefined;
 	#reviewing: Promise<void> | undefined;
 	#again = false;
 	#closed = false;
 
 	constructor(options: PoolOptions<V>) {
 		this.#options = options;
-		this.#pace = new Pacing(options.times);
+		this.#clock = options.clock ?? MONOTONIC;
+		this.#pace = new Pacing(this.#clock, options.times);
+		this.#shelves = new Shelves(options, this.#clock);
 	}
 
-	/** VMs that wait for a pod. */
-	get idle(): { readonly count: number; readonly memoryMib: number } {
-		return { count: this.#ready.length, memoryMib: this.#ready.reduce((sum, { size }) => sum + size.memoryMib, 0) };
+	/** VMs that wait for a pod, the oldest first. */
+	get waiting(): readonly V[] {
+		return this.#ready;
+	}
+
+	/** VMs that are being ended. */
+	get ending(): readonly V[] {
+		return [...this.#ending.keys()];
 	}
 
 	/** A configuration as it is now: VMs that it does not want any more are ended. */
 	configure(file: string, config: Config): void {
-		const known = this.#shelves.get(file);
-		if (config.pool.size === 0 && config.pool.max === 0) {
-			if (known === undefined) return;
-			this.#shelves.delete(file);
-		} else {
-			if (known !== undefined && JSON.stringify(known.config) === JSON.stringify(config)) return;
-			this.#shelves.set(file, { config, demand: new Demand(config.pool) });
-		}
+		if (!this.#shelves.configure(file, config)) return;
 		this.#forgive();
-		this.#options.watch?.([...this.#shelves.values()].map((shelf) => shelf.config));
+		this.#options.watch?.(this.#shelves.configs);
 		this.review();
+	}
+
+	/** Whether a configuration file wants VMs. */
+	has(file: string): boolean {
+		return this.#shelves.has(file);
+	}
+
+	/** Whether a configuration that wants VMs is what `configure` was told last. */
+	isOf(file: string, config: Config): boolean {
+		return this.#shelves.isOf(file, config);
 	}
 
 	/** Takes over VMs that an earlier snpd booted. */
@@ -129,14 +141,13 @@ export class Pool<V extends WarmVm> {
 	/**
 	 * A VM for a pod, if one of its kind is there: it is the caller's from now on.
 	 * @param file the pod's configuration file
+	 * @param config the pod's: it may be older than what `configure` was told
 	 */
 	async take(file: string, plan: PodPlan, config: Config): Promise<V | undefined> {
-		this.configure(file, config);
-		const shelf = this.#shelves.get(file);
-		if (shelf === undefined) return undefined;
+		if (!this.#shelves.has(file)) return undefined;
 		const shape = await this.#options.shape(plan, config).catch(() => undefined);
 		if (shape === undefined) return undefined;
-		shelf.demand.ask(shape.plan, Date.now());
+		this.#shelves.ask(file, shape.plan, config);
 		const at = this.#ready.findIndex(({ key }) => key === shape.key);
 		const [vm] = at < 0 ? [] : this.#ready.splice(at, 1);
 		if (vm === undefined) this.#misses++;
@@ -184,48 +195,49 @@ export class Pool<V extends WarmVm> {
 	}
 
 	/**
-	 * Ends VMs that wait for a pod, the oldest first, and boots no others for a while: the node's memory is needed.
-	 * @returns how much memory they had, in MiB, once they have ended
+	 * Has VMs that wait for a pod ended, the oldest first, and boots no others for a while: the node's memory is needed. Until their ends they are `ending`.
+	 * @returns how many
 	 */
-	async shrink(count: number): Promise<number> {
+	shrink(count: number): number {
 		this.#pace.hold();
-		clearTimeout(this.#fillTimer);
+		this.#endFillTimer();
 		this.#filling?.abort.abort();
 		const vms = this.#ready.splice(0, Math.max(0, count));
 		if (vms.length > 0) this.#options.log.info("the pool shrinks", { vms: vms.length });
-		await Promise.all(vms.map((vm) => this.#end(vm)));
+		for (const vm of vms) void this.#end(vm);
 		this.review();
-		return vms.reduce((sum, { size }) => sum + size.memoryMib, 0);
+		return vms.length;
 	}
 
-	/** As `shrink`, of all of them. */
-	drain(): Promise<number> {
-		return this.shrink(this.#ready.length);
+	/** How much memory one more VM may have, in bytes, without making the node's memory short. Until it is told there is enough. */
+	allow(bytes: number): void {
+		const more = bytes > (this.#allowedBytes ?? Number.POSITIVE_INFINITY);
+		this.#allowedBytes = bytes;
+		if (more) this.#schedule();
 	}
 
 	/** Ends all VMs, for good. */
 	async close(): Promise<void> {
 		this.#closed = true;
-		clearTimeout(this.#fillTimer);
-		clearTimeout(this.#reviewTimer);
+		this.#endFillTimer();
+		this.#endReviewTimer();
 		this.#filling?.abort.abort();
 		const vms = this.#ready.splice(0);
 		await Promise.all([...vms.map((vm) => this.#end(vm)), this.#filling?.done, this.#reviewing]);
-		await Promise.all(this.#ending);
+		await Promise.all(this.#ending.values());
 	}
 
 	summary(): PoolSummary {
-		const nowMs = Date.now();
 		const ready = this.#ready.map(({ name, key, size, pid, readyAtMs }) => ({
 			...{ name, key, state: "ready" as const, vcpus: size.vcpus, memoryMib: size.memoryMib },
-			...{ vmmPid: pid, ageMs: nowMs - readyAtMs },
+			...{ vmmPid: pid, ageMs: Math.max(0, Date.now() - readyAtMs) },
 		}));
 		const filling = this.#filling === undefined ? [] : [this.#filling];
 		const booting = filling.map(({ shape: { key, plan }, sinceMs }) => ({
 			...{ name: "", key, state: "booting" as const, vcpus: plan.vcpus, memoryMib: plan.memoryMib },
-			...{ vmmPid: 0, ageMs: nowMs - sinceMs },
+			...{ vmmPid: 0, ageMs: Math.round(this.#clock.nowMs() - sinceMs) },
 		}));
-		const trouble = this.#trouble;
+		const trouble = this.#trouble === "" ? this.#noRoom() : this.#trouble;
 		return { vms: [...ready, ...booting], wanted: this.#wanted, hits: this.#hits, misses: this.#misses, trouble };
 	}
 
@@ -242,39 +254,26 @@ export class Pool<V extends WarmVm> {
 	async #reviewAll(): Promise<void> {
 		while (this.#again && !this.#closed) {
 			this.#again = false;
-			const wanted = await this.#wantedShapes();
-			if (!this.#closed) this.#compare(wanted);
+			const wishes = await this.#shelves.wishes((file, error) => this.#note(`no VM can be booted ahead for ${file}`, error));
+			if (!this.#closed) this.#compare(wishes);
 		}
 	}
 
-	async #wantedShapes(): Promise<Shape[]> {
-		const shapes: Shape[] = [];
-		const nowMs = Date.now();
-		for (const [file, { config, demand }] of this.#shelves) {
-			try {
-				const plans = demand.wanted(this.#options.usual(config), nowMs);
-				shapes.push(...(await Promise.all(plans.map((plan) => this.#options.shape(plan, config)))));
-			} catch (error) {
-				this.#note(`no VM can be booted ahead for ${file}`, error);
-			}
-		}
-		return shapes;
-	}
-
-	#compare(wanted: readonly Shape[]): void {
-		const open = [...wanted];
+	#compare({ all, unknown }: Wishes): void {
+		const open = [...all];
 		const claim = (key: string): boolean => {
-			const at = open.findIndex((shape) => shape.key === key);
+			const at = open.findIndex(({ shape }) => shape.key === key);
 			if (at >= 0) open.splice(at, 1);
 			return at >= 0;
 		};
-		const surplus = this.#ready.filter(({ key }) => !claim(key));
+		const unwanted = this.#ready.filter(({ key }) => !claim(key));
+		const surplus = unknown ? [] : unwanted;
 		this.#ready = this.#ready.filter((vm) => !surplus.includes(vm));
 		for (const vm of surplus) void this.#end(vm);
-		if (this.#filling !== undefined && !claim(this.#filling.shape.key)) this.#filling.abort.abort();
-		if (this.#missing.length === 0) this.#missingSinceMs = Date.now();
-		this.#missing = open;
-		this.#wanted = wanted.length;
+		if (this.#filling !== undefined && !claim(this.#filling.shape.key) && !unknown) this.#filling.abort.abort();
+		if (this.#missing.length === 0) this.#missingSinceMs = this.#clock.nowMs();
+		this.#missing = open.filter(({ old }) => !old).map(({ shape }) => shape);
+		this.#wanted = all.length;
 		this.#reviewLater();
 		this.#schedule();
 		this.#noticeEmpty();
@@ -282,38 +281,62 @@ export class Pool<V extends WarmVm> {
 
 	/** What is wanted because of a burst of pods is not wanted for ever. */
 	#reviewLater(): void {
-		clearTimeout(this.#reviewTimer);
-		const nowMs = Date.now();
-		const times = [...this.#shelves.values()].map(({ demand }) => demand.changesAtMs(nowMs)).filter((atMs) => atMs !== undefined);
-		if (times.length === 0) return;
-		this.#reviewTimer = setTimeout(() => this.review(), Math.min(...times) - nowMs + 1);
-		this.#reviewTimer.unref();
+		this.#endReviewTimer();
+		const { changesAtMs } = this.#shelves;
+		if (changesAtMs !== undefined) this.#endReviewTimer = this.#clock.after(changesAtMs - this.#clock.nowMs() + 1, () => this.review());
 	}
 
 	#schedule(): void {
-		clearTimeout(this.#fillTimer);
+		this.#endFillTimer();
 		if (this.#closed || this.#filling !== undefined || this.#missing.length === 0) return;
-		const waitMs = this.#pace.nextAtMs(this.#missingSinceMs) - Date.now();
-		this.#fillTimer = setTimeout(() => this.#fill(), Math.max(0, waitMs));
-		this.#fillTimer.unref();
+		const waitMs = this.#pace.nextAtMs(this.#missingSinceMs) - this.#clock.nowMs();
+		this.#endFillTimer = this.#clock.after(Math.max(0, waitMs), () => this.#fillIfDue());
+	}
+
+	/** A timer may come early, and what was waited for may have changed. */
+	#fillIfDue(): void {
+		if (this.#pace.nextAtMs(this.#missingSinceMs) > this.#clock.nowMs()) this.#schedule();
+		else this.#fill();
+	}
+
+	/** Memory of those that wait, and of those that have not ended yet. */
+	get #heldMib(): number {
+		return [...this.#ready, ...this.#ending.keys()].reduce((sum, { size }) => sum + size.memoryMib, 0);
+	}
+
+	#hasRoom({ plan: { memoryMib }, config }: Shape): boolean {
+		const allowed = memoryMib * BYTES_PER_MIB <= (this.#allowedBytes ?? Number.POSITIVE_INFINITY);
+		return allowed && this.#heldMib + memoryMib <= config.pool.memory_mib;
+	}
+
+	/** Why nothing is booted although something is missing, if it is for want of memory. */
+	#noRoom(): string {
+		const [shape] = this.#missing;
+		if (shape === undefined || this.#allowedBytes === undefined || this.#missing.some((one) => this.#hasRoom(one))) return "";
+		const leftMib = Math.floor(this.#allowedBytes / BYTES_PER_MIB);
+		if (shape.plan.memoryMib <= leftMib) return "";
+		return `no VM of ${shape.plan.memoryMib} MiB is booted ahead: only ${leftMib} MiB are there above what must stay available (memory.reserve_mib, memory.budget_mib)`;
 	}
 
 	#fill(): void {
-		const [shape] = this.#missing;
+		const shape = this.#missing.find((one) => this.#hasRoom(one));
 		if (shape === undefined || this.#filling !== undefined || this.#closed) return;
+		this.#pace.booting();
 		const abort = new AbortController();
 		const done = this.#boot(shape, abort.signal).finally(() => {
 			this.#filling = undefined;
-			this.#missingSinceMs = Date.now();
+			this.#missingSinceMs = this.#clock.nowMs();
 			this.review();
 		});
-		this.#filling = { shape, sinceMs: Date.now(), abort, done };
+		this.#filling = { shape, sinceMs: this.#clock.nowMs(), abort, done };
 	}
 
 	async #boot(shape: Shape, signal: AbortSignal): Promise<void> {
 		try {
 			const vm = await this.#options.boot(shape, signal);
 			this.#trouble = "";
+			// Until the next word of it.
+			if (this.#allowedBytes !== undefined) this.#allowedBytes -= vm.size.memoryMib * BYTES_PER_MIB;
 			if (this.#closed || signal.aborted) await this.#end(vm);
 			else this.#add(vm);
 		} catch (error) {
@@ -323,6 +346,7 @@ export class Pool<V extends WarmVm> {
 
 	#add(vm: V): void {
 		this.#ready.push(vm);
+		this.#since.set(vm, this.#clock.nowMs());
 		void vm.died.then((death) => this.#lost(vm, death));
 	}
 
@@ -330,17 +354,19 @@ export class Pool<V extends WarmVm> {
 	#lost(vm: V, death: unknown): void {
 		if (!this.#ready.includes(vm)) return;
 		this.#ready = this.#ready.filter((other) => other !== vm);
-		this.#fail("a VM of the pool has ended", death, Date.now() - vm.readyAtMs);
+		this.#fail("a VM of the pool has ended", death, this.#clock.nowMs() - (this.#since.get(vm) ?? 0));
 		void this.#end(vm);
 		this.review();
 	}
 
 	#end(vm: V): Promise<void> {
 		const ended = vm.end().finally(() => {
-			this.#ending.delete(ended);
+			this.#ending.delete(vm);
 			this.#noticeEmpty();
+			// There may be room for another one.
+			this.#schedule();
 		});
-		this.#ending.add(ended);
+		this.#ending.set(vm, ended);
 		return ended;
 	}
 

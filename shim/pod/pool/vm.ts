@@ -45,6 +45,7 @@ export class PoolVm implements WarmVm {
 	readonly key: string;
 	readonly size: MachineSize;
 	readonly pid: number;
+	readonly startTime: bigint;
 	readonly readyAtMs: number;
 	readonly died: Promise<unknown>;
 	/** The group that its VMM is in. */
@@ -62,6 +63,7 @@ export class PoolVm implements WarmVm {
 		this.key = record.key;
 		this.size = { vcpus: record.vcpus, memoryMib: record.memoryMib };
 		this.pid = machine.vmm.pid;
+		this.startTime = machine.vmm.startTime;
 		this.readyAtMs = record.ready.atMs;
 		this.died = machine.died;
 		this.cgroup = new HostCgroup(record.cgroup);

@@ -1,83 +1,11 @@
 /** When the pool boots and ends VMs. Its VMs are false here: what is tested is their number and their moment. */
 import t from "tap";
 import { deferred } from "../../../shim/base/deadline.ts";
-import type { Deferred } from "../../../shim/base/deadline.ts";
-import { Log } from "../../../shim/base/log.ts";
-import { defaultConfig } from "../../../shim/config/schema.ts";
-import type { Config } from "../../../shim/config/schema.ts";
-import type { PodPlan } from "../../../shim/pod/plan.ts";
-import type { PoolTimes } from "../../../shim/pod/pool/pacing.ts";
-import { Pool } from "../../../shim/pod/pool/pool.ts";
-import type { WarmVm } from "../../../shim/pod/pool/pool.ts";
-import { usualPlan } from "../../../shim/pod/pool/shape.ts";
-import type { Shape } from "../../../shim/pod/pool/shape.ts";
+import { FILE, keyOf, large, NEVER, plan, PoolBed, WAIT_MS, wants } from "../../support/pool-bed.ts";
 import { eventually } from "../../support/retry.ts";
 
-const WAIT_MS = 10_000;
-const FILE = "/etc/config.toml";
-/** Longer than any test. */
-const NEVER = 3_600_000;
-const AT_ONCE: Partial<PoolTimes> = { quiet: 0, patience: NEVER, retry: 0, longestRetry: 0, hold: 0 };
-
-interface FalseVm extends WarmVm {
-	readonly die: Deferred<string>;
-	ended: boolean;
-}
-
-/** A pool whose VMs are objects; a boot lasts until its gate opens, if there is one. */
-class Bed {
-	readonly pool: Pool<FalseVm>;
-	readonly booted: FalseVm[] = [];
-	boots = 0;
-	emptied = 0;
-	gate: Promise<unknown> | undefined;
-	/** Part of every key, as the state of the files is. */
-	files = "1";
-
-	constructor(times: Partial<PoolTimes> = {}) {
-		this.pool = new Pool({
-			log: new Log(() => undefined, "error"),
-			usual: usualPlan,
-			shape: (plan, config) => Promise.resolve({ key: keyOf(plan, this.files), plan, config }),
-			boot: (shape, signal) => this.#boot(shape, signal),
-			emptied: () => void this.emptied++,
-			times: { ...AT_ONCE, ...times },
-		});
-	}
-
-	async #boot({ key, plan }: Shape, signal: AbortSignal): Promise<FalseVm> {
-		this.boots++;
-		await this.gate;
-		signal.throwIfAborted();
-		const die = deferred<string>();
-		const vm: FalseVm = {
-			...{ name: String(this.boots), key, size: plan, pid: this.boots, readyAtMs: Date.now(), died: die.promise, die, ended: false },
-			end() {
-				this.ended = true;
-				return Promise.resolve();
-			},
-		};
-		this.booted.push(vm);
-		return vm;
-	}
-
-	/** Waits until so many are ready and none is on its way. */
-	async holds(count: number): Promise<readonly FalseVm[]> {
-		return await eventually(`${count} VMs`, WAIT_MS, () => {
-			const { vms } = this.pool.summary();
-			const settled = vms.length === count && vms.every(({ state }) => state === "ready");
-			return settled ? this.booted.filter(({ name }) => vms.some((vm) => vm.name === name)) : undefined;
-		});
-	}
-}
-
-const keyOf = ({ memoryMib }: PodPlan, files: string): string => `${memoryMib} ${files}`;
-const wants = (size: number, max = 0): Config => ({ ...defaultConfig(), pool: { size, max, memory_mib: 4096 } });
-const plan = usualPlan(defaultConfig());
-const large = { ...plan, memoryMib: 768 };
-
 t.test("it is filled one VM at a time, gives each once, and is filled again", async (t) => {
-	const bed = new Bed();
+	const bed = new PoolBed();
 	const open = deferred<undefined>();
 	bed.gate = open.promise;
 	bed.pool.configure(FILE, wants(2));
@@ -101,7 +29,7 @@ t.test("it is filled one VM at a time, gives each once, and is filled again", as
 });
 
 t.test("nothing is booted while a start is under way, unless one is missing for long", async (t) => {
-	const bed = new Bed();
+	const bed = new PoolBed();
 	const start = deferred<undefined>();
 	const starting = bed.pool.during(() => start.promise);
 	bed.pool.configure(FILE, wants(1));
@@ -112,7 +40,7 @@ t.test("nothing is booted while a start is under way, unless one is missing for 
 	await bed.holds(1);
 	await bed.pool.close();
 
-	const impatient = new Bed({ patience: 0 });
+	const impatient = new PoolBed({ patience: 0 });
 	const other = deferred<undefined>();
 	const busy = impatient.pool.during(() => other.promise);
 	impatient.pool.configure(FILE, wants(1));
@@ -123,7 +51,7 @@ t.test("nothing is booted while a start is under way, unless one is missing for 
 });
 
 t.test("it follows what pods ask for, and a changed configuration or file", async (t) => {
-	const bed = new Bed();
+	const bed = new PoolBed();
 	bed.pool.configure(FILE, wants(1));
 	const [usual] = await bed.holds(1);
 	t.equal(await bed.pool.take(FILE, large, wants(1)), undefined, "no VM stands for one of another kind");
@@ -144,11 +72,13 @@ t.test("it follows what pods ask for, and a changed configuration or file", asyn
 	await eventually("the word that nothing is left", WAIT_MS, () => (bed.emptied > 0 ? true : undefined));
 	t.equal(await bed.pool.take(FILE, plan, wants(0)), undefined);
 	t.match(bed.pool.summary(), { hits: 0, misses: 1 }, "who wants no pool is not counted");
+	t.equal(await bed.pool.take(FILE, plan, wants(1)), undefined);
+	t.equal(bed.pool.summary().wanted, 0, "a pod with an older configuration brings it not back");
 	await bed.pool.close();
 });
 
 t.test("a boot that nobody wants any more is given up", async (t) => {
-	const bed = new Bed();
+	const bed = new PoolBed();
 	const open = deferred<undefined>();
 	bed.gate = open.promise;
 	bed.pool.configure(FILE, wants(1));
@@ -164,7 +94,7 @@ t.test("a boot that nobody wants any more is given up", async (t) => {
 });
 
 t.test("a VM that dies is replaced; failures are told, and put the next boot off", async (t) => {
-	const bed = new Bed({ retry: NEVER, longestRetry: NEVER });
+	const bed = new PoolBed({ retry: NEVER, longestRetry: NEVER });
 	bed.pool.configure(FILE, wants(1));
 	const [vm] = await bed.holds(1);
 	vm?.die.resolve("killed");
@@ -177,7 +107,7 @@ t.test("a VM that dies is replaced; failures are told, and put the next boot off
 	t.equal(bed.pool.summary().trouble, "", "a new configuration begins anew");
 	await bed.pool.close();
 
-	const failing = new Bed();
+	const failing = new PoolBed();
 	failing.gate = Promise.reject(new Error("no kernel"));
 	failing.gate.catch(() => undefined);
 	failing.pool.configure(FILE, wants(1));
@@ -189,7 +119,7 @@ t.test("a VM that dies is replaced; failures are told, and put the next boot off
 });
 
 t.test("where pods can't start in its VMs it keeps back, longer each time, and pods start without", async (t) => {
-	const bed = new Bed({ retry: NEVER, longestRetry: NEVER });
+	const bed = new PoolBed({ retry: NEVER, longestRetry: NEVER });
 	bed.pool.configure(FILE, wants(1));
 	await bed.holds(1);
 	t.ok(await bed.pool.take(FILE, plan, wants(1)));
@@ -202,24 +132,46 @@ t.test("where pods can't start in its VMs it keeps back, longer each time, and p
 });
 
 t.test("it shrinks when it is told to, the oldest first, and stays so for a while", async (t) => {
-	const bed = new Bed({ hold: NEVER });
+	const bed = new PoolBed({ hold: NEVER });
 	bed.pool.configure(FILE, wants(3));
 	const vms = await bed.holds(3);
-	t.strictSame(bed.pool.idle, { count: 3, memoryMib: 768 });
-	t.equal(await bed.pool.shrink(1), 256);
+	t.strictSame(bed.pool.waiting, vms);
+	t.equal(bed.pool.shrink(1), 1);
 	t.strictSame(
 		vms.map(({ ended }) => ended),
 		[true, false, false],
 	);
-	t.equal(await bed.pool.drain(), 512);
+	t.equal(bed.pool.shrink(3), 2);
 	await bed.holds(0);
 	t.equal(bed.boots, 3);
-	t.equal(await bed.pool.shrink(1), 0);
+	t.equal(bed.pool.shrink(1), 0);
+	await bed.pool.close();
+});
+
+t.test("files that are missing for a moment end no VM, and boot none", async (t) => {
+	const bed = new PoolBed();
+	bed.pool.configure(FILE, wants(2));
+	const vms = await bed.holds(2);
+	bed.missing = true;
+	bed.pool.review();
+	await eventually("the word of it", WAIT_MS, () => (/no kernel/.test(bed.pool.summary().trouble) ? true : undefined));
+	t.strictSame(bed.pool.waiting, vms);
+
+	const next = new PoolBed();
+	next.missing = true;
+	next.pool.configure(FILE, wants(1));
+	next.pool.adopt(vms);
+	await eventually("the word of it", WAIT_MS, () => (/no kernel/.test(next.pool.summary().trouble) ? true : undefined));
+	t.strictSame(next.pool.waiting, vms, "nor those of an earlier snpd");
+	next.missing = false;
+	next.pool.review();
+	await eventually("the end of one that nobody wants", WAIT_MS, () => (next.pool.waiting.length === 1 ? true : undefined));
+	t.equal(next.boots + bed.boots, 2);
 	await bed.pool.close();
 });
 
 t.test("a VM that its pod could not use waits on, and counts as none", async (t) => {
-	const bed = new Bed();
+	const bed = new PoolBed();
 	bed.pool.configure(FILE, wants(1));
 	const [vm] = await bed.holds(1);
 	bed.gate = new Promise(() => undefined);
@@ -231,7 +183,7 @@ t.test("a VM that its pod could not use waits on, and counts as none", async (t)
 });
 
 t.test("a VM that ended while a pod had it is not given to another, nor one that comes back after the end of all", async (t) => {
-	const bed = new Bed();
+	const bed = new PoolBed();
 	bed.pool.configure(FILE, wants(1));
 	await bed.holds(1);
 	bed.gate = new Promise(() => undefined);
@@ -240,7 +192,7 @@ t.test("a VM that ended while a pod had it is not given to another, nor one that
 	if (dead !== undefined) bed.pool.giveBack(dead);
 	await eventually("the dead VM is ended", WAIT_MS, () => (dead?.ended === true ? true : undefined));
 	t.equal(await bed.pool.take(FILE, plan, wants(1)), undefined);
-	const other = new Bed();
+	const other = new PoolBed();
 	other.pool.configure(FILE, wants(1));
 	await other.holds(1);
 	const late = await other.pool.take(FILE, plan, wants(1));
@@ -250,10 +202,10 @@ t.test("a VM that ended while a pod had it is not given to another, nor one that
 });
 
 t.test("VMs of an earlier snpd are kept if they are wanted", async (t) => {
-	const old = new Bed();
+	const old = new PoolBed();
 	old.pool.configure(FILE, wants(2));
 	const vms = await old.holds(2);
-	const bed = new Bed();
+	const bed = new PoolBed();
 	bed.pool.configure(FILE, wants(1));
 	bed.gate = new Promise(() => undefined);
 	bed.pool.adopt(vms);
