@@ -179,7 +179,12 @@ const cases: Case[] = [
 			for (const id of ids) t.equal(await ctr.status(id), "RUNNING");
 			await containerd.configure({});
 			await killDaemon(containerd);
-			await until(bed, "memory that is given back", (seen) => seen.vms.length === 2 && balloonsIn(seen) === 0, aboveFloor(t));
+			await until(
+				bed,
+				"memory that is given back",
+				({ vms }) => vms.length === 2 && vms.every(({ balloonBytes }) => balloonBytes === 0),
+				aboveFloor(t),
+			);
 			for (const id of ids) t.equal(await ctr.status(id), "RUNNING");
 			for (const id of ids) await ctr.remove(id);
 		},
