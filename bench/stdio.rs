@@ -1,14 +1,24 @@
 //! Bytes to a process and back, timed: `stdio fifo IN OUT BYTES CHUNK` through a container's FIFOs, `stdio vsock SOCKET PORT BYTES CHUNK` through a VM's
 //! hybrid vsock. Whatever is at the other end brings back what comes. Prints the microseconds from the first write to the last byte's return.
+//! `stdio echo IN OUT` is such an other end with nothing between: it lets both FIFOs hold what the keeper lets busy ones hold, and serves until it is killed.
 
 use std::env;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 const BUFFER: usize = 128 << 10;
+/// What the keeper lets a busy FIFO hold.
+const BUSY_BYTES: i32 = 256 << 10;
+const F_SETPIPE_SZ: i32 = 1031;
+
+extern "C" {
+    fn fcntl(fd: i32, command: i32, ...) -> i32;
+}
+
 /// Sent before the clock runs: whatever starts late has started then.
 const WARM_UP: usize = 64 << 10;
 
@@ -55,11 +65,31 @@ fn dial(socket: &str, port: &str) -> io::Result<UnixStream> {
     Ok(connection)
 }
 
+/// Writes what is read.
+fn echo(first: &str, second: &str) -> io::Result<()> {
+    let (mut input, mut output) = (fifo(first)?, fifo(second)?);
+    for end in [&input, &output] {
+        // SAFETY: a plain call on an open descriptor.
+        if unsafe { fcntl(end.as_raw_fd(), F_SETPIPE_SZ, BUSY_BYTES) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    println!("ready");
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let length = input.read(&mut buffer)?;
+        output.write_all(&buffer[..length])?;
+    }
+}
+
 fn main() -> io::Result<()> {
     let args: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    if let ["echo", first, second] = words[..] {
+        return echo(first, second);
+    }
     let [kind, first, second, bytes, chunk] = words[..] else {
-        panic!("usage: stdio fifo IN OUT BYTES CHUNK | stdio vsock SOCKET PORT BYTES CHUNK");
+        panic!("usage: stdio fifo IN OUT BYTES CHUNK | stdio vsock SOCKET PORT BYTES CHUNK | stdio echo IN OUT");
     };
     let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"));
     let (bytes, chunk) = (number(bytes), number(chunk));

@@ -1,4 +1,6 @@
 /** Bytes to a container's process and back, through its standard streams. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { closeSync, constants, openSync } from "node:fs";
 import { join } from "node:path";
 import { removePodCgroups } from "../../test/support/cgroups.ts";
@@ -16,6 +18,8 @@ const TIMEOUT_MS = 60_000;
 const ECHO_PORT = "7";
 /** The column of the comparison: the same bytes on one stream of the VM, with nothing of the shim's between. */
 export const RAW = "raw vsock";
+/** Another one: the same bytes through two FIFOs with the process right between them, which no runtime with FIFOs can beat. */
+export const FIFOS = "FIFOs alone";
 /** Many small writes, as of a program that logs by lines, and few large ones. */
 const KINDS = [
 	{ id: "stdio.lines", name: "lines of 64 bytes, to `cat` and back", bytes: 8 * MIB, chunk: 64 },
@@ -26,6 +30,21 @@ const KINDS = [
 async function rate(argv: readonly string[], bytes: number): Promise<number> {
 	const { stdout } = await runOk(argv, { timeoutMs: TIMEOUT_MS });
 	return bytes / MIB / (Number(stdout) / 1e6);
+}
+
+/** A process between two FIFOs, until `end`. */
+async function startEcho(bench: Bench): Promise<{ readonly fifos: readonly [string, string]; readonly end: () => Promise<void> }> {
+	const { rootDir } = bench.bed.containerd;
+	const fifos = [join(rootDir, "echo.in"), join(rootDir, "echo.out")] as const;
+	await runOk(["mkfifo", ...fifos]);
+	const child = spawn(bench.tools.stdio, ["echo", ...fifos], { stdio: ["ignore", "pipe", "inherit"] });
+	const ended = once(child, "exit");
+	await Promise.race([once(child.stdout, "data"), ended.then(() => Promise.reject(new Error("the process between the FIFOs ended")))]);
+	const end = async (): Promise<void> => {
+		child.kill("SIGKILL");
+		await ended;
+	};
+	return { fifos, end };
 }
 
 /** A pod whose container is `cat`, until `end`. */
@@ -72,6 +91,7 @@ async function run(bench: Bench) {
 	const samples = new Samples();
 	const roots = new Roots(bench.bed);
 	const { stdio } = bench.tools;
+	const echo = await startEcho(bench);
 	const pods: { readonly runtime: Runtime; readonly cat: Awaited<ReturnType<typeof startCat>> }[] = [];
 	try {
 		for (const runtime of bench.runtimes) {
@@ -84,6 +104,7 @@ async function run(bench: Bench) {
 		for (let round = 1; round <= rounds; round++) {
 			for (const { id, bytes, chunk } of KINDS) {
 				const amount = [String(bytes), String(chunk)];
+				samples.add(id, FIFOS, await rate([stdio, "fifo", ...echo.fifos, ...amount], bytes));
 				for (const { runtime, cat } of pods) {
 					samples.add(id, runtime.name, await rate([stdio, "fifo", cat.fifos.stdin, cat.fifos.stdout, ...amount], bytes));
 					if (runtime.ours) samples.add(id, RAW, await rate([stdio, "vsock", cat.vsock, ECHO_PORT, ...amount], bytes));
@@ -93,6 +114,7 @@ async function run(bench: Bench) {
 		}
 		for (const { cat } of pods) await cat.end();
 	} finally {
+		await echo.end();
 		roots.close();
 	}
 	return { figures: KINDS.map(({ id, name }) => samples.figure(id, name, "MiB/s", "more")) };
@@ -101,7 +123,7 @@ async function run(bench: Bench) {
 /** Standard streams. */
 export const stdio: Scenario = {
 	name: "stdio",
-	what: "standard streams: from a FIFO to the process and back to another, beside one stream of the VM's vsock without a shim",
+	what: "standard streams: from a FIFO to the process and back to another, beside one stream of the VM's vsock without a shim, and the process right between two FIFOs",
 	vm: "null",
 	prepare: async ({ bed, runtimes }) => {
 		await ShimGroup.prepare(bed.containerd, runtimes);

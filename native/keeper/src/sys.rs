@@ -145,16 +145,32 @@ pub fn waiting_bytes(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
 /// Lets a pipe hold at least so many bytes.
 ///
 /// # Errors
-/// `EBUSY` when it holds more than that, `EPERM` beyond `/proc/sys/fs/pipe-max-size`.
+/// `EPERM` beyond `/proc/sys/fs/pipe-max-size`, or when the user's pipes have all that they may have.
 pub fn enlarge_pipe(pipe: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
-    // SAFETY: plain system calls on an open descriptor.
-    let present = check(unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_GETPIPE_SZ) })?;
-    let wanted = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-    if present < wanted {
-        // SAFETY: as above.
-        check(unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, wanted) })?;
+    if pipe_bytes(pipe)? >= bytes {
+        return Ok(());
     }
-    Ok(())
+    resize_pipe(pipe, bytes)
+}
+
+/// How many bytes a pipe may hold.
+///
+/// # Errors
+/// `EBADF` when it is no pipe.
+pub fn pipe_bytes(pipe: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: a plain system call on an open descriptor.
+    let bytes = check(unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_GETPIPE_SZ) })?;
+    Ok(bytes.unsigned_abs())
+}
+
+/// Lets a pipe hold so many bytes.
+///
+/// # Errors
+/// `EBUSY` when it has more than that in it, and those of [`enlarge_pipe`].
+pub fn resize_pipe(pipe: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    let wanted = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: a plain system call on an open descriptor.
+    check(unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, wanted) }).map(drop)
 }
 
 /// Waits until bytes can be read or the time is over; says which.

@@ -3,6 +3,7 @@
 
 mod linger;
 mod reader;
+mod room;
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use super::local::{self, Local};
 use crate::sys::{self, Epoll};
 pub use linger::open_writer;
+use room::{Room, USUAL_BYTES};
 
 /// How long the VM's side may take to answer.
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(10);
@@ -95,6 +97,8 @@ pub struct Stream {
     left: Option<u64>,
     /// When it last moved bytes, once it lingers.
     lingers: Option<Instant>,
+    /// How much the FIFO holds.
+    room: Room,
     /// The numbers that epoll gives back, and what is watched.
     socket_number: u64,
     local_number: u64,
@@ -120,6 +124,7 @@ impl Stream {
             greeting: Vec::new(),
             left: None,
             lingers: None,
+            room: Room::default(),
             socket_number: numbers.0,
             local_number: numbers.1,
             socket_watch: 0,
@@ -137,7 +142,7 @@ impl Stream {
         match self.phase {
             Phase::Waiting { retry_at } => Some(retry_at.min(self.deadline)),
             Phase::Dialing => Some(self.deadline),
-            Phase::Open => self.silent_by(),
+            Phase::Open => [self.silent_by(), self.room_deadline()].into_iter().flatten().min(),
             Phase::Ended { look_at, .. } => Some(look_at),
         }
     }
@@ -146,7 +151,10 @@ impl Stream {
     pub fn on_time(&mut self, epoll: &Epoll, now: Instant) -> Step {
         match self.phase {
             Phase::Open if self.silent_by().is_some_and(|time| now >= time) => Step::Done,
-            Phase::Open => Step::Going,
+            Phase::Open => {
+                self.tidy_room(now);
+                Step::Going
+            }
             Phase::Ended { look_at, .. } if now >= look_at => self.look(epoll, now),
             Phase::Ended { .. } => Step::Going,
             _ if now >= self.deadline => {
@@ -269,7 +277,7 @@ impl Stream {
         }
     }
 
-    /// FIFO to socket.
+    /// FIFO to socket. While the source is what is watched, epoll tells of what is left there: asking for it would be one more call.
     fn pump_in(&mut self, epoll: &Epoll) -> Step {
         for _ in 0..ROUNDS {
             let (Local::Fifo(fifo), Some(socket), most) = (&self.local, &self.socket, self.most()) else {
@@ -280,7 +288,15 @@ impl Stream {
             }
             match sys::splice(fifo.as_fd(), socket.as_fd(), most) {
                 Ok(0) => return Step::Done,
-                Ok(count) => self.moved(count),
+                Ok(count) => {
+                    self.moved(count);
+                    if count >= USUAL_BYTES as usize {
+                        self.was_full(Instant::now());
+                    }
+                    if self.left.is_none() && self.local_watch & EPOLLIN != 0 {
+                        return Step::Going;
+                    }
+                }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock if sys::has_bytes(fifo.as_fd()) => return self.watch(epoll, EPOLLOUT, 0),
                     ErrorKind::WouldBlock if self.left.is_some() || sys::is_closed(socket.as_fd()) => {
@@ -313,10 +329,18 @@ impl Stream {
             };
             match result {
                 Ok(0) => return self.deliver(epoll),
-                Ok(count) => self.moved(count),
+                Ok(count) => {
+                    self.moved(count);
+                    if self.left.is_none() && self.socket_watch & EPOLLIN != 0 {
+                        return Step::Going;
+                    }
+                }
                 Err(error) => match error.kind() {
                     // Bytes are there, so the FIFO is full. The socket is not watched meanwhile: its end would be reported over and over.
-                    ErrorKind::WouldBlock if sys::has_bytes(socket.as_fd()) => return self.watch(epoll, 0, EPOLLOUT),
+                    ErrorKind::WouldBlock if sys::has_bytes(socket.as_fd()) => {
+                        self.was_full(Instant::now());
+                        return self.watch(epoll, 0, EPOLLOUT);
+                    }
                     ErrorKind::WouldBlock => {
                         let reader = if self.is_lingering() { EPOLLERR } else { 0 };
                         return self.watch(epoll, EPOLLIN, reader);
@@ -341,6 +365,7 @@ impl Stream {
 
     fn moved(&mut self, count: usize) {
         self.bytes += count as u64;
+        self.use_room();
         if let Some(moved) = &mut self.lingers {
             *moved = Instant::now();
         }

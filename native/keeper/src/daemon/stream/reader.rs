@@ -18,19 +18,7 @@ const LOOK_MAX: Duration = Duration::from_millis(250);
 /// A pause in between is this part of the time that the reader has had: it adds little to that.
 const LOOK_PART: u32 = 8;
 
-/// More than the guest, its vsock device and the sockets hold of an output between them: the largest pipe that needs no privilege.
-const LAST_OUTPUT_BYTES: u32 = 1 << 20;
-
 impl Stream {
-    /// A process has ended: what is left of its output goes into the FIFO at once, however slow its reader is. A VMM gives up a
-    /// connection soon after the guest has closed it (Cloud Hypervisor after 2 s, a guest's kernel after 8), and what it holds with it.
-    pub fn make_room(&self) {
-        if let (Local::Fifo(fifo), Direction::Out) = (&self.local, self.plan.direction) {
-            // Without it the usual size has to do.
-            let _ = sys::enlarge_pipe(fifo.as_fd(), LAST_OUTPUT_BYTES);
-        }
-    }
-
     /// How many bytes of an output are here, in the FIFO or before it, and were not read.
     pub fn unread(&self) -> u64 {
         let fifo = match &self.local {
