@@ -5,7 +5,7 @@
 
 import { deviceSource } from "../agent/storages.ts";
 import { ShimError } from "../base/errors.ts";
-import { fileIdentity } from "../host/filesystem.ts";
+import type { RootfsImage } from "../storage/images.ts";
 import { isNoSlot, isUnknownDevice } from "../vmm/api-error.ts";
 import { planDisk } from "../vmm/plan.ts";
 import type { Container } from "./container.ts";
@@ -28,8 +28,7 @@ const FIRST_SEGMENT_DISKS = 24;
 const FIRST_SEGMENT = /^0000:00:/;
 
 /** Chooses the disk of a container that is being made: one that the VM has already, or a new one. Its address tells which. */
-export async function chooseDisk(pod: MakingPod, path: string): Promise<ContainerDisk> {
-	const file = await fileIdentity(path);
+export function chooseDisk(pod: MakingPod, { path, file }: Pick<RootfsImage, "path" | "file">): ContainerDisk {
 	const shared = disksOf(pod).find((disk) => disk.file === file && disk.address !== null);
 	return shared === undefined ? { id: `disk${pod.nextNumber()}`, path, file, address: null } : { ...shared, path };
 }

@@ -48,7 +48,7 @@ export function beginContainer(pod: MakingPod, request: CreateRequest, spec: Oci
 		return { container: Promise.resolve(made), disk: undefined };
 	}
 	const image = prepareImage(pod, request, spec, scope, signal);
-	const disk = image.then(({ path }) => chooseDisk(pod, path));
+	const disk = image.then((made) => chooseDisk(pod, made));
 	const container = Promise.all([image, disk]).then(([made, found]) => {
 		signal.throwIfAborted();
 		return register(pod, { request, spec, image: made }, found, scope);
@@ -86,7 +86,7 @@ export async function finishContainer(pod: MakingPod, container: Container, requ
 
 /** Makes a container in a pod whose VM runs; `scope` owns it, and its image. */
 export async function makeContainer(pod: MakingPod, ingredients: Ingredients, scope: Scope, signal: AbortSignal): Promise<void> {
-	const container = register(pod, ingredients, await chooseDisk(pod, ingredients.image.path), scope);
+	const container = register(pod, ingredients, chooseDisk(pod, ingredients.image), scope);
 	// The disk is in the journal before the VM has it.
 	pod.save();
 	await pod.timeline.step("add-disk", () => plugDisk(pod, container));
@@ -103,7 +103,7 @@ async function flatten(pod: MakingPod, container: Container, request: CreateRequ
 		);
 	await releaseDisk(pod, container);
 	const image = await prepareImage(pod, request, container.spec, container.scope, signal, false);
-	container.disk = await chooseDisk(pod, image.path);
+	container.disk = chooseDisk(pod, image);
 	container.layers = null;
 	pod.save();
 	await pod.timeline.step("add-disk", () => plugDisk(pod, container));

@@ -1,7 +1,7 @@
 /** The folder of images: shared ones under their keys, and for every pod hard links to those that it uses, so that nothing in use is ever removed. */
 
 import { createHash } from "node:crypto";
-import { link, readdir, rename, rm, rmdir, stat, utimes } from "node:fs/promises";
+import { link, mkdir, readdir, rename, rm, rmdir, stat, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
@@ -109,8 +109,8 @@ export class ImageCache {
 	}
 
 	/**
-	 * Puts an image at a pod's path by `place`. The pod's folder is there unless this is the pod's first image; it goes with its last one, also while another
-	 * is put there.
+	 * Puts an image at a pod's path by `place`. The pod's folder, which lies in one that `ready` has made, is there unless this is the pod's first image; it
+	 * goes with its last one, also while another is put there.
 	 * @throws what `place` throws
 	 */
 	async #put(path: string, place: () => Promise<void>): Promise<void> {
@@ -120,8 +120,19 @@ export class ImageCache {
 				return;
 			} catch (error) {
 				if (errnoOf(error) !== "ENOENT" || attempt === MAX_PUTS) throw error;
-				await makeFolder(dirname(path));
+				await this.#makePodFolder(dirname(path));
 			}
+		}
+	}
+
+	async #makePodFolder(folder: string): Promise<void> {
+		try {
+			await mkdir(folder, { mode: 0o700 });
+		} catch (error) {
+			if (errnoOf(error) === "EEXIST") return;
+			if (errnoOf(error) !== "ENOENT") throw error;
+			// Somebody has removed the cache.
+			await makeFolder(folder);
 		}
 	}
 
@@ -133,8 +144,7 @@ export class ImageCache {
 		const image = this.imagePath(key);
 		const now = new Date();
 		try {
-			await utimes(image, now, now);
-			await this.#put(path, () => linkInstead(image, path));
+			await Promise.all([utimes(image, now, now), this.#put(path, () => linkInstead(image, path))]);
 			return true;
 		} catch (error) {
 			if (errnoOf(error) === "ENOENT") return false;

@@ -3,12 +3,13 @@
  * a root filesystem that somebody has written to gets an image of its own.
  */
 
-import { open, realpath, rename, rm, stat } from "node:fs/promises";
+import { open, realpath, rename, rm } from "node:fs/promises";
 
 import { withDeadlineAndEnd } from "../base/deadline.ts";
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { Scope } from "../base/scope.ts";
+import { fileIdentity } from "../host/filesystem.ts";
 import { startTimeOf } from "../host/processes.ts";
 import { Builds } from "./builds.ts";
 import { convert } from "./convert.ts";
@@ -61,7 +62,8 @@ export interface PrepareRequest {
 export interface RootfsImage {
 	/** Valid until the scope closes; after a crash of snpd until `release` or `sweep`. */
 	readonly path: string;
-	readonly sizeBytes: number;
+	/** The file behind the path (see `fileIdentity`). */
+	readonly file: string;
 	/** True when nothing had to be converted. */
 	readonly cached: boolean;
 	/** The layers on it, one partition each, topmost first; when there are none it is one file system. */
@@ -180,7 +182,7 @@ export class RootfsImages {
 		let cached = true;
 		// Another process may evict the image between its making and its taking.
 		for (let attempt = 0; attempt < MAX_TAKES; attempt++) {
-			if (await this.#cache.take(key, path)) return { path, sizeBytes: (await stat(path)).size, cached };
+			if (await this.#cache.take(key, path)) return { path, file: await fileIdentity(path), cached };
 			cached = false;
 			await this.#builds.wait(key, `the image of ${describe(plan)}`, (given) => this.#build(key, plan, given), signal);
 		}
@@ -194,7 +196,7 @@ export class RootfsImages {
 		const output = this.#cache.unfinishedPath();
 		await convert({ layers, overlayOptions: plan.overlayOptions, output, mkfs: this.#mkfs, timeoutMs: this.#timeoutMs, signal });
 		await this.#cache.give(output, path);
-		return { path, sizeBytes: (await stat(path)).size, cached: false };
+		return { path, file: await fileIdentity(path), cached: false };
 	}
 
 	async #build(key: string, plan: RootfsPlan, signal: AbortSignal): Promise<void> {
@@ -233,7 +235,7 @@ async function readyImage(layers: readonly Layer[]): Promise<RootfsImage | undef
 		return undefined;
 	try {
 		const path = await realpath(layer.source);
-		return { path, sizeBytes: (await stat(path)).size, cached: true };
+		return { path, file: await fileIdentity(path), cached: true };
 	} catch (error) {
 		throw new ShimError("storage.mount", `the root filesystem's layer ${layer.source}: ${messageOf(error)}`, { cause: error });
 	}

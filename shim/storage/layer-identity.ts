@@ -1,7 +1,7 @@
 /** What tells one set of layers from another, without reading them. */
 
 import { createHash } from "node:crypto";
-import { opendir, realpath, stat } from "node:fs/promises";
+import { readdir, realpath, stat } from "node:fs/promises";
 
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 import type { Layer } from "./rootfs-plan.ts";
@@ -44,12 +44,7 @@ export async function isEmptyLayer(layer: Layer): Promise<boolean> {
 			await stat(layer.source);
 			return false;
 		}
-		const folder = await opendir(layer.path);
-		try {
-			return (await folder.read()) === null;
-		} finally {
-			await folder.close();
-		}
+		return (await readdir(layer.path)).length === 0;
 	} catch (error) {
 		if (layer.kind === "image" && errnoOf(error) === "ENOENT") return true;
 		throw missing(layer.kind === "folder" ? layer.path : layer.source, error);

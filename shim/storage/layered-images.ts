@@ -1,10 +1,11 @@
 /** Root filesystems as disks of their images' layers (docs/images.md). */
 
-import { rm, stat } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 
 import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { Recent } from "../base/recent.ts";
+import { fileIdentity } from "../host/filesystem.ts";
 import type { Builds } from "./builds.ts";
 import { erofsFiles } from "./erofs-layers.ts";
 import type { ImageCache } from "./image-cache.ts";
@@ -46,7 +47,8 @@ export interface WantedLayers {
 /** A disk of layers that a pod has. */
 export interface LayeredImage {
 	readonly cached: boolean;
-	readonly sizeBytes: number;
+	/** The file behind the path (see `fileIdentity`). */
+	readonly file: string;
 	/** Topmost first. */
 	readonly layers: readonly DiskLayer[];
 }
@@ -69,7 +71,7 @@ export class LayeredImages {
 	/** Chain ids that containerd has told, by the identities of layers: no other layers ever have one of those. */
 	readonly #chains = new Recent<string>(MAX_KNOWN);
 	/** What was read of disks, by their keys. A disk that is made anew is another file. */
-	readonly #disks = new Recent<{ readonly inode: number; readonly layers: readonly DiskLayer[] }>(MAX_KNOWN);
+	readonly #disks = new Recent<{ readonly file: string; readonly layers: readonly DiskLayer[] }>(MAX_KNOWN);
 	readonly #watch: ImageWatch;
 	readonly #check: ImageCheck;
 
@@ -139,8 +141,8 @@ export class LayeredImages {
 		for (let attempt = 0; attempt < MAX_TAKES; attempt++) {
 			if (await cache.take(key, path)) {
 				try {
-					const { ino, size } = await stat(path);
-					return { cached, layers: await this.#layersOf(key, ino, path, chainId), sizeBytes: size };
+					const file = await fileIdentity(path);
+					return { cached, file, layers: await this.#layersOf(key, file, path, chainId) };
 				} catch (error) {
 					log?.warn("a damaged disk of layers is made again", { key, reason: explain(error) });
 					await rm(cache.imagePath(key), { force: true });
@@ -155,11 +157,11 @@ export class LayeredImages {
 		});
 	}
 
-	async #layersOf(key: string, inode: number, path: string, chainId: string): Promise<readonly DiskLayer[]> {
+	async #layersOf(key: string, file: string, path: string, chainId: string): Promise<readonly DiskLayer[]> {
 		const known = this.#disks.get(key);
-		if (known?.inode === inode) return known.layers;
+		if (known?.file === file) return known.layers;
 		const layers = await readDisk(path, chainId);
-		this.#disks.set(key, { inode, layers });
+		this.#disks.set(key, { file, layers });
 		return layers;
 	}
 

@@ -189,7 +189,7 @@ t.test("an EROFS layer is the disk itself; several are merged", async (t) => {
 	});
 	if (one === undefined || two === undefined) throw new Error("no layers");
 	const alone = await prepare([one], "c1");
-	t.match(alone, { path: one.source, cached: true, sizeBytes: statSync(one.source).size });
+	t.match(alone, { path: one.source, cached: true });
 	const upper = layer(folder, "upper", {});
 	const format = (lowerdir: string): RootfsMount => ({
 		type: "format/mkdir/overlay",
