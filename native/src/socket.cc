@@ -15,6 +15,8 @@ namespace {
 
 // SCM_MAX_FD of the kernel; the facade holds the same bound.
 constexpr size_t kMaxFds = 253;
+// A message of this length can be sent without waiting. The kernel allows it unless net.core.wmem_max was lowered.
+constexpr int kSendBytes = 208 * 1024;
 
 // Fills in `address`; false when the path does not fit with its final NUL.
 bool AddressOf(const std::string& path, sockaddr_un* address) {
@@ -52,6 +54,9 @@ Napi::Value ConnectUnix(const Napi::CallbackInfo& info) {
   if (!AddressOf(StringAt(info, 0), &address)) return Answer(info, -ENAMETOOLONG);
   Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.Valid()) return AnswerErrno(info);
+  // The kernel doubles it, for its own part of each message: what is sent at once has room whatever the machine's default is.
+  const int room = kSendBytes;
+  setsockopt(fd.Get(), SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
   if (connect(fd.Get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) return AnswerErrno(info);
   return Answer(info, fd.Release());
 }

@@ -1,10 +1,8 @@
-/** Unix sockets that Node can't make: listening ones for a child, and messages with descriptors. */
+/** Unix sockets: listening ones for a child, which Node can't make, and whether somebody listens. */
 
-import { once } from "node:events";
-import { closeSync } from "node:fs";
-import { connect, Socket } from "node:net";
-
-import { connectUnix, listenUnix as listen, sendFds } from "../../native/src/socket.ts";
+import { closeFd } from "../../native/src/file.ts";
+import { connectUnix, listenUnix as listen } from "../../native/src/socket.ts";
+import { errnoOf } from "../base/errors.ts";
 
 export { closeFd } from "../../native/src/file.ts";
 
@@ -24,34 +22,13 @@ export function listenUnix(path: string, blocking = false): number {
 	return listen(path, BACKLOG, OWNER_ONLY, blocking);
 }
 
-/**
- * Connects to `path` and sends the first bytes with descriptors attached; the descriptors stay open here.
- * @returns the connected socket, on which the answer comes; the caller destroys it
- * @throws SystemError: ECONNREFUSED, ENOENT, EPIPE...
- */
-export function connectWithFds(path: string, bytes: Uint8Array, fds: readonly number[]): Socket {
-	const fd = connectUnix(path);
-	let sent: number;
-	try {
-		sent = sendFds(fd, bytes, fds);
-	} catch (error) {
-		closeSync(fd);
-		throw error;
-	}
-	const socket = new Socket({ fd });
-	if (sent < bytes.byteLength) socket.write(bytes.subarray(sent));
-	return socket;
-}
-
 /** True when somebody listens at `path`: a file that a dead process has left refuses. */
-export async function isListening(path: string): Promise<boolean> {
-	const socket = connect(path);
+export function isListening(path: string): boolean {
 	try {
-		await once(socket, "connect");
+		closeFd(connectUnix(path));
 		return true;
-	} catch {
-		return false;
-	} finally {
-		socket.destroy();
+	} catch (error) {
+		// Its backlog is full.
+		return errnoOf(error) === "EAGAIN";
 	}
 }

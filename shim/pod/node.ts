@@ -317,7 +317,7 @@ export class PodNode {
 
 	/** A pod's keeper; one that lives but was started too lately to be connected is waited for. */
 	async #keeperOf(key: string): Promise<Mover | undefined> {
-		if (!this.#movers.has(key) && (await isListening(keeperSocket(this.#options.stateDir, key)))) {
+		if (!this.#movers.has(key) && isListening(keeperSocket(this.#options.stateDir, key))) {
 			const arrival = this.#arrivals.get(key) ?? deferred<Mover>();
 			this.#arrivals.set(key, arrival);
 			const wait = { what: `the keeper ${key}`, timeoutMs: KEEPER_ARRIVAL_MS };

@@ -1,13 +1,11 @@
 /**
  * The piece of HTTP/1.1 that Cloud Hypervisor's API socket speaks: one request at a time on a kept connection, bodies by Content-Length only.
- * Written over a plain socket, because descriptors go with a request as ancillary data, which Node's own client can't send.
+ * Written over a bare socket, because descriptors go with a request as ancillary data, which Node's own client can't send.
  */
 
-import { connect } from "node:net";
-import type { Socket } from "node:net";
-
-import { errnoOf, messageOf } from "../base/errors.ts";
-import { connectWithFds } from "../host/sockets.ts";
+import { messageOf } from "../base/errors.ts";
+import { MessageSocket } from "../host/message-socket.ts";
+import type { OnBytes } from "../host/message-socket.ts";
 
 /** The VMM ends when it is sent a body of 300 KiB; 200 KiB is known to pass. */
 export const MAX_REQUEST_BODY_BYTES = 200 * 1024;
@@ -103,7 +101,7 @@ function parseHead(head: string): { status: number; length: number; closes: bool
 /** A kept connection to an API socket. The caller sees to it that exchanges never overlap. */
 export class ApiConnection {
 	#path: string;
-	#idle: Socket | undefined;
+	#idle: Peer | undefined;
 
 	/** Connects when the first exchange needs it. */
 	constructor(path: string) {
@@ -117,16 +115,15 @@ export class ApiConnection {
 	 */
 	async exchange(request: HttpRequest, signal: AbortSignal): Promise<HttpResponse> {
 		signal.throwIfAborted();
-		const kept = request.fds === undefined || request.fds.length === 0;
-		const socket = this.#open(request, kept);
+		const { fds = [] } = request;
+		const peer = (fds.length === 0 ? this.#take() : undefined) ?? new Peer(this.#path);
 		try {
-			const { response, closes } = await answerOn(socket, signal);
-			if (kept && !closes) this.#keep(socket);
-			else socket.destroy();
+			const { response, closes } = await peer.ask(encodeRequest(request), fds, signal);
+			if (fds.length === 0 && !closes) this.#idle = peer.rest();
+			else peer.close();
 			return response;
 		} catch (error) {
-			// A late error of a socket that nobody needs must not be thrown by the emitter.
-			socket.on("error", () => undefined).destroy();
+			peer.close();
 			throw error;
 		}
 	}
@@ -138,69 +135,70 @@ export class ApiConnection {
 
 	/** Closes the idle connection; the next exchange would make a new one. */
 	close(): void {
-		this.#take()
-			?.on("error", () => undefined)
-			.destroy();
+		this.#take()?.close();
 	}
 
-	#open(request: HttpRequest, kept: boolean): Socket {
-		const bytes = encodeRequest(request);
-		if (!kept) return this.#openWithFds(bytes, request.fds ?? []);
-		const socket = this.#take() ?? connect(this.#path);
-		socket.write(bytes);
-		return socket;
+	#take(): Peer | undefined {
+		const peer = this.#idle;
+		this.#idle = undefined;
+		return peer?.closed === true ? undefined : peer;
 	}
+}
 
-	#openWithFds(bytes: Buffer, fds: readonly number[]): Socket {
+type Answer = { readonly response: HttpResponse; readonly closes: boolean };
+
+/** One connection. */
+class Peer {
+	readonly #socket: MessageSocket;
+	#onBytes: OnBytes;
+	closed = false;
+
+	/** @throws ConnectionLost */
+	constructor(path: string) {
+		// Nothing may come that nobody asked for: whatever does ends the connection.
+		this.#onBytes = () => this.close();
 		try {
-			return connectWithFds(this.#path, bytes, fds);
+			this.#socket = new MessageSocket(path, (bytes) => this.#onBytes(bytes));
 		} catch (error) {
 			throw new ConnectionLost(messageOf(error), { cause: error });
 		}
 	}
 
-	#keep(socket: Socket): void {
-		for (const event of IDLE_EVENTS) socket.on(event, this.#drop);
-		socket.unref();
-		this.#idle = socket;
-	}
-
-	#take(): Socket | undefined {
-		const socket = this.#idle;
-		this.#idle = undefined;
-		for (const event of IDLE_EVENTS) socket?.off(event, this.#drop);
-		return socket?.ref();
-	}
-
-	/** Nothing may come on an idle connection: whatever does ends it. */
-	readonly #drop = (): void => this.close();
-}
-
-const IDLE_EVENTS = ["error", "end", "close", "data"] as const;
-
-function answerOn(socket: Socket, signal: AbortSignal): Promise<{ response: HttpResponse; closes: boolean }> {
-	return new Promise((resolve, reject) => {
+	/** Sends a request, with descriptors if there are any. @throws ConnectionLost, MalformedAnswer, or the signal's reason; it is to be closed then */
+	ask(request: Buffer, fds: readonly number[], signal: AbortSignal): Promise<Answer> {
 		const reader = new ResponseReader();
-		const finish = (settle: () => void): void => {
-			signal.removeEventListener("abort", onAbort);
-			socket.off("error", onLost).off("end", onLost).off("close", onLost).off("data", onData);
-			settle();
-		};
-		const onAbort = (): void => finish(() => reject(signal.reason));
-		const onLost = (cause?: unknown): void => {
-			const error = cause instanceof Error ? cause : undefined;
-			const text = errnoOf(error) === undefined || socket.bytesRead > 0 ? "closed the connection without an answer" : messageOf(error);
-			finish(() => reject(new ConnectionLost(text, { cause: error })));
-		};
-		const onData = (chunk: Buffer): void => {
+		return new Promise<Answer>((resolve, reject) => {
+			const onAbort = (): void => reject(signal.reason);
+			const finish = (settle: () => void): void => {
+				signal.removeEventListener("abort", onAbort);
+				settle();
+			};
+			this.#onBytes = (bytes) => {
+				try {
+					if (bytes === undefined) throw new ConnectionLost("closed the connection without an answer");
+					const response = reader.push(bytes);
+					if (response !== undefined) finish(() => resolve({ response, closes: reader.closes }));
+				} catch (error) {
+					finish(() => reject(error));
+				}
+			};
+			signal.addEventListener("abort", onAbort, { once: true });
 			try {
-				const response = reader.push(chunk);
-				if (response !== undefined) finish(() => resolve({ response, closes: reader.closes }));
+				this.#socket.send(request, fds);
 			} catch (error) {
-				finish(() => reject(error));
+				finish(() => reject(new ConnectionLost(messageOf(error), { cause: error })));
 			}
-		};
-		signal.addEventListener("abort", onAbort, { once: true });
-		socket.on("error", onLost).on("end", onLost).on("close", onLost).on("data", onData);
-	});
+		});
+	}
+
+	/** The exchange is over, and the connection is kept for the next one. */
+	rest(): this {
+		this.#onBytes = () => this.close();
+		return this;
+	}
+
+	close(): void {
+		this.closed = true;
+		this.#socket.close();
+	}
 }

@@ -1,13 +1,13 @@
 /** Starts `ch-qemu` as a client would, and talks to it over plain sockets. */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, watch } from "node:fs";
-import { createConnection, type Socket } from "node:net";
+import { createConnection, Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { buildSync } from "esbuild";
 import type { Test } from "tap";
-import { connectWithFds } from "../../shim/host/sockets.ts";
+import { connectUnix, sendFds } from "../../native/src/socket.ts";
 import { COMMAND_LINE, guestInitramfs, guestKernel } from "./guest.ts";
 
 export type Answer = { status: number; reason: string; headers: Record<string, string>; text: string; json: unknown };
@@ -200,7 +200,10 @@ export function rawRequest(path: string, bytes: string, fds: readonly number[] =
 		"an answer",
 		new Promise((resolve) => {
 			let got = "";
-			const socket = fds.length > 0 ? connectWithFds(path, Buffer.from(bytes), fds) : createConnection(path, () => socket.write(bytes));
+			const fd = connectUnix(path);
+			if (fds.length > 0) sendFds(fd, Buffer.from(bytes), fds);
+			const socket = new Socket({ fd });
+			if (fds.length === 0) socket.write(bytes);
 			const finish = (): void => {
 				socket.destroy();
 				resolve(parseAnswer(got) ?? none);

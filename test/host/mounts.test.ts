@@ -1,8 +1,6 @@
 /** Mounts, file systems and sockets of the host. Needs root. */
 
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,13 +8,13 @@ import { t } from "tap";
 import type { Test } from "tap";
 
 import { MS, mount as mountRaw } from "../../native/src/mount.ts";
-import { connectUnix, sendFds } from "../../native/src/socket.ts";
+import { connectUnix } from "../../native/src/socket.ts";
 import { ShimError } from "../../shim/base/errors.ts";
 import { Scope } from "../../shim/base/scope.ts";
 import { makeFifo, spaceAt } from "../../shim/host/filesystem.ts";
 import { parseMountOptions } from "../../shim/host/mount-options.ts";
 import { mountIn, mountsUnder, unmount, unmountUnder } from "../../shim/host/mounts.ts";
-import { closeFd, connectWithFds, listenUnix } from "../../shim/host/sockets.ts";
+import { closeFd, listenUnix } from "../../shim/host/sockets.ts";
 
 function folder(t: Test): string {
 	const path = mkdtempSync(join(tmpdir(), "snp-"));
@@ -115,38 +113,4 @@ t.test("listenUnix: a listening socket for this user only, that a server can tak
 	closeFd(client);
 	await new Promise((resolve) => server.close(resolve));
 	t.throws(() => connectUnix(path), { code: "ECONNREFUSED" });
-});
-
-t.test("connectWithFds: the bytes arrive, with the descriptors, and the answer comes back", async (t) => {
-	const root = folder(t);
-	const path = join(root, "s.sock");
-	const received = join(root, "received");
-	writeFileSync(join(root, "sent"), "through a descriptor");
-	const peer = `
-import array, os, socket, sys
-s = socket.socket(fileno=3); c, _ = s.accept()
-data, control, _, _ = c.recvmsg(65536, 4096)
-fds = array.array("i"); fds.frombytes(control[0][2])
-while len(data) < 100000: data += c.recv(65536)
-open(${JSON.stringify(received)}, "w").write(" ".join([str(len(data)), str(len(fds))] + [os.read(fd, 100).decode() for fd in fds[:1]]))
-c.sendall(b"done")`;
-	const listening = listenUnix(path);
-	const python = spawn("python3", ["-c", `import os\nos.set_blocking(3, True)\n${peer}`], {
-		stdio: ["ignore", "inherit", "inherit", listening],
-	});
-	closeFd(listening);
-	const file = openSync(join(root, "sent"), "r");
-	const before = readdirSync("/proc/self/fd").length;
-	const socket = connectWithFds(path, Buffer.alloc(100_000, "x"), [file, file]);
-	const [answer] = (await once(socket, "data")) as [Buffer];
-	t.equal(answer.toString(), "done");
-	socket.destroy();
-	await once(socket, "close");
-	if (python.exitCode === null) await once(python, "exit");
-	t.equal(readFileSync(received, "utf8"), "100000 2 through a descriptor");
-	t.ok(readdirSync("/proc/self/fd").length <= before);
-	closeFd(file);
-	t.throws(() => sendFds(0, Buffer.from("x"), []), RangeError);
-	t.throws(() => sendFds(0, Buffer.alloc(0), [1]), TypeError);
-	t.throws(() => connectWithFds(path, Buffer.from("x"), [1]), { code: "ECONNREFUSED" });
 });
