@@ -193,6 +193,13 @@ export async function request(path: string, method: string, uri: string, body?: 
 	return rawRequest(path, `${method} ${uri} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n${headers}\r\n${text}`, fds);
 }
 
+/** A connection whose first bytes have descriptors with them. */
+function connectWithFds(path: string, bytes: Uint8Array, fds: readonly number[]): Socket {
+	const fd = connectUnix(path);
+	sendFds(fd, bytes, fds);
+	return new Socket({ fd });
+}
+
 /** Sends bytes as they are, with descriptors if there are any, and reads one answer. */
 export function rawRequest(path: string, bytes: string, fds: readonly number[] = []): Promise<Answer> {
 	const none: Answer = { status: 0, reason: "", headers: {}, text: "", json: undefined };
@@ -200,10 +207,7 @@ export function rawRequest(path: string, bytes: string, fds: readonly number[] =
 		"an answer",
 		new Promise((resolve) => {
 			let got = "";
-			const fd = connectUnix(path);
-			if (fds.length > 0) sendFds(fd, Buffer.from(bytes), fds);
-			const socket = new Socket({ fd });
-			if (fds.length === 0) socket.write(bytes);
+			const socket = fds.length > 0 ? connectWithFds(path, Buffer.from(bytes), fds) : createConnection(path, () => socket.write(bytes));
 			const finish = (): void => {
 				socket.destroy();
 				resolve(parseAnswer(got) ?? none);
