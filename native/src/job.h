@@ -1,10 +1,12 @@
-// Work that may block, on a thread of its own: the event loop goes on, and libuv's pool, which file operations share, is not held up.
+// Work that may block, on a thread of its own: the event loop goes on, and libuv's pool, which file operations share, is not held up. One thread
+// rests afterwards, and does the next piece: starting one takes as long as the rest of a short piece's part on the loop.
 #pragma once
 
 #include <pthread.h>
 #include <uv.h>
 
 #include <csignal>
+#include <condition_variable>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -24,6 +26,13 @@ class Job {
   Job& operator=(const Job&) = delete;
   virtual ~Job() = default;
   virtual void Run() = 0;
+  // Called on the thread after `Run`, while the environment is held up in its end: may write into memory of JavaScript that the job keeps alive.
+  virtual void Deliver() {
+  }
+  // Whether the thread is after `Run` what it was before; one that is not does nothing else.
+  virtual bool LeavesThread() const {
+    return true;
+  }
   virtual napi_value Result(napi_env env) = 0;
   virtual void HandedOver() {
   }
@@ -56,9 +65,11 @@ class Jobs {
     flight->shared = shared_;
     napi_value promise = nullptr;
     if (napi_create_promise(env_, &flight->deferred, &promise) != napi_ok) return Napi::Number::New(env_, -ECANCELED);
-    const int failed = Launch(flight.get());
-    if (failed != 0) return Napi::Number::New(env_, -failed);
-    flight.release();  // Now it is the thread's.
+    if (!Rouse(&flight)) {
+      const int failed = Launch(flight.get());
+      if (failed != 0) return Napi::Number::New(env_, -failed);
+      flight.release();  // Now it is the thread's.
+    }
     if (flying_++ == 0) uv_ref(reinterpret_cast<uv_handle_t*>(&shared_->async));
     return Napi::Value(env_, promise);
   }
@@ -78,17 +89,30 @@ class Jobs {
     std::deque<std::unique_ptr<Flight>> landed;
     uv_async_t async;
     bool closed = false;
+    // The thread that rests, which the end waits for; and what it does next.
+    std::condition_variable roused;
+    pthread_t resting{};
+    bool rests = false;
+    std::unique_ptr<Flight> next;
   };
 
   // The deepest job holds a few kilobytes on its stack; what it receives is on the heap.
   static constexpr size_t kStackBytes = 256 * 1024;
+
+  // Gives a job to the thread that rests, if one does.
+  bool Rouse(std::unique_ptr<Flight>* flight) {
+    const std::lock_guard<std::mutex> guard(shared_->mutex);
+    if (!shared_->rests || shared_->next != nullptr) return false;
+    shared_->next = std::move(*flight);
+    shared_->roused.notify_one();
+    return true;
+  }
 
   static int Launch(Flight* flight) {
     pthread_attr_t attributes;
     const int failed = pthread_attr_init(&attributes);
     if (failed != 0) return failed;
     pthread_attr_setstacksize(&attributes, kStackBytes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_t thread;
     const int result = pthread_create(&thread, &attributes, Fly, flight);
     pthread_attr_destroy(&attributes);
@@ -97,16 +121,29 @@ class Jobs {
 
   static void* Fly(void* data) {
     std::unique_ptr<Flight> flight(static_cast<Flight*>(data));
+    const std::shared_ptr<Shared> shared = flight->shared;
     // Signals are the main thread's business.
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
-    flight->job->Run();
-    const std::shared_ptr<Shared> shared = flight->shared;
-    const std::lock_guard<std::mutex> guard(shared->mutex);
-    if (shared->closed) return nullptr;
-    shared->landed.push_back(std::move(flight));
-    uv_async_send(&shared->async);
+    while (flight != nullptr) {
+      flight->job->Run();
+      std::unique_lock<std::mutex> lock(shared->mutex);
+      if (shared->closed) break;
+      const bool stays = flight->job->LeavesThread() && !shared->rests;
+      flight->job->Deliver();
+      shared->landed.push_back(std::move(flight));
+      uv_async_send(&shared->async);
+      if (!stays) break;
+      shared->rests = true;
+      shared->resting = pthread_self();
+      shared->roused.wait(lock, [&shared] { return shared->closed || shared->next != nullptr; });
+      // It is waited for.
+      if (shared->closed) return nullptr;
+      shared->rests = false;
+      flight = std::move(shared->next);
+    }
+    pthread_detach(pthread_self());
     return nullptr;
   }
 
@@ -136,10 +173,18 @@ class Jobs {
   void End(napi_async_cleanup_hook_handle handle) {
     cleanup_ = handle;
     std::deque<std::unique_ptr<Flight>> landed;
+    std::unique_ptr<Flight> next;
+    bool rests = false;
     {
       const std::lock_guard<std::mutex> guard(shared_->mutex);
       shared_->closed = true;
       landed.swap(shared_->landed);
+      next.swap(shared_->next);
+      rests = shared_->rests;
+    }
+    if (rests) {
+      shared_->roused.notify_one();
+      pthread_join(shared_->resting, nullptr);
     }
     napi_async_destroy(env_, context_);
     uv_close(reinterpret_cast<uv_handle_t*>(&shared_->async), [](uv_handle_t* closed) {

@@ -53,7 +53,9 @@ enum Detail : int { kShare = 1, kTime = 2 };
 
 // The answer: first numbers of the machine and the numbers of rows, then the columns of processes, then those of groups.
 constexpr size_t kHeaderNumbers = 7;
-constexpr size_t kProcessColumns = 6;
+constexpr size_t kPageColumns = 3;
+constexpr size_t kTimeColumns = 1;
+constexpr size_t kShareColumns = 2;
 constexpr size_t kGroupColumns = 5;
 
 // A small file of the kernel from its beginning; empty when it can't be read, or not any more.
@@ -111,29 +113,47 @@ double ProcessTicks(std::string_view stat) {
 
 class Sample : public Job {
  public:
-  Sample(std::shared_ptr<const Table> table, int detail) : table_(std::move(table)), detail_(detail) {
+  Sample(std::shared_ptr<const Table> table, int detail)
+      : table_(std::move(table)),
+        time_columns_((detail & kTime) == 0 ? 0 : kTimeColumns),
+        share_columns_((detail & kShare) == 0 ? 0 : kShareColumns) {
   }
 
   void Run() override {
     const size_t processes = table_->processes.size();
     const size_t groups = table_->groups.size();
-    numbers_.assign(kHeaderNumbers + kProcessColumns * processes + kGroupColumns * groups, kUnknown);
+    numbers_.assign(length_, kUnknown);
     ReadHost();
     numbers_[5] = static_cast<double>(processes);
     numbers_[6] = static_cast<double>(groups);
     for (size_t row = 0; row < processes; row++) ReadProcess(*table_->processes[row], &numbers_[kHeaderNumbers + row], processes);
-    const size_t after = kHeaderNumbers + kProcessColumns * processes;
+    const size_t after = kHeaderNumbers + columns_ * processes;
     for (size_t row = 0; row < groups; row++) ReadGroup(*table_->groups[row], &numbers_[after + row], groups);
   }
 
-  napi_value Result(napi_env env) override {
+  // Makes the array for the answer, on the loop; the thread fills it. Answers what keeps it alive, or a null pointer: `Result` lets go of it, or
+  // whoever could not start the job.
+  napi_ref Prepare(napi_env env) {
     void* bytes = nullptr;
     napi_value buffer = nullptr;
     napi_value array = nullptr;
-    const size_t size = numbers_.size() * sizeof(double);
-    if (napi_create_arraybuffer(env, size, &bytes, &buffer) != napi_ok) return nullptr;
-    std::memcpy(bytes, numbers_.data(), size);
-    return napi_create_typedarray(env, napi_float64_array, numbers_.size(), buffer, 0, &array) == napi_ok ? array : nullptr;
+    length_ = kHeaderNumbers + columns_ * table_->processes.size() + kGroupColumns * table_->groups.size();
+    if (napi_create_arraybuffer(env, length_ * sizeof(double), &bytes, &buffer) != napi_ok) return nullptr;
+    if (napi_create_typedarray(env, napi_float64_array, length_, buffer, 0, &array) != napi_ok) return nullptr;
+    filled_ = static_cast<double*>(bytes);
+    return napi_create_reference(env, array, 1, &array_) == napi_ok ? array_ : nullptr;
+  }
+
+  // The environment, and with it the array, may end while the numbers are read; not here.
+  void Deliver() override {
+    std::ranges::copy(numbers_, filled_);
+  }
+
+  napi_value Result(napi_env env) override {
+    napi_value array = nullptr;
+    if (napi_get_reference_value(env, array_, &array) != napi_ok) return nullptr;
+    napi_delete_reference(env, array_);
+    return array;
   }
 
  private:
@@ -147,20 +167,22 @@ class Sample : public Job {
     numbers_[4] = NumberAfter(pressure, "total=");
   }
 
-  // Columns: id, resident, shared and file pages of it, proportional share, highest ever, clock ticks. Bytes; unknown when it is gone.
+  // Columns: id, resident, shared and file pages of it, then what was asked for: clock ticks; proportional share and highest ever. Bytes; unknown
+  // when it is gone.
   void ReadProcess(const Process& process, double* column, size_t step) {
     column[0] = process.id;
     if (!ReadPages(process, &column[step], &column[2 * step])) return;
-    if ((detail_ & kTime) != 0) column[5 * step] = ProcessTicks(Text(process.stat.Get(), &text_));
-    if ((detail_ & kShare) == 0) return;
+    if (time_columns_ > 0) column[kPageColumns * step] = ProcessTicks(Text(process.stat.Get(), &text_));
+    if (share_columns_ == 0) return;
     const double share = NumberAfter(TextOf(process, "smaps_rollup"), "\nPss:") * kKib;
     const double peak = NumberAfter(TextOf(process, "status"), "VmHWM:") * kKib;
     // What the number led to was this process's if the process is still there: nobody else can have the number meanwhile.
     double resident;
     double shared;
     if (!ReadPages(process, &resident, &shared)) return;
-    column[3 * step] = share;
-    column[4 * step] = peak;
+    const size_t first = kPageColumns + time_columns_;
+    column[first * step] = share;
+    column[(first + 1) * step] = peak;
   }
 
   // A process that has ended and was not waited for has no pages at all.
@@ -195,9 +217,14 @@ class Sample : public Job {
   }
 
   const std::shared_ptr<const Table> table_;
-  const int detail_;
+  const size_t time_columns_;
+  const size_t share_columns_;
+  const size_t columns_ = kPageColumns + time_columns_ + share_columns_;
   const double page_bytes_ = static_cast<double>(sysconf(_SC_PAGESIZE));
+  size_t length_ = 0;
   std::vector<double> numbers_;
+  double* filled_ = nullptr;
+  napi_ref array_ = nullptr;
   std::array<char, kTextMax> text_;
 };
 
@@ -238,8 +265,13 @@ class Watched {
     table_ = std::move(next);
   }
 
-  Napi::Value Start(int detail) {
-    return jobs_->Start(std::make_unique<Sample>(table_, detail));
+  Napi::Value Start(Napi::Env env, int detail) {
+    auto sample = std::make_unique<Sample>(table_, detail);
+    const napi_ref array = sample->Prepare(env);
+    if (array == nullptr) return Napi::Number::New(env, -ENOMEM);
+    const Napi::Value started = jobs_->Start(std::move(sample));
+    if (started.IsNumber()) napi_delete_reference(env, array);
+    return started;
   }
 
  private:
@@ -270,7 +302,7 @@ Napi::Value MemoryUnwatch(const Napi::CallbackInfo& info) {
 
 // memorySample(detail) -> promise of a Float64Array (see the facade), or -errno
 Napi::Value MemorySample(const Napi::CallbackInfo& info) {
-  return WatchedOf(info)->Start(IntAt(info, 0));
+  return WatchedOf(info)->Start(info.Env(), IntAt(info, 0));
 }
 
 }  // namespace

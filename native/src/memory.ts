@@ -10,30 +10,96 @@ export interface Detail {
 	readonly time?: boolean | undefined;
 }
 
-/** One sample. Columns of processes are of one length, those of groups too; rows in the order in which they were watched. NaN: unknown, or gone. */
-export interface RawSample {
-	readonly totalBytes: number;
-	readonly availableBytes: number;
+/** What a sample has of each process, in its order, and behind it what was asked for: time first. */
+const PAGE_COLUMNS = ["id", "residentBytes", "sharedBytes"] as const;
+const TIME_COLUMNS = ["ticks"] as const;
+const SHARE_COLUMNS = ["shareBytes", "peakBytes"] as const;
+/** What it has of each group. */
+const GROUP_COLUMNS = ["id", "usageBytes", "limitBytes", "inactiveBytes", "stalledPercent"] as const;
+
+/**
+ * - `sharedBytes`: what of the resident ones is pages of files or shared memory
+ * - `ticks`: clock ticks, 100 a second
+ */
+export type ProcessColumn = (typeof PAGE_COLUMNS | typeof TIME_COLUMNS | typeof SHARE_COLUMNS)[number];
+
+/**
+ * - `limitBytes`: Infinity for none
+ * - `inactiveBytes`: what of the use is pages of files that nobody has used lately
+ * - `stalledPercent`: of the last ten seconds in which a task waited for memory
+ */
+export type GroupColumn = (typeof GROUP_COLUMNS)[number];
+
+/** One sample: rows of processes and of groups, in the order in which they were watched. NaN: unknown, not asked for, or gone. */
+export class RawSample {
+	readonly #numbers: Float64Array;
+	readonly #columns: readonly ProcessColumn[];
+	readonly processes: number;
+	readonly groups: number;
+
+	constructor(numbers: Float64Array, { share = false, time = false }: Detail) {
+		this.#numbers = numbers;
+		this.#columns = COLUMNS[(share ? SHARE : 0) | (time ? TIME : 0)] ?? PAGE_COLUMNS;
+		this.processes = this.#header(5);
+		this.groups = this.#header(6);
+	}
+
+	get totalBytes(): number {
+		return this.#header(0);
+	}
+	get availableBytes(): number {
+		return this.#header(1);
+	}
 	/** Percent of the last ten seconds in which some, or all, tasks of the machine waited for memory. */
-	readonly somePercent: number;
-	readonly fullPercent: number;
+	get somePercent(): number {
+		return this.#header(2);
+	}
+	get fullPercent(): number {
+		return this.#header(3);
+	}
 	/** The same for some tasks, summed up since the machine's start. */
-	readonly someMicros: number;
-	readonly processIds: Float64Array;
-	readonly residentBytes: Float64Array;
-	/** What of them is pages of files or shared memory. */
-	readonly sharedBytes: Float64Array;
-	readonly shareBytes: Float64Array;
-	readonly peakBytes: Float64Array;
-	/** Clock ticks, 100 a second. */
-	readonly ticks: Float64Array;
-	readonly groupIds: Float64Array;
-	readonly usageBytes: Float64Array;
-	/** Infinity for none. */
-	readonly limitBytes: Float64Array;
-	/** What of the use is pages of files that nobody has used lately. */
-	readonly inactiveBytes: Float64Array;
-	readonly groupPercent: Float64Array;
+	get someMicros(): number {
+		return this.#header(4);
+	}
+
+	#header(index: number): number {
+		return this.#numbers[index] ?? NaN;
+	}
+
+	/** One number of a process. */
+	process(column: ProcessColumn, row: number): number {
+		const index = this.#columns.indexOf(column);
+		return index < 0 ? NaN : (this.#numbers[HEADER_NUMBERS + index * this.processes + row] ?? NaN);
+	}
+
+	/** One number of a group. */
+	group(column: GroupColumn, row: number): number {
+		const first = HEADER_NUMBERS + this.#columns.length * this.processes;
+		return this.#numbers[first + GROUP_COLUMNS.indexOf(column) * this.groups + row] ?? NaN;
+	}
+
+	/** The row of a watched process; undefined when it was not watched. */
+	processRow(id: number): number | undefined {
+		return this.#rowOf(id, HEADER_NUMBERS, this.processes);
+	}
+
+	/** The row of a watched group; undefined when it was not watched. */
+	groupRow(id: number): number | undefined {
+		return this.#rowOf(id, HEADER_NUMBERS + this.#columns.length * this.processes, this.groups);
+	}
+
+	/** Ids go up from row to row. */
+	#rowOf(id: number, first: number, rows: number): number | undefined {
+		let [low, high] = [0, rows - 1];
+		while (low <= high) {
+			const middle = (low + high) >> 1;
+			const found = this.#numbers[first + middle] ?? 0;
+			if (found === id) return middle;
+			if (found < id) low = middle + 1;
+			else high = middle - 1;
+		}
+		return undefined;
+	}
 }
 
 /** Where a control group tells of its memory. */
@@ -49,6 +115,13 @@ export interface GroupFiles {
 const HEADER_NUMBERS = 7;
 const SHARE = 1;
 const TIME = 2;
+/** The columns of processes, by what was asked for. */
+const COLUMNS: readonly (readonly ProcessColumn[])[] = [
+	PAGE_COLUMNS,
+	[...PAGE_COLUMNS, ...SHARE_COLUMNS],
+	[...PAGE_COLUMNS, ...TIME_COLUMNS],
+	[...PAGE_COLUMNS, ...TIME_COLUMNS, ...SHARE_COLUMNS],
+];
 
 /**
  * Watches a process from now on: its number may go to another one later, of which nothing is told.
@@ -77,26 +150,5 @@ export function memoryUnwatch(id: number): void {
 export async function memorySample({ share = false, time = false }: Detail = {}): Promise<RawSample> {
 	const numbers = await addon().memorySample((share ? SHARE : 0) | (time ? TIME : 0));
 	if (typeof numbers === "number") throw new Error(`sampling memory: ${checked(numbers, "sample", "memory")}`);
-	const [totalBytes = NaN, availableBytes = NaN, somePercent = NaN, fullPercent = NaN, someMicros = NaN, processes = 0, groups = 0] =
-		numbers;
-	let at = HEADER_NUMBERS;
-	const column = (rows: number): Float64Array => numbers.subarray(at, (at += rows));
-	return {
-		totalBytes,
-		availableBytes,
-		somePercent,
-		fullPercent,
-		someMicros,
-		processIds: column(processes),
-		residentBytes: column(processes),
-		sharedBytes: column(processes),
-		shareBytes: column(processes),
-		peakBytes: column(processes),
-		ticks: column(processes),
-		groupIds: column(groups),
-		usageBytes: column(groups),
-		limitBytes: column(groups),
-		inactiveBytes: column(groups),
-		groupPercent: column(groups),
-	};
+	return new RawSample(numbers, { share, time });
 }

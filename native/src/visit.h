@@ -10,7 +10,7 @@
 
 namespace snp {
 
-// A visit to a namespace that ends with its thread. It answers with descriptors or a negative errno.
+// A visit to a namespace that ends with its thread, which does nothing else. It answers with descriptors or a negative errno.
 class Visit : public Job {
  public:
   explicit Visit(int ns) : ns_(fcntl(ns, F_DUPFD_CLOEXEC, 3)) {
@@ -22,6 +22,10 @@ class Visit : public Job {
     if (error_ == 0) error_ = Make(&made_);
     if (error_ != 0) made_.clear();
     ns_.Reset(-1);
+  }
+
+  bool LeavesThread() const final {
+    return false;
   }
 
   napi_value Result(napi_env env) final {

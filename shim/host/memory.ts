@@ -57,42 +57,30 @@ export class MemorySample {
 		const raw = this.#raw;
 		let [resident, share, peak, ticks] = [0, 0, 0, 0];
 		for (const [index, id] of ids.entries()) {
-			const row = rowOf(raw.processIds, id);
-			const pages = row === undefined ? NaN : (raw.residentBytes[row] ?? NaN);
+			const row = raw.processRow(id);
+			const pages = row === undefined ? NaN : raw.process("residentBytes", row);
 			// The first is the process itself; a helper may go before it.
 			if (index === 0 && Number.isNaN(pages)) return undefined;
 			if (row === undefined || Number.isNaN(pages)) continue;
 			resident += pages;
-			share += raw.shareBytes[row] ?? NaN;
-			peak += raw.peakBytes[row] ?? NaN;
-			ticks += raw.ticks[row] ?? NaN;
+			share += raw.process("shareBytes", row);
+			peak += raw.process("peakBytes", row);
+			ticks += raw.process("ticks", row);
 		}
 		return { residentBytes: resident, shareBytes: known(share), peakBytes: known(peak), cpuMs: known(ticks * MS_PER_TICK) };
 	}
 
 	/** A watched group; undefined when it is gone or has no limit. */
 	group({ ids }: Watch): PlaceMemory | undefined {
-		const row = rowOf(this.#raw.groupIds, ids[0] ?? 0);
+		const raw = this.#raw;
+		const row = raw.groupRow(ids[0] ?? 0);
 		if (row === undefined) return undefined;
-		const limit = this.#raw.limitBytes[row] ?? NaN;
-		const usage = this.#raw.usageBytes[row] ?? NaN;
+		const limit = raw.group("limitBytes", row);
+		const usage = raw.group("usageBytes", row);
 		if (Number.isNaN(usage) || !(limit < NO_LIMIT)) return undefined;
-		const used = usage - (known(this.#raw.inactiveBytes[row]) ?? 0);
-		return { totalBytes: limit, availableBytes: Math.max(0, limit - used), stalledPercent: known(this.#raw.groupPercent[row]) };
+		const used = usage - (known(raw.group("inactiveBytes", row)) ?? 0);
+		return { totalBytes: limit, availableBytes: Math.max(0, limit - used), stalledPercent: known(raw.group("stalledPercent", row)) };
 	}
-}
-
-/** Ids go up from row to row. */
-function rowOf(ids: Float64Array, id: number): number | undefined {
-	let [low, high] = [0, ids.length - 1];
-	while (low <= high) {
-		const middle = (low + high) >> 1;
-		const found = ids[middle] ?? 0;
-		if (found === id) return middle;
-		if (found < id) low = middle + 1;
-		else high = middle - 1;
-	}
-	return undefined;
 }
 
 /**

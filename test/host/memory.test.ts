@@ -86,10 +86,10 @@ t.test("one that has ended is gone, waited for or not; another start time is ano
 	while (!readFileSync(`/proc/${child.pid}/stat`, "utf8").includes(") Z"));
 	const sampled = memorySample({ share: true, time: true });
 	await once(child, "exit");
-	const { processIds, residentBytes, ticks } = await sampled;
-	const row = processIds.indexOf(id);
+	const raw = await sampled;
+	const row = raw.processRow(id) ?? -1;
 	t.ok(row >= 0);
-	t.ok(Number.isNaN(residentBytes[row]) && Number.isNaN(ticks[row]));
+	t.strictSame([raw.process("residentBytes", row), raw.process("ticks", row)], [NaN, NaN]);
 	t.equal((await sampleMemory()).process(watch), undefined);
 	t.throws(() => memoryWatch(child.pid), { code: "ENOENT" });
 	for (const wrong of [0, -1, 1.5, NaN]) t.throws(() => memoryWatch(wrong), RangeError);
@@ -99,10 +99,13 @@ t.test("watches may end during a sample, and a worker may end with one under way
 	const ids = Array.from({ length: 200 }, () => memoryWatch(process.pid));
 	const sampled = memorySample({ share: true });
 	for (const id of ids) memoryUnwatch(id);
-	const { processIds, residentBytes } = await sampled;
-	t.strictSame([...processIds], ids);
-	t.notOk(residentBytes.some(Number.isNaN));
-	t.equal((await memorySample()).processIds.length, 0);
+	const raw = await sampled;
+	t.strictSame(
+		ids.map((_, row) => raw.process("id", row)),
+		ids,
+	);
+	t.notOk(ids.some((_, row) => Number.isNaN(raw.process("residentBytes", row))));
+	t.equal((await memorySample()).processes, 0);
 	const before = readdirSync("/proc/self/fd").length;
 	const script = `const native = require(${JSON.stringify(ADDON)});
 		for (let i = 0; i < 100; i++) native.memoryWatch(process.pid);
@@ -113,6 +116,20 @@ t.test("watches may end during a sample, and a worker may end with one under way
 	// The thread of the sample ends by itself; its files go with it.
 	while (readdirSync("/proc/self/fd").length > before) await memorySample();
 	t.pass("nothing stays open");
+});
+
+t.test("one thread takes all samples, and ends with its environment", async (t) => {
+	await memorySample();
+	const threads = (): string[] => readdirSync("/proc/self/task");
+	const before = threads();
+	for (let i = 0; i < 50; i++) await memorySample();
+	t.strictSame(threads(), before);
+	const script = `const native = require(${JSON.stringify(ADDON)});
+		native.memoryWatch(process.pid);
+		const sample = () => native.memorySample(0);
+		sample().then(sample).then(() => process.exit(4));`;
+	t.strictSame(await once(new Worker(script, { eval: true }), "exit"), [4]);
+	t.strictSame(threads(), before);
 });
 
 t.test("a control group: its use, its limit, and the groups above a group that have one", async (t) => {
