@@ -1,6 +1,6 @@
 /** File systems of the host: free space, folders, and FIFOs. */
 
-import { access, constants, mkdir, stat, statfs } from "node:fs/promises";
+import { access, constants, mkdir, stat, statfs, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
 
 import { errnoOf } from "../base/errors.ts";
@@ -43,6 +43,15 @@ export async function makeFolder(path: string): Promise<void> {
 		});
 	}
 	if (!(await stat(path)).isDirectory()) throw new Error(`${path} is not a folder`);
+}
+
+/** Removes a file's name, in one turn where Node's own `rm` takes two. One that is not there is no error. */
+export async function removeFile(path: string): Promise<void> {
+	try {
+		await unlink(path);
+	} catch (error) {
+		if (errnoOf(error) !== "ENOENT") throw error;
+	}
 }
 
 /** What tells a file from all others, under whatever name: device and inode (inode(7)). A file that somebody has open keeps its own. */

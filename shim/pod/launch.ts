@@ -52,7 +52,7 @@ async function checkGuestFiles(plan: PodPlan): Promise<void> {
 		{ path: plan.kernel, key: mode === "snp" ? "confidential.kernel" : "guest.kernel", what: "kernel" },
 		{ path: plan.image, key: mode === "sample" ? "confidential.sample_image" : "guest.image", what: "image" },
 	];
-	for (const { path, key, what } of files) {
+	const check = async ({ path, key, what }: (typeof files)[number]): Promise<void> => {
 		try {
 			await access(path, constants.R_OK);
 		} catch (error) {
@@ -61,7 +61,8 @@ async function checkGuestFiles(plan: PodPlan): Promise<void> {
 				cause: error,
 			});
 		}
-	}
+	};
+	await Promise.all(files.map(check));
 }
 
 /** Cloud Hypervisor cuts what it passes through fw_cfg at the end of the setup code (Linux, Documentation/arch/x86/boot.rst), whatever the file is. */

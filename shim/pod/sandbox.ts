@@ -221,10 +221,13 @@ export class Sandbox {
 			},
 		});
 		this.transition({ kind: "running", machine });
-		// The VMM has it open: without a name it goes with the VMM, whatever becomes of this process.
-		if (plan.scratch !== undefined && this.#warm === undefined) await removeScratchFile(plan.scratch.path);
+		const scratchFile = this.#warm === undefined ? plan.scratch?.path : undefined;
 		this.#warm = undefined;
-		if (network !== null) await timeline.step("guest-network", () => network.tell(machine.agent, { signal }));
+		await Promise.all([
+			// The VMM has it open: without a name it goes with the VMM, whatever becomes of this process.
+			scratchFile === undefined ? undefined : removeScratchFile(scratchFile),
+			network === null ? undefined : timeline.step("guest-network", () => network.tell(machine.agent, { signal })),
+		]);
 		await timeline.step("sandbox", () =>
 			machine.agent.createSandbox(
 				{

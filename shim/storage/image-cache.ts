@@ -5,7 +5,7 @@ import { link, mkdir, readdir, rename, rm, rmdir, stat, utimes } from "node:fs/p
 import { dirname, join } from "node:path";
 
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
-import { makeFolder } from "../host/filesystem.ts";
+import { makeFolder, removeFile } from "../host/filesystem.ts";
 import { startTimeOf } from "../host/processes.ts";
 
 const SUFFIX = ".erofs";
@@ -159,7 +159,7 @@ export class ImageCache {
 
 	/** Removes one image of a pod, and the pod's folder with its last one. */
 	async drop(path: string): Promise<void> {
-		await rm(path, { force: true });
+		await removeFile(path);
 		await rmdir(dirname(path)).catch(() => undefined);
 	}
 

@@ -1,11 +1,11 @@
 /** The file of the node behind a pod's writable disk: sparse, for its owner alone, and gone with the VM. */
 
 import { constants } from "node:fs";
-import { open, rm } from "node:fs/promises";
+import { open } from "node:fs/promises";
 import { dirname } from "node:path";
 
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
-import { makeFolder, spaceAt } from "../host/filesystem.ts";
+import { makeFolder, removeFile, spaceAt } from "../host/filesystem.ts";
 
 const MODE = 0o600;
 /** Disks have whole blocks of this size. */
@@ -19,8 +19,11 @@ const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants;
  */
 export async function makeScratchFile(path: string, maxBytes: number): Promise<void> {
 	try {
-		await makeFolder(dirname(path));
-		await makeSparseFile(path, maxBytes);
+		await makeSparseFile(path, maxBytes).catch(async (error: unknown) => {
+			if (errnoOf(error) !== "ENOENT") throw error;
+			await makeFolder(dirname(path));
+			await makeSparseFile(path, maxBytes);
+		});
 	} catch (error) {
 		const reason = errnoOf(error) === "ENOSPC" ? "storage.full" : "storage.scratch";
 		throw new ShimError(reason, `the file ${path} for what the pod writes can't be made: ${messageOf(error)}`, {
@@ -47,5 +50,5 @@ export async function makeSparseFile(path: string, maxBytes: number): Promise<vo
 
 /** Removes the file's name; who has it open keeps the file. One that is not there is no error. */
 export async function removeScratchFile(path: string): Promise<void> {
-	await rm(path, { force: true });
+	await removeFile(path);
 }
