@@ -1,8 +1,7 @@
 /** Many pods at once. */
 import { CaseContext, SLEEP } from "../test/conformance/context.ts";
-import type { CriBed } from "../test/support/cri/bed.ts";
 import type { Runtime } from "./runtimes.ts";
-import { timed } from "./scenario.ts";
+import { timed, type Bench } from "./scenario.ts";
 
 /** What came of a burst. */
 export type Burst = {
@@ -14,12 +13,21 @@ export type Burst = {
 	readonly failures: readonly string[];
 };
 
-/** Starts pods of one container each at once, and removes them. */
-export async function startAtOnce(bed: CriBed, runtime: Runtime, count: number): Promise<Burst> {
+/**
+ * Starts pods of one container each at once, and removes them one after the other.
+ * @param between is done when they run
+ */
+export async function startAtOnce(
+	{ bed, givenBack }: Bench,
+	runtime: Runtime,
+	count: number,
+	between?: () => Promise<void>,
+): Promise<Burst> {
 	const context = new CaseContext(bed, runtime.name, runtime.ours);
 	try {
 		const start = (): Promise<[unknown, number]> => timed(async () => await (await context.pod()).run(SLEEP));
 		const [settled, allMs] = await timed(() => Promise.allSettled(Array.from({ length: count }, start)));
+		await between?.();
 		return {
 			eachMs: settled.flatMap((one) => (one.status === "fulfilled" ? [one.value[1]] : [])),
 			allMs,
@@ -27,5 +35,6 @@ export async function startAtOnce(bed: CriBed, runtime: Runtime, count: number):
 		};
 	} finally {
 		await context.clean();
+		await givenBack();
 	}
 }

@@ -25,12 +25,13 @@ const START_TIMEOUT_MS = 30_000;
 const END_TIMEOUT_MS = 10_000;
 const SIGKILL = 9;
 const NANOS_PER_MS = 1e6;
+const MICROS_PER_MS = 1000;
 
 /** FIFOs of a process; empty for none. */
 export type Fifos = { readonly stdin: string; readonly stdout: string; readonly stderr: string };
 const NO_FIFOS: Fifos = { stdin: "", stdout: "", stderr: "" };
 
-/** The control group of everything that a runtime's `start` commands leave behind, and what these run; pods' own processes go to their pods' groups. */
+/** The control group of everything that a runtime's `start` and `delete` commands are, leave behind and run; pods' own processes go to their pods' groups. */
 export class ShimGroup {
 	readonly #group: HostCgroup;
 
@@ -69,9 +70,9 @@ export class DirectShim {
 	/** How long `start` took, its fork and exec included. */
 	readonly startMs: number;
 	readonly #containerd: PrivateContainerd;
-	readonly #runtime: Runtime;
 	readonly #podId: string;
 	readonly #bundles: string;
+	readonly #started: Started;
 	readonly #client: TtrpcClient;
 	readonly #service: string;
 	/** containerd's end of the shim's log. */
@@ -79,12 +80,12 @@ export class DirectShim {
 
 	private constructor(
 		containerd: PrivateContainerd,
-		runtime: Runtime,
+		how: Started,
 		pod: { readonly podId: string; readonly bundles: string },
 		started: { readonly startMs: number; readonly client: TtrpcClient; readonly service: string; readonly log: number },
 	) {
 		this.#containerd = containerd;
-		this.#runtime = runtime;
+		this.#started = how;
 		this.#podId = pod.podId;
 		this.#bundles = pod.bundles;
 		this.startMs = started.startMs;
@@ -94,27 +95,20 @@ export class DirectShim {
 	}
 
 	/** Runs `start` for a pod whose first container has this specification, and connects. */
-	static async start(containerd: PrivateContainerd, { runtime, group, tools }: Started, podId: string, spec: object): Promise<DirectShim> {
+	static async start(containerd: PrivateContainerd, how: Started, podId: string, spec: object): Promise<DirectShim> {
 		containerd.containerIds.add(podId);
 		const bundles = join(containerd.rootDir, "bundles", podId);
 		const bundle = await writeBundle(bundles, podId, spec);
 		const logFile = join(bundle, "log");
 		makeFifo(logFile, 0o600);
 		const log = openSync(logFile, constants.O_RDWR | constants.O_NONBLOCK);
-		const command = shimCommand(containerd, runtime, bundle, podId);
-		const output = join(bundle, "out");
-		const started = await runOk(containerd.inside(...command.env, tools.start, output, ...group.procs, "--", ...command.argv, "start"), {
-			timeoutMs: START_TIMEOUT_MS,
-		});
-		const [micros = Number.NaN, code] = started.stdout.split(" ").map(Number);
-		const answer = (await readFile(output, "utf8")).trim();
-		if (code !== 0) throw new Error(`${runtime.name}: start failed with ${code}: ${answer}`);
-		const { address, version } = readAnswer(answer);
+		const started = await runShim(containerd, how, bundle, podId, ["start"]);
+		const { address, version } = readAnswer(started.answer);
 		const socket = connect(containerd.seen(address.replace(/^unix:\/\//, "")));
 		await once(socket, "connect");
 		const client = new TtrpcClient(socket, { name: `the shim of ${podId}`, log: new Log(() => undefined, "error") });
 		const service = version === 3 ? "containerd.task.v3.Task" : "containerd.task.v2.Task";
-		return new DirectShim(containerd, runtime, { podId, bundles }, { startMs: micros / 1000, client, service, log });
+		return new DirectShim(containerd, how, { podId, bundles }, { startMs: started.ms, client, service, log });
 	}
 
 	/** Create. The bundle of a further container is made before. @returns its milliseconds */
@@ -157,10 +151,8 @@ export class DirectShim {
 	async end(): Promise<void> {
 		await this.#call("Shutdown", task.ShutdownRequest.encode({ id: this.#podId }).finish()).catch(() => undefined);
 		this.#client.close();
-		const { argv, env } = shimCommand(this.#containerd, this.#runtime, join(this.#bundles, this.#podId), this.#podId);
-		await runOk(this.#containerd.inside(...env, ...argv, "-bundle", join(this.#bundles, this.#podId), "delete"), {
-			timeoutMs: START_TIMEOUT_MS,
-		});
+		const bundle = join(this.#bundles, this.#podId);
+		await runShim(this.#containerd, this.#started, bundle, this.#podId, ["-bundle", bundle, "delete"]);
 		const left = (): number[] =>
 			this.#containerd
 				.processes()
@@ -187,6 +179,29 @@ async function writeBundle(bundles: string, id: string, spec: object): Promise<s
 	await mkdir(join(bundle, "rootfs"), { recursive: true });
 	await writeFile(join(bundle, "config.json"), JSON.stringify(spec));
 	return bundle;
+}
+
+/**
+ * Runs the shim's program in its control group.
+ * @returns how long it took, and what it printed
+ * @throws Error with that when it fails
+ */
+async function runShim(
+	containerd: PrivateContainerd,
+	{ runtime, group, tools }: Started,
+	bundle: string,
+	id: string,
+	words: readonly string[],
+): Promise<{ readonly ms: number; readonly answer: string }> {
+	const { argv, env } = shimCommand(containerd, runtime, bundle, id);
+	const output = join(bundle, "out");
+	const { stdout } = await runOk(containerd.inside(...env, tools.start, output, ...group.procs, "--", ...argv, ...words), {
+		timeoutMs: START_TIMEOUT_MS,
+	});
+	const [micros = Number.NaN, code] = stdout.split(" ").map(Number);
+	const answer = (await readFile(output, "utf8")).trim();
+	if (code !== 0) throw new Error(`${runtime.name}: ${words.join(" ")} failed with ${code}: ${answer}`);
+	return { ms: micros / MICROS_PER_MS, answer };
 }
 
 /** The command line up to the command, as containerd 2.0 to 2.2 give it, in the bundle's folder. */

@@ -19,8 +19,8 @@ const profileSchema = v.object({
 /** A function in the places where it was called. Times in microseconds, those of what it called included. */
 export type Frame = { readonly name: string; readonly micros: number; readonly children: readonly Frame[] };
 
-/** What V8 says of a program that does nothing. */
-const IDLE: ReadonlySet<string> = new Set(["(idle)", "(program)"]);
+/** What V8 says of a program that does nothing. `(program)` is native code, which does something. */
+const IDLE = "(idle)";
 const WIDTH = 1200;
 const ROW = 17;
 const TOP = 40;
@@ -43,7 +43,7 @@ export function parseProfile(value: unknown): Frame {
 		const node = byId.get(id);
 		if (node === undefined) return undefined;
 		const { functionName, url, lineNumber } = node.callFrame;
-		if (IDLE.has(functionName)) return undefined;
+		if (functionName === IDLE) return undefined;
 		const children = merged(node.children.map(frameOf).filter((child) => child !== undefined));
 		const micros = (own.get(id) ?? 0) + children.reduce((sum, child) => sum + child.micros, 0);
 		const place = url === "" ? "" : ` ${basename(url)}:${lineNumber + 1}`;

@@ -9,6 +9,7 @@ import { requireBuilt } from "../test/support/paths.ts";
 import { parseArguments, USAGE, type BenchOptions } from "./arguments.ts";
 import { compare } from "./baseline.ts";
 import { renderDocument } from "./document.ts";
+import { untilGivenBack } from "./given-back.ts";
 import { commitNow, hostFacts, versionOf } from "./host.ts";
 import { requireLayers } from "./image-files.ts";
 import { renderReport } from "./report.ts";
@@ -35,13 +36,17 @@ async function measure(scenario: Scenario, options: BenchOptions, tools: Tools):
 	const bed = await CriBed.start({ version: options.containerd, runtimes: options.runtimes.slice(2) });
 	try {
 		await bed.containerd.configure({ ...(vm === "ch-qemu" ? {} : { hypervisor: tools.nullVmm }), append: scenario.config ?? "" });
+		let leftovers: Leftovers | undefined;
 		const bench: Bench = {
 			...{ bed, tools, quick: options.quick, runtimes: options.runtimes, profileFile: options.profileFile },
 			runs: (usual, quick) => options.runs ?? (options.quick ? quick : usual),
 			progress: (line) => progress(`${name}: ${line}`),
+			givenBack: async () => {
+				if (leftovers !== undefined) await untilGivenBack(leftovers);
+			},
 		};
 		await scenario.prepare?.(bench);
-		const leftovers = await Leftovers.watch(bed.containerd);
+		leftovers = await Leftovers.watch(bed.containerd);
 		const { timeline = [], curves = [], figures } = await scenario.run(bench);
 		if (scenario.bare !== true) requireLayers(bed.containerd);
 		const left = await leftovers.settle();

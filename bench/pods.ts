@@ -10,7 +10,7 @@ import { readFile } from "node:fs/promises";
 import { readTimeline } from "../test/support/timeline.ts";
 import type { Span } from "./results.ts";
 import type { Runtime } from "./runtimes.ts";
-import { timed } from "./scenario.ts";
+import { timed, type Bench } from "./scenario.ts";
 
 /** One pod with one container from nothing to running and back; milliseconds as kubelet would see them. */
 export type PodRun = {
@@ -24,6 +24,8 @@ export type PodRun = {
 	readonly removePodMs: number;
 	/** Both. */
 	readonly removalMs: number;
+	/** From the last answer until nothing of the pod is left; kubelet's part, the removal of the pod's control groups, is in it. */
+	readonly givenBackMs: number;
 	/** The shim's own steps of the start; none of runtimes that tell none. */
 	readonly steps: readonly Span[];
 };
@@ -60,8 +62,8 @@ export async function buildTrafficImage(dir: string): Promise<TrafficImage> {
 	return { image, program };
 }
 
-/** Starts and removes one pod. */
-export async function measurePod(bed: CriBed, runtime: Runtime): Promise<PodRun> {
+/** Starts and removes one pod, and waits until nothing is left of it. */
+export async function measurePod({ bed, givenBack }: Bench, runtime: Runtime): Promise<PodRun> {
 	const context = new CaseContext(bed, runtime.name, runtime.ours);
 	try {
 		const [pod, runPodMs] = await timed(() => context.pod());
@@ -69,7 +71,11 @@ export async function measurePod(bed: CriBed, runtime: Runtime): Promise<PodRun>
 		const steps = runtime.ours ? await readTimeline(bed.containerd, pod.id) : [];
 		const [, stopPodMs] = await timed(() => pod.stop());
 		const [, removePodMs] = await timed(() => pod.remove());
-		return { runPodMs, startContainerMs, stopPodMs, removePodMs, removalMs: stopPodMs + removePodMs, steps };
+		const [, givenBackMs] = await timed(async () => {
+			await context.clean();
+			await givenBack();
+		});
+		return { runPodMs, startContainerMs, stopPodMs, removePodMs, removalMs: stopPodMs + removePodMs, givenBackMs, steps };
 	} finally {
 		await context.clean();
 	}

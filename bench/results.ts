@@ -7,7 +7,7 @@ const figure = v.object({
 	/** Short and lasting: targets and earlier results name it. */
 	id: v.string(),
 	name: v.string(),
-	unit: v.picklist(["ms", "MiB", "MiB/s", ""]),
+	unit: v.picklist(["ms", "s", "MiB", "MiB/s", ""]),
 	better: v.picklist(["less", "more"]),
 	/** By the runtime's name (or that of something else that stands beside them). */
 	samples,

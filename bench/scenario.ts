@@ -14,6 +14,8 @@ export type Bench = {
 	/** How often something is measured: what the user asked for, else the scenario's own number. */
 	readonly runs: (usual: number, quick: number) => number;
 	readonly progress: (line: string) => void;
+	/** Waits until nothing of the scenario's pods is left: what one runtime puts off is not to be done while another is measured. */
+	readonly givenBack: () => Promise<void>;
 	/** Where the flame graph of snpd goes, if one is wanted. */
 	readonly profileFile: string | undefined;
 };
@@ -43,12 +45,13 @@ export async function timed<T>(work: () => Promise<T>): Promise<[result: T, ms: 
 }
 
 /**
- * Measures all runtimes by turns, so that a change of the machine's load meets each. The first turn is not counted: images are built in it, and daemons started.
+ * Measures all runtimes by turns, so that a change of the machine's load meets each; every other turn goes backwards, so that none always follows the same one. The
+ * first turn is not counted: images are built in it, and daemons started.
  */
 export async function byTurns(bench: Bench, runs: number, work: (runtime: Runtime, counted: boolean) => Promise<void>): Promise<void> {
 	for (const runtime of bench.runtimes) await work(runtime, false);
 	for (let turn = 1; turn <= runs; turn++) {
-		for (const runtime of bench.runtimes) await work(runtime, true);
+		for (const runtime of turn % 2 === 1 ? bench.runtimes : bench.runtimes.toReversed()) await work(runtime, true);
 		bench.progress(`${turn} of ${runs}`);
 	}
 }

@@ -1,6 +1,6 @@
 //! Bytes to a process and back, timed: `stdio fifo IN OUT BYTES CHUNK` through a container's FIFOs, `stdio vsock SOCKET PORT BYTES CHUNK` through a VM's
 //! hybrid vsock. Whatever is at the other end brings back what comes. Prints the microseconds from the first write to the last byte's return.
-//! `stdio echo IN OUT` is such an other end with nothing between: it lets both FIFOs hold what the keeper lets busy ones hold, and serves until it is killed.
+//! `stdio echo IN OUT PIECE` is such an other end with nothing between: it lets both FIFOs hold what the keeper lets busy ones hold, reads and writes at most PIECE bytes at a time, and serves until it is killed.
 
 use std::env;
 use std::fs::{File, OpenOptions};
@@ -65,8 +65,8 @@ fn dial(socket: &str, port: &str) -> io::Result<UnixStream> {
     Ok(connection)
 }
 
-/// Writes what is read.
-fn echo(first: &str, second: &str) -> io::Result<()> {
+/// Writes what is read, at most so many bytes at a time.
+fn echo(first: &str, second: &str, piece: usize) -> io::Result<()> {
     let (mut input, mut output) = (fifo(first)?, fifo(second)?);
     for end in [&input, &output] {
         // SAFETY: a plain call on an open descriptor.
@@ -75,7 +75,7 @@ fn echo(first: &str, second: &str) -> io::Result<()> {
         }
     }
     println!("ready");
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; piece];
     loop {
         let length = input.read(&mut buffer)?;
         output.write_all(&buffer[..length])?;
@@ -85,13 +85,13 @@ fn echo(first: &str, second: &str) -> io::Result<()> {
 fn main() -> io::Result<()> {
     let args: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    if let ["echo", first, second] = words[..] {
-        return echo(first, second);
+    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"));
+    if let ["echo", first, second, piece] = words[..] {
+        return echo(first, second, number(piece));
     }
     let [kind, first, second, bytes, chunk] = words[..] else {
-        panic!("usage: stdio fifo IN OUT BYTES CHUNK | stdio vsock SOCKET PORT BYTES CHUNK | stdio echo IN OUT");
+        panic!("usage: stdio fifo IN OUT BYTES CHUNK | stdio vsock SOCKET PORT BYTES CHUNK | stdio echo IN OUT PIECE");
     };
-    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"));
     let (bytes, chunk) = (number(bytes), number(chunk));
     let took = if kind == "fifo" {
         let (input, mut output) = (fifo(first)?, fifo(second)?);

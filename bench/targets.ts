@@ -110,8 +110,11 @@ export const TARGETS: readonly Target[] = [
 		limit: 0,
 		sense: "at most",
 	},
+	below("reclaim.seconds", "400 MiB that a guest has freed, until the host has them again", 5, "s"),
 	below("sampling.pages", "one sample of the memory of 1,000 VMs", 5),
-	below("sampling.main", "the main thread's part of it", 0.2),
+	below("sampling.time", "one with their CPU time, while memory is short", 5),
+	below("sampling.main", "the main thread's part of a sample, reading it included", 0.2),
+	below("sampling.time-main", "the same with their CPU time", 0.2),
 	against("stdio.lines", "standard streams, lines of 64 bytes"),
 	against("stdio.large", "standard streams, writes of 1 MiB", "who gets the processors decides, so that it differs much from run to run"),
 ];

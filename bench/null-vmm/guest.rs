@@ -1,4 +1,4 @@
-//! What "runs" in the guest. `true` ends at once, `cat` brings back what comes; anything else runs until a signal ends it.
+//! What "runs" in the guest. `true` ends at once, `cat` brings back what comes, `dd bs=N` does it in pieces of at most N bytes; anything else runs until a signal ends it.
 
 use crate::agent::Call;
 use std::collections::HashMap;
@@ -10,7 +10,8 @@ use std::thread;
 const SIGKILL: u64 = 9;
 const SIGTERM: u64 = 15;
 const SIGNAL_EXIT_BASE: u64 = 128;
-const BUFFER: usize = 128 << 10;
+/// As `cat` of the coreutils.
+pub const BUFFER: usize = 128 << 10;
 
 /// A process: its container, and its exec id unless it is the container's first.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -124,14 +125,15 @@ impl Guest {
             return;
         };
         let tokens = process.tokens;
+        let piece = piece(&process.args);
         match process.args.first().map(String::as_str) {
             Some("true") => state.end(key, 0),
-            Some("cat") if tokens[..2].iter().all(|token| state.streams.contains_key(token)) => {
+            Some("cat" | "dd") if tokens[..2].iter().all(|token| state.streams.contains_key(token)) => {
                 let ends = tokens.map(|token| state.streams.remove(&token));
                 if let [Some(input), Some(output), _] = ends {
                     let (guest, key) = (self.clone(), key.clone());
                     thread::spawn(move || {
-                        echo(input, output);
+                        echo(input, output, piece);
                         guest.end(&key, 0);
                     });
                 }
@@ -156,9 +158,15 @@ impl State {
     }
 }
 
-/// Writes what is read, to its end.
-pub fn echo(mut input: UnixStream, mut output: UnixStream) {
-    let mut buffer = vec![0; BUFFER];
+/// How much a program reads and writes at a time.
+fn piece(args: &[String]) -> usize {
+    let given = args.iter().find_map(|argument| argument.strip_prefix("bs="));
+    given.and_then(|bytes| bytes.parse().ok()).unwrap_or(BUFFER)
+}
+
+/// Writes what is read, at most so many bytes at a time, to its end.
+pub fn echo(mut input: UnixStream, mut output: UnixStream, piece: usize) {
+    let mut buffer = vec![0; piece];
     while let Ok(length @ 1..) = input.read(&mut buffer) {
         if output.write_all(&buffer[..length]).is_err() {
             return;

@@ -26,8 +26,11 @@ const API_FD: i32 = 3;
 const EVENTS_FD: i32 = 4;
 const AGENT_PORT: &str = "1024";
 const STREAM_PORT: &str = "1028";
-/// What comes goes back: a stream without anything of the shim's, for comparison. No port of the agent's.
+/// What comes goes back: a stream without anything of the shim's, for comparison. No ports of the agent's.
 const ECHO_PORT: &str = "7";
+/// The same in pieces of a line's length.
+const LINES_PORT: &str = "8";
+const LINE: usize = 64;
 
 fn main() {
     // SAFETY: the descriptors were handed over for this, and nobody else here uses them.
@@ -71,7 +74,11 @@ fn connect(mut connection: UnixStream, number: usize, guest: &Arc<Guest>) -> Opt
             Some(())
         }
         ECHO_PORT => {
-            guest::echo(connection.try_clone().ok()?, connection);
+            guest::echo(connection.try_clone().ok()?, connection, guest::BUFFER);
+            Some(())
+        }
+        LINES_PORT => {
+            guest::echo(connection.try_clone().ok()?, connection, LINE);
             Some(())
         }
         _ => None,

@@ -8,9 +8,10 @@ import { memory } from "./memory.ts";
 import { network } from "./network.ts";
 import { parallel } from "./parallel.ts";
 import { pod, removal } from "./pod.ts";
+import { reclaim } from "./reclaim.ts";
 import { sampling } from "./sampling.ts";
 import { shim } from "./shim.ts";
-import { stdio } from "./stdio.ts";
+import { stdio, stdioGuest } from "./stdio.ts";
 import { warm, warmShim } from "./warm.ts";
 
 export const SCENARIOS: readonly Scenario[] = [
@@ -23,7 +24,9 @@ export const SCENARIOS: readonly Scenario[] = [
 	removal,
 	exec,
 	stdio,
+	stdioGuest,
 	memory,
+	reclaim,
 	sampling,
 	parallel,
 	loop,
@@ -31,7 +34,7 @@ export const SCENARIOS: readonly Scenario[] = [
 ];
 
 /** Those that a quick run leaves out unless they are named. */
-export const SLOW_SCENARIOS: ReadonlySet<string> = new Set([network.name]);
+export const SLOW_SCENARIOS: ReadonlySet<string> = new Set([network.name, stdioGuest.name]);
 
 /** The scenarios of a run. @param names those that are wanted; empty for all */
 export function chooseScenarios(names: readonly string[], quick: boolean): readonly Scenario[] {

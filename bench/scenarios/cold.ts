@@ -13,12 +13,13 @@ async function run(bench: Bench) {
 	await byTurns(bench, bench.runs(8, 3), async (runtime, counted) => {
 		const ctr = clients.get(runtime.name);
 		if (ctr === undefined) return;
-		const { totalMs, createMs, startMs, removeMs, steps } = await measureColdStart(ctr, image.name, runtime);
+		const { totalMs, createMs, startMs, removeMs, givenBackMs, steps } = await measureColdStart(bench, ctr, runtime);
 		if (!counted) return;
 		samples.add("cold.total", runtime.name, totalMs);
 		samples.add("cold.create", runtime.name, createMs);
 		samples.add("cold.start", runtime.name, startMs);
 		samples.add("cold.remove", runtime.name, removeMs);
+		samples.add("cold.given-back", runtime.name, givenBackMs);
 		if (runtime.ours) timelines.push(steps);
 	});
 	return {
@@ -27,6 +28,7 @@ async function run(bench: Bench) {
 			samples.figure("cold.create", "Create"),
 			samples.figure("cold.start", "Start"),
 			samples.figure("cold.remove", "Kill, Wait and Delete"),
+			samples.figure("cold.given-back", "after that, until all is given back"),
 		],
 		timeline: medianTimeline(timelines),
 	};

@@ -11,6 +11,7 @@ async function run(bench: Bench) {
 	await byTurns(bench, bench.runs(3, 1), async (runtime, counted) => {
 		if (!counted) return;
 		const rates = await measureFlows(bench.bed, runtime, traffic);
+		await bench.givenBack();
 		for (const [at, rate] of rates.entries()) samples.add(id(at), runtime.name, rate);
 	});
 	const nameOf = ({ direction, streams }: (typeof FLOWS)[number]): string =>

@@ -8,13 +8,14 @@ const WARM_UP = 3;
 
 async function run(bench: Bench) {
 	const samples = new Samples();
-	for (const runtime of bench.runtimes) await startAtOnce(bench.bed, runtime, WARM_UP);
+	for (const runtime of bench.runtimes) await startAtOnce(bench, runtime, WARM_UP);
 	for (const count of COUNTS) {
-		const rounds = Math.max(1, Math.ceil(bench.runs(10, 3) / count));
+		// Four bursts are the fewest that a later run can be compared with.
+		const rounds = count === 1 ? bench.runs(10, 3) : bench.runs(4, 1);
 		for (let round = 1; round <= rounds; round++) {
-			for (const runtime of bench.runtimes) {
-				const { eachMs, allMs, failures } = await startAtOnce(bench.bed, runtime, count);
-				for (const ms of eachMs) samples.add(`parallel.${count}.each`, runtime.name, ms);
+			for (const runtime of round % 2 === 1 ? bench.runtimes : bench.runtimes.toReversed()) {
+				const { eachMs, allMs, failures } = await startAtOnce(bench, runtime, count);
+				samples.addTogether(`parallel.${count}.each`, runtime.name, eachMs);
 				samples.add(`parallel.${count}.all`, runtime.name, allMs);
 				samples.add(`parallel.${count}.failed`, runtime.name, failures.length);
 				bench.progress(`${count} at once, ${runtime.name}: ${allMs.toFixed(0)} ms, ${failures.length} failed ${failures[0] ?? ""}`);

@@ -10,6 +10,7 @@ const STEPS: readonly (readonly [key: Exclude<keyof PodRun, "steps">, name: stri
 	["stopPodMs", "StopPodSandbox, with the container running"],
 	["removePodMs", "RemovePodSandbox"],
 	["removalMs", "both: the removal"],
+	["givenBackMs", "after that, until all is given back"],
 ];
 const ids: Readonly<Record<Exclude<keyof PodRun, "steps">, string>> = {
 	runPodMs: "run",
@@ -17,13 +18,14 @@ const ids: Readonly<Record<Exclude<keyof PodRun, "steps">, string>> = {
 	stopPodMs: "stop",
 	removePodMs: "remove",
 	removalMs: "removal",
+	givenBackMs: "given-back",
 };
 
 async function measure(bench: Bench, scenario: string, runs: number) {
 	const samples = new Samples();
 	const timelines: PodRun["steps"][] = [];
 	await byTurns(bench, runs, async (runtime, counted) => {
-		const run = await measurePod(bench.bed, runtime);
+		const run = await measurePod(bench, runtime);
 		if (!counted) return;
 		for (const [key] of STEPS) samples.add(`${scenario}.${ids[key]}`, runtime.name, run[key]);
 		samples.add(`${scenario}.start`, runtime.name, run.runPodMs + run.startContainerMs);

@@ -5,21 +5,22 @@ import { parseProfile, renderFlameGraph } from "../../bench/flame.ts";
 const frame = (functionName: string, url = "", lineNumber = 0) => ({ functionName, url, lineNumber });
 const PROFILE = {
 	nodes: [
-		{ id: 1, callFrame: frame("(root)"), children: [2, 3, 5] },
+		{ id: 1, callFrame: frame("(root)"), children: [2, 3, 5, 7] },
 		{ id: 2, callFrame: frame("(idle)") },
 		{ id: 3, callFrame: frame("handle", "file:///opt/bin/snpd", 9), children: [4] },
 		{ id: 4, callFrame: frame("<write> & more") },
 		{ id: 5, callFrame: frame("handle", "file:///opt/bin/snpd", 9), children: [6] },
 		{ id: 6, callFrame: frame("") },
+		{ id: 7, callFrame: frame("(program)") },
 	],
-	samples: [2, 3, 4, 4, 6],
-	timeDeltas: [0, 1000, 200, 300, 300, 50],
+	samples: [2, 3, 4, 4, 6, 7],
+	timeDeltas: [0, 1000, 200, 300, 300, 50, 150],
 };
 
-t.test("times are added up over callers, equal ones become one, idleness is left out", async (t) => {
+t.test("times are added up over callers, equal ones become one, native code counts, idleness is left out", async (t) => {
 	t.same(parseProfile(PROFILE), {
 		name: "(root)",
-		micros: 850,
+		micros: 1000,
 		children: [
 			{
 				name: "handle snpd:10",
@@ -29,6 +30,7 @@ t.test("times are added up over callers, equal ones become one, idleness is left
 					{ name: "(nameless)", micros: 50, children: [] },
 				],
 			},
+			{ name: "(program)", micros: 150, children: [] },
 		],
 	});
 });
@@ -36,8 +38,8 @@ t.test("times are added up over callers, equal ones become one, idleness is left
 t.test("the picture has a box for each function and its text as text", async (t) => {
 	const svg = renderFlameGraph(parseProfile(PROFILE), "snpd & others");
 	t.match(svg, /snpd &amp; others: 1 ms at work/);
-	t.equal(svg.match(/<title>/g)?.length, 4);
-	t.match(svg, /<title>&lt;write&gt; &amp; more: 0\.6 ms, 70\.6 %<\/title>/);
+	t.equal(svg.match(/<title>/g)?.length, 5);
+	t.match(svg, /<title>&lt;write&gt; &amp; more: 0\.6 ms, 60\.0 %<\/title>/);
 });
 
 t.test("a profile in which nothing happened is an empty picture", async (t) => {

@@ -124,7 +124,8 @@ async function records(cd: PrivateContainerd): Promise<string[]> {
 	return [...(await list("task", "task", "ls", "--quiet")), ...(await list("container", "container", "ls", "--quiet"))];
 }
 
-async function listResources(cd: PrivateContainerd): Promise<string[]> {
+/** @param all containerd's own records as well, for which it has to be asked */
+async function listResources(cd: PrivateContainerd, all = true): Promise<string[]> {
 	return [
 		...processes(cd),
 		...mounts(cd),
@@ -137,7 +138,7 @@ async function listResources(cd: PrivateContainerd): Promise<string[]> {
 		...abandonedFolders(),
 		...bundles(cd),
 		...cgroups(cd),
-		...(await records(cd)),
+		...(all ? await records(cd) : []),
 	];
 }
 
@@ -156,9 +157,9 @@ export class Leftovers {
 		return new Leftovers(containerd, count(await listResources(containerd)));
 	}
 
-	/** What is there now and was not there before, by kind and name. */
-	async list(): Promise<string[]> {
-		const now = count(await listResources(this.#containerd));
+	/** What is there now and was not there before, by kind and name. @param all see `listResources` */
+	async list(all = true): Promise<string[]> {
+		const now = count(await listResources(this.#containerd, all));
 		// snpd in a mount namespace of its own sees a copy of the first mounts: those are no leftovers.
 		const known = (name: string): number => this.#before.get(name.replace(/^mount seen by [^:]*:/, "mount:")) ?? 0;
 		return [...now].filter(([name, times]) => times > known(name)).map(([name]) => name);
