@@ -8,7 +8,7 @@ import type { PrivateContainerd } from "../test/support/containerd.ts";
  * a way that they don't take.
  * @throws Error that names the other files
  */
-export function requireLayers(containerd: PrivateContainerd): void {
+export function requireLayers(containerd: Pick<PrivateContainerd, "rootDir">): void {
 	const folder = join(containerd.rootDir, "images/rootfs");
 	const disks = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith(".erofs")) : [];
 	if (disks.length === 0) throw new Error("no container had a disk");

@@ -61,7 +61,7 @@ async function startInRow(bench: Bench, ctr: Ctr): Promise<Started[]> {
 /** Cold and warm starts of containers by containerd's tasks, and warm pods with their networks through CRI. */
 async function single(bench: Bench, vm: Scenario["vm"], id: string, samples: Samples, clients: ReadonlyMap<string, Ctr>) {
 	const timelines: ColdStart["steps"][] = [];
-	await byTurns(bench, bench.runs(10, 4), async (runtime, counted) => {
+	await byTurns(bench, bench.runs(10, 3), async (runtime, counted) => {
 		const ctr = clients.get(runtime.name);
 		if (ctr === undefined) return;
 		const cold = await measureColdStart(bench, ctr, runtime);
