@@ -14,7 +14,8 @@
         "native/src/pressure.cc",
         "native/src/process.cc",
         "native/src/receive.cc",
-        "native/src/socket.cc"
+        "native/src/socket.cc",
+        "native/src/spawn.cc"
       ],
       "include_dirs": ["<!@(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=8", "NAPI_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED", "_GNU_SOURCE"],

@@ -16,6 +16,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   snp::InitProcess(env, exports);
   snp::InitReceive(env, exports);
   snp::InitSocket(env, exports);
+  snp::InitSpawn(env, exports, jobs);
   return exports;
 }
 

@@ -98,5 +98,6 @@ void InitPressure(Napi::Env env, Napi::Object exports);
 void InitProcess(Napi::Env env, Napi::Object exports);
 void InitReceive(Napi::Env env, Napi::Object exports);
 void InitSocket(Napi::Env env, Napi::Object exports);
+void InitSpawn(Napi::Env env, Napi::Object exports, Jobs* jobs);
 
 }  // namespace snp

@@ -1,4 +1,4 @@
-// A process's way into a control group of every hierarchy (cgroups(7)): on a thread of its own, since the kernel waits for all processors
+// The way of processes into a control group of every hierarchy (cgroups(7)): on a thread of its own, since the kernel waits for all processors
 // at each move.
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "cgroup.h"
 #include "job.h"
 
 namespace snp {
@@ -17,13 +18,6 @@ constexpr const char* kControllers[] = {"cpu", "memory", "io", "pids", "cpuset"}
 // What a new cpuset of version 1 must have before a process may enter it.
 constexpr const char* kCpusetFiles[] = {"/cpuset.cpus", "/cpuset.mems"};
 constexpr mode_t kMode = 0755;
-
-// A mounted hierarchy.
-struct Hierarchy {
-  std::string root;
-  bool second = false;
-  bool cpuset = false;
-};
 
 std::string Read(const std::string& path) {
   char buffer[4096];
@@ -66,33 +60,22 @@ int InheritCpuset(const std::string& parent, const std::string& folder) {
   return 0;
 }
 
-// Makes a group with all above it. `path` has a leading slash. Answers 0 or an errno.
-int Make(const Hierarchy& hierarchy, const std::string& path) {
-  std::string folder = hierarchy.root;
-  for (size_t at = 0; at < path.size();) {
-    const size_t next = std::min(path.find('/', at + 1), path.size());
-    const std::string parent = folder;
-    if (hierarchy.second) HandDown(parent);
-    folder += path.substr(at, next - at);
-    if (mkdir(folder.c_str(), kMode) != 0 && errno != EEXIST) return errno;
-    const int failed = hierarchy.cpuset ? InheritCpuset(parent, folder) : 0;
-    if (failed != 0) return failed;
-    at = next;
-  }
-  return 0;
-}
-
 // Answers `[errno, index]`: the first failure and the hierarchy in which it came; `[0, 0]` without one.
 class Join : public Job {
  public:
-  Join(std::vector<Hierarchy> hierarchies, std::string path, std::string pid)
-      : hierarchies_(std::move(hierarchies)), path_(std::move(path)), pid_(std::move(pid)) {
+  Join(std::vector<Hierarchy> hierarchies, std::string path, std::vector<std::string> pids)
+      : hierarchies_(std::move(hierarchies)), path_(std::move(path)), pids_(std::move(pids)) {
   }
 
   void Run() override {
     for (size_t i = 0; i < hierarchies_.size(); i++) {
-      error_ = Make(hierarchies_[i], path_);
-      if (error_ == 0) error_ = Write(hierarchies_[i].root + path_ + "/cgroup.procs", pid_);
+      error_ = MakeGroup(hierarchies_[i], path_);
+      const std::string door = hierarchies_[i].root + path_ + "/cgroup.procs";
+      for (size_t k = 0; error_ == 0 && k < pids_.size(); k++) {
+        error_ = Write(door, pids_[k]);
+        // It has ended meanwhile.
+        if (error_ == ESRCH) error_ = 0;
+      }
       failed_ = i;
       if (error_ != 0) return;
     }
@@ -112,28 +95,49 @@ class Join : public Job {
  private:
   std::vector<Hierarchy> hierarchies_;
   std::string path_;
-  std::string pid_;
+  std::vector<std::string> pids_;
   int error_ = 0;
   size_t failed_ = 0;
 };
 
-// cgroupJoin(roots, second, cpuset, path, pid): the mounted hierarchies with, for each, whether it is of version 2 and whether it has
+// cgroupJoin(roots, second, cpuset, path, pids): the mounted hierarchies with, for each, whether it is of version 2 and whether it has
 // cpusets.
 Napi::Value CgroupJoin(const Napi::CallbackInfo& info) {
-  const auto roots = info[0].As<Napi::Array>();
-  const auto second = info[1].As<Napi::Array>();
-  const auto cpuset = info[2].As<Napi::Array>();
+  const auto pids = info[4].As<Napi::Array>();
+  std::vector<std::string> texts;
+  for (uint32_t i = 0; i < pids.Length(); i++) texts.push_back(std::to_string(pids.Get(i).As<Napi::Number>().Int32Value()));
+  return JobsOf(info)->Start(std::make_unique<Join>(HierarchiesAt(info, 0), StringAt(info, 3), std::move(texts)));
+}
+
+}  // namespace
+
+std::vector<Hierarchy> HierarchiesAt(const Napi::CallbackInfo& info, size_t index) {
+  const auto roots = info[index].As<Napi::Array>();
+  const auto second = info[index + 1].As<Napi::Array>();
+  const auto cpuset = info[index + 2].As<Napi::Array>();
   std::vector<Hierarchy> hierarchies(roots.Length());
   for (uint32_t i = 0; i < roots.Length(); i++) {
     hierarchies[i].root = roots.Get(i).As<Napi::String>().Utf8Value();
     hierarchies[i].second = second.Get(i).As<Napi::Boolean>().Value();
     hierarchies[i].cpuset = cpuset.Get(i).As<Napi::Boolean>().Value();
   }
-  auto job = std::make_unique<Join>(std::move(hierarchies), StringAt(info, 3), std::to_string(IntAt(info, 4)));
-  return JobsOf(info)->Start(std::move(job));
+  return hierarchies;
 }
 
-}  // namespace
+int MakeGroup(const Hierarchy& hierarchy, const std::string& path) {
+  std::string folder = hierarchy.root;
+  for (size_t at = 0; at < path.size();) {
+    const size_t next = std::min(path.find('/', at + 1), path.size());
+    const std::string parent = folder;
+    if (hierarchy.second) HandDown(parent);
+    folder += path.substr(at, next - at);
+    if (mkdir(folder.c_str(), kMode) != 0 && errno != EEXIST) return errno;
+    const int failed = hierarchy.cpuset ? InheritCpuset(parent, folder) : 0;
+    if (failed != 0) return failed;
+    at = next;
+  }
+  return 0;
+}
 
 void InitCgroup(Napi::Env env, Napi::Object exports, Jobs* jobs) {
   exports.Set("cgroupJoin", Napi::Function::New(env, CgroupJoin, "cgroupJoin", jobs));

@@ -11,7 +11,7 @@ export interface JoinedHierarchy {
 	readonly cpuset: boolean;
 }
 
-/** A process could not be brought into a group. */
+/** Processes could not be brought into a group. */
 export class JoinError extends SystemError {
 	/** The group's folder. */
 	readonly folder: string;
@@ -23,17 +23,18 @@ export class JoinError extends SystemError {
 }
 
 /**
- * Makes a group, with all above it, in each hierarchy, and moves a process with all its threads there; stops at the first failure.
+ * Makes a group, with all above it, in each hierarchy, and moves processes with all their threads there; stops at the first failure. A process that is
+ * gone is none.
  * @param path of the group below the hierarchies' roots, with a leading slash
- * @throws JoinError; ESRCH when there is no such process
+ * @throws JoinError
  */
-export async function cgroupJoin(hierarchies: readonly JoinedHierarchy[], path: string, pid: number): Promise<void> {
+export async function cgroupJoin(hierarchies: readonly JoinedHierarchy[], path: string, pids: readonly number[]): Promise<void> {
 	const result = await addon().cgroupJoin(
 		hierarchies.map(({ root }) => plain(root, "root")),
 		hierarchies.map(({ second }) => second),
 		hierarchies.map(({ cpuset }) => cpuset),
 		plain(path, "path"),
-		whole(pid, "pid", 1, MAX_INT),
+		pids.map((pid) => whole(pid, "pid", 1, MAX_INT)),
 	);
 	if (typeof result === "number") return void checked(result, "cgroup", path);
 	const [errno = 0, index = 0] = result;

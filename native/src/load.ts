@@ -13,7 +13,7 @@ export interface Addon {
 		second: readonly boolean[],
 		cpuset: readonly boolean[],
 		path: string,
-		pid: number,
+		pids: readonly number[],
 	) => Promise<readonly number[]> | number;
 	readonly makeFifo: (path: string, mode: number) => number;
 	readonly closeFd: (fd: number) => number;
@@ -35,6 +35,18 @@ export interface Addon {
 	readonly releaseConstantPages: () => number;
 	readonly pressureWatch: (file: string, trigger: string, callback: () => void) => number;
 	readonly pressureUnwatch: (id: number) => void;
+	readonly spawn: (
+		program: string,
+		args: readonly string[],
+		folder: string,
+		descriptors: readonly number[],
+		oomScore: number,
+		roots: readonly string[],
+		second: readonly boolean[],
+		cpuset: readonly boolean[],
+		group: string,
+	) => Promise<readonly number[]> | number;
+	readonly childEnd: (pid: number) => number;
 	readonly pidfdOpen: (pid: number) => number;
 	readonly pidfdSendSignal: (pidfd: number, signal: number) => number;
 	readonly pidfdWatch: (pidfd: number, callback: () => void) => number;

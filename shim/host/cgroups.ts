@@ -6,6 +6,7 @@ import { join, posix } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
 import { cgroupJoin, JoinError } from "../../native/src/cgroup.ts";
+import type { JoinedHierarchy } from "../../native/src/cgroup.ts";
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
 
 /** One mounted hierarchy. */
@@ -134,23 +135,38 @@ export class HostCgroup {
 		this.#hierarchies = hierarchies;
 	}
 
-	/**
-	 * Makes the group where it is missing and moves a process with all its threads into it. The kernel may take some milliseconds for the move.
-	 * @throws ShimError `host.cgroup` that names the folder
-	 */
-	async join(pid: number): Promise<void> {
+	/** What a program needs to be started in the group: see `startProgram`. */
+	get entrance(): { readonly hierarchies: readonly JoinedHierarchy[]; readonly path: string } {
 		const hierarchies = this.#hierarchies.map(({ mountPoint, version, controllers }) => ({
 			root: mountPoint,
 			second: version === 2,
 			cpuset: version === 1 && controllers.includes("cpuset"),
 		}));
+		return { hierarchies, path: this.path };
+	}
+
+	/** Called when a process is in the group: it is there. */
+	entered(): void {}
+
+	/** The `host.cgroup` that a failure to enter the group is; undefined for any other failure. */
+	failure(error: unknown): ShimError | undefined {
+		if (!(error instanceof JoinError)) return undefined;
+		return new ShimError("host.cgroup", `the pod's control group ${error.folder} can't be used: ${messageOf(error)}`, { cause: error });
+	}
+
+	/**
+	 * Makes the group where it is missing and moves processes with all their threads into it: those that are there still. The kernel may take some
+	 * milliseconds for the move.
+	 * @throws ShimError `host.cgroup` that names the folder
+	 */
+	async join(...pids: readonly number[]): Promise<void> {
+		const { hierarchies, path } = this.entrance;
 		try {
-			await cgroupJoin(hierarchies, this.path, pid);
+			await cgroupJoin(hierarchies, path, pids);
 		} catch (error) {
-			if (errnoOf(error) === "ESRCH") return;
-			const folder = error instanceof JoinError ? error.folder : this.path;
-			throw new ShimError("host.cgroup", `the pod's control group ${folder} can't be used: ${messageOf(error)}`, { cause: error });
+			throw this.failure(error) ?? error;
 		}
+		this.entered();
 	}
 
 	/**
@@ -188,7 +204,7 @@ export class HostCgroup {
 		for (let attempt = 1; attempt <= MOVE_ATTEMPTS; attempt++) {
 			const found = other.processes();
 			if (found.length === 0) return [...moved];
-			await Promise.all(found.map((pid) => this.join(pid)));
+			await this.join(...found);
 			for (const pid of found) moved.add(pid);
 		}
 		throw new ShimError("host.cgroup", `the processes of the control group ${other.path} don't leave it`);

@@ -5,6 +5,8 @@ import { constants } from "node:os";
 
 import { closeFd } from "../../native/src/file.ts";
 import { pidfdOpen, pidfdSendSignal, pidfdWatch } from "../../native/src/process.ts";
+import { childEnd } from "../../native/src/spawn.ts";
+import type { ChildEnd, Spawned } from "../../native/src/spawn.ts";
 import { deferred, withDeadline } from "../base/deadline.ts";
 import { errnoOf } from "../base/errors.ts";
 
@@ -93,6 +95,15 @@ function readProc(path: string): string | undefined {
 	}
 }
 
+/** How a child ended; neither by a code nor by a signal when somebody else has waited for it. */
+function endOf(pid: number): ChildEnd {
+	try {
+		return childEnd(pid);
+	} catch {
+		return { code: undefined, signal: undefined };
+	}
+}
+
 /** A held process. Whoever opens it closes it. */
 export class ProcessHandle {
 	readonly pid: number;
@@ -132,11 +143,37 @@ export class ProcessHandle {
 			return undefined;
 		}
 		const handle = new ProcessHandle(pid, found.startTime, pidfd);
-		handle.#unwatch = pidfdWatch(pidfd, () => {
-			handle.#ended = true;
-			handle.#exited.resolve();
-		});
+		handle.#unwatch = pidfdWatch(pidfd, () => handle.#end());
 		return handle;
+	}
+
+	/**
+	 * Holds a process that this one has just started.
+	 * @returns the handle, and how the process ended once it has: it is waited for also when the handle is closed before
+	 * @throws SystemError when the host refuses (ENOMEM); the process is then killed
+	 */
+	static ofChild({ pid, pidfd }: Spawned): { readonly handle: ProcessHandle; readonly ended: Promise<ChildEnd> } {
+		try {
+			// Nobody has waited for it: it is there, if only as a zombie.
+			const startTime = startTimeOf(pid);
+			if (startTime === undefined) throw new Error(`process ${pid} can't be found in /proc`);
+			const handle = new ProcessHandle(pid, startTime, pidfd);
+			const ended = deferred<ChildEnd>();
+			pidfdWatch(pidfd, () => {
+				ended.resolve(endOf(pid));
+				handle.#end();
+			});
+			return { handle, ended: ended.promise };
+		} catch (error) {
+			pidfdSendSignal(pidfd, constants.signals.SIGKILL);
+			closeFd(pidfd);
+			throw error;
+		}
+	}
+
+	#end(): void {
+		this.#ended = true;
+		this.#exited.resolve();
 	}
 
 	/** True until the end of the process was seen. After `close` it tells the last known state. */

@@ -12,7 +12,6 @@ import { AGENT_PORT } from "../base/names.ts";
 import type { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
 import type { HostCgroup } from "../host/cgroups.ts";
-import { setOomScore } from "../host/processes.ts";
 import { SNP_PLACES } from "../host/snp.ts";
 import type { SnpPlaces } from "../host/snp.ts";
 import type { VmConfig } from "../vmm/config-types.ts";
@@ -49,7 +48,7 @@ export interface BootContext {
 	readonly log: Log;
 	/** Called as soon as the VMM's process exists, so that the journal knows it. */
 	readonly onVmm: (vmm: Vmm) => void;
-	/** The group that the VM's processes belong to, before it gets its memory. */
+	/** The group that the VM's processes belong to from their start on. */
 	readonly cgroup: HostCgroup | undefined;
 	/** The first container's disk, made while the VMM starts; undefined for a pod whose first container runs nothing. */
 	readonly disk: Promise<BootDisk> | undefined;
@@ -150,13 +149,6 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 	const { config, folder, plan, scope, timeline } = context;
 	const guestEnd = new GuestEnd();
 	const { cgroup } = context;
-	let joined: Promise<void> = Promise.resolve();
-	if (cgroup !== undefined)
-		scope.defer(CGROUP_RELEASE, async () => {
-			// Nothing must be on its way into what is removed.
-			await joined.catch(() => undefined);
-			await cgroup.remove();
-		});
 	const launching = timeline.step("vmm-launch", () =>
 		launchVmm({
 			hypervisorPath: plan.hypervisorPath,
@@ -164,23 +156,27 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 			logLevel: config.hypervisor.log_level,
 			seccomp: config.hypervisor.seccomp ? "true" : "false",
 			onEvent: (event) => guestEnd.accept(event),
+			cgroup,
+			// containerd protects itself and its children from the kernel's out-of-memory killer; a pod's memory must not be.
+			oomScore: context.oomScore ?? 0,
 			signal,
 		}),
 	);
-	const owned = launching.then(async (vmm) => {
+	if (cgroup !== undefined)
+		scope.defer(CGROUP_RELEASE, async () => {
+			// Nothing must be on its way into what is removed.
+			await launching.catch(() => undefined);
+			await cgroup.remove();
+		});
+	const owned = launching.then((vmm) => {
 		scope.defer(VM_RELEASE, async () => {
 			await vmm.kill();
 		});
-		// containerd protects itself and its children from the kernel's out-of-memory killer; a pod's memory must not be.
-		setOomScore(vmm.pid, context.oomScore ?? 0);
 		context.onVmm(vmm);
-		// The kernel takes its time; the VM gets its memory when it boots, and not before that is done.
-		if (cgroup !== undefined) joined = timeline.step("cgroup-join", () => cgroup.join(vmm.pid));
-		joined.catch(() => undefined);
 		return vmm;
 	});
 	const [vmm, disk, scratch] = await Promise.all([owned, context.disk, context.scratch]).catch(async (error: unknown): Promise<never> => {
-		// A process that is on its way must be the scope's, and in its group or not at all, before the scope is closed.
+		// A process that is on its way must be the scope's before the scope is closed.
 		await owned.catch(() => undefined);
 		throw error;
 	});
@@ -188,10 +184,7 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 	const failed = died.then((death) => Promise.reject(death));
 	failed.catch(() => undefined);
 	try {
-		return await Promise.race([
-			failed,
-			startGuest(context, { vmm, joined }, { disk, scratch, initdata: context.initdata }, guestEnd, signal),
-		]);
+		return await Promise.race([failed, startGuest(context, vmm, { disk, scratch, initdata: context.initdata }, guestEnd, signal)]);
 	} catch (error) {
 		throw await rootCause(error, died);
 	}
@@ -229,19 +222,7 @@ async function lastWords(context: BootContext): Promise<string> {
 	return told === "" ? "" : `; its console says: ${told}`;
 }
 
-/** A launched VMM, and when it is in its control group. */
-interface Launched {
-	readonly vmm: Vmm;
-	readonly joined: Promise<void>;
-}
-
-async function startGuest(
-	context: BootContext,
-	{ vmm, joined }: Launched,
-	disks: Disks,
-	guestEnd: GuestEnd,
-	signal: AbortSignal,
-): Promise<Booted> {
+async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd: GuestEnd, signal: AbortSignal): Promise<Booted> {
 	const { config, plan, scope, timeline, podId } = context;
 	const call = { signal, timeoutMs: config.timeouts.vmm_call_ms };
 	const asked = vmConfig(plan, disks);
@@ -251,7 +232,6 @@ async function startGuest(
 	if (snp) await timeline.step("snp-read-back", () => requireReadBack(vmm, asked, call));
 	const network = await context.network;
 	if (network !== undefined) await timeline.step("add-net", () => network.plugCold(vmm.client, { signal }));
-	await joined;
 	await timeline.step("vm-boot", () => vmm.client.boot(call));
 	// The places of devices are known as soon as the VM runs; the guest boots meanwhile.
 	const { disk, scratch } = disks;

@@ -9,6 +9,7 @@ import { withDeadline } from "../base/deadline.ts";
 import { explain, messageOf, ShimError } from "../base/errors.ts";
 import { Scope } from "../base/scope.ts";
 import { mountIn, unmount } from "../host/mounts.ts";
+import type { HostCgroup } from "../host/cgroups.ts";
 import { endShareDaemon, launchShareDaemon } from "../vmm/share-daemon.ts";
 import type { Machine } from "./machine.ts";
 import type { DisksHost } from "./volume-disks.ts";
@@ -32,7 +33,7 @@ export interface SharesHost extends DisksHost {
 	/** The pod's. */
 	readonly folder: string;
 	/** Where the VMM's processes belong. */
-	readonly cgroup: { join(pid: number): Promise<void> } | undefined;
+	readonly cgroup: HostCgroup | undefined;
 }
 
 const QUEUE_SIZE = 1024;
@@ -80,10 +81,9 @@ export class VolumeShares {
 			this.#keep(record);
 			const source = readonly ? await this.#readonlyView(record) : path;
 			const socket = this.#socket(id);
-			const daemon = await launchShareDaemon({ program: config.storage.virtiofsd, source, socket, folder });
+			const daemon = await launchShareDaemon({ program: config.storage.virtiofsd, source, socket, folder, cgroup });
 			record = { ...record, process: { pid: daemon.pid, startTime: daemon.startTime } };
 			this.#keep(record);
-			await cgroup?.join(daemon.pid);
 			const call = { timeoutMs: config.timeouts.vmm_call_ms, signal };
 			const plugging = machine.vmm.client.addFs({ id, tag: id, socket, num_queues: 1, queue_size: QUEUE_SIZE }, call);
 			plugging.catch(() => undefined);

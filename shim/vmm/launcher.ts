@@ -3,16 +3,16 @@
  * die and the other goes on: the API socket (bound here, handed over as a descriptor: nothing to poll), the log, and the FIFO of events.
  */
 
-import { spawn } from "node:child_process";
-import type { ChildProcess, StdioOptions } from "node:child_process";
-import { closeSync, constants, openSync } from "node:fs";
-import { access, rm, stat } from "node:fs/promises";
+import { closeSync, constants, openSync, rmSync } from "node:fs";
+import { access, stat } from "node:fs/promises";
 import { isAbsolute } from "node:path";
 
-import { deferred } from "../base/deadline.ts";
 import { errnoOf, messageOf, ShimError } from "../base/errors.ts";
+import type { HostCgroup } from "../host/cgroups.ts";
 import { makeFifo } from "../host/filesystem.ts";
 import { ProcessHandle } from "../host/processes.ts";
+import { startProgram } from "../host/programs.ts";
+import type { StartedProgram } from "../host/programs.ts";
 import { listenUnix, MAX_SOCKET_PATH_BYTES } from "../host/sockets.ts";
 import { readEvents } from "./events.ts";
 import type { OnVmmEvent } from "./events.ts";
@@ -39,6 +39,10 @@ export interface LaunchOptions {
 	/** What the VMM does at a system call that it does not expect: `true` (its default) kills it. */
 	readonly seccomp?: "true" | "false" | "log" | "errno" | undefined;
 	readonly onEvent?: OnVmmEvent | undefined;
+	/** The group that the VMM is in from its first instruction on; undefined: this process's. */
+	readonly cgroup?: HostCgroup | undefined;
+	/** How readily the kernel ends it when memory runs out (proc(5), oom_score_adj); 0 unless given. */
+	readonly oomScore?: number | undefined;
 	/** Aborting it before the process is started ends the launch. */
 	readonly signal?: AbortSignal | undefined;
 }
@@ -51,7 +55,7 @@ export interface AdoptOptions {
 	readonly onEvent?: OnVmmEvent | undefined;
 }
 
-/** The first descriptors that are not standard ones: their order is that of `stdio` in `start`. */
+/** The first descriptors that are not standard ones: their order is that of `descriptors` in `start`. */
 const API_FD = 3;
 const EVENTS_FD = 4;
 const LOG_FLAGS: Readonly<Record<VmmLogLevel, readonly string[]>> = { warn: [], info: ["-v"], debug: ["-vv"], trace: ["-vvv"] };
@@ -59,34 +63,37 @@ const LOG_FLAGS: Readonly<Record<VmmLogLevel, readonly string[]>> = { warn: [], 
 /**
  * Starts a VMM without a VM: own session, empty environment, the folder as its working directory. It may be called at once through `client`; a program
  * that ends early is reported by the first call. The caller kills it; it outlives this process otherwise, and does not keep it alive.
- * @throws ShimError vmm.missing, vmm.launch, wait.canceled
+ * @throws ShimError vmm.missing, vmm.launch, wait.canceled, host.cgroup
  */
 export async function launchVmm(options: LaunchOptions): Promise<Vmm> {
-	await checkProgram(options.hypervisorPath);
-	const files = vmmFiles(options.folder);
+	const { hypervisorPath, folder, signal } = options;
+	if (!isAbsolute(hypervisorPath))
+		throw new ShimError("vmm.missing", `the hypervisor's path ${JSON.stringify(hypervisorPath)} is not absolute`);
+	const files = vmmFiles(folder);
 	if (Buffer.byteLength(files.apiSocket) > MAX_SOCKET_PATH_BYTES)
 		throw new ShimError("vmm.launch", `${files.apiSocket} is longer than ${MAX_SOCKET_PATH_BYTES} bytes`, { remedy: "shorten state_dir" });
+	if (signal?.aborted === true) throw new ShimError("wait.canceled", "the start of the hypervisor was canceled", { cause: signal.reason });
 	const stop: (() => void)[] = [];
 	try {
-		await removeOld(files);
-		if (options.signal?.aborted === true)
-			throw new ShimError("wait.canceled", "the start of the hypervisor was canceled", { cause: options.signal.reason });
-		return await started(start(options, stop), options.folder, stop);
+		removeOld(files);
+		return vmmOf(await start(options, stop), folder, stop);
 	} catch (error) {
 		for (const undo of stop) undo();
-		await removeOld(files);
+		removeOld(files);
 		if (error instanceof ShimError) throw error;
-		throw new ShimError("vmm.launch", `starting ${options.hypervisorPath} in ${options.folder}: ${messageOf(error)}`, { cause: error });
+		// Only the kernel knows for sure whether a program can be run; here it is told more closely why not.
+		await checkProgram(hypervisorPath);
+		throw new ShimError("vmm.launch", `starting ${hypervisorPath} in ${folder}: ${messageOf(error)}`, { cause: error });
 	}
 }
 
 /** What a killed VMM, or a launch that failed, left would be in the way. */
-async function removeOld(files: VmmFiles): Promise<void> {
-	await Promise.all([files.apiSocket, files.events].map((path) => rm(path, { force: true })));
+function removeOld(files: VmmFiles): void {
+	for (const path of [files.apiSocket, files.events]) rmSync(path, { force: true });
 }
 
-/** Opens everything and spawns; the descriptors that the child has by then are closed here. */
-function start(options: LaunchOptions, stop: (() => void)[]): ChildProcess {
+/** Opens everything and starts the program; the descriptors that it has by then are closed here. */
+async function start(options: LaunchOptions, stop: (() => void)[]): Promise<StartedProgram> {
 	const files = vmmFiles(options.folder);
 	const handedOver: number[] = [];
 	try {
@@ -97,23 +104,22 @@ function start(options: LaunchOptions, stop: (() => void)[]): ChildProcess {
 		stop.push(readEvents(files.events, options.onEvent ?? (() => undefined)));
 		const log = openSync(files.log, constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT, 0o600);
 		handedOver.push(log);
-		const stdio: StdioOptions = ["ignore", log, log, ...handedOver.slice(0, 2)];
-		return spawn(options.hypervisorPath, argumentsOf(options), { cwd: options.folder, env: {}, stdio, detached: true });
+		const descriptors = ["null", log, log, ...handedOver.slice(0, 2)] as const;
+		const { hypervisorPath: program, folder, cgroup, oomScore = 0 } = options;
+		return await startProgram({ program, args: argumentsOf(options), folder, descriptors, cgroup, oomScore });
 	} finally {
 		for (const fd of handedOver) closeSync(fd);
 	}
 }
 
-/** Must be called in the same turn of the loop as `start`: the child can't be waited for before, so that its pid still means it. */
-async function started(child: ChildProcess, folder: string, stop: readonly (() => void)[]): Promise<Vmm> {
-	if (child.pid === undefined) throw await new Promise((resolve) => child.once("error", resolve));
-	const exited = deferred<VmmExit>();
-	child.once("exit", (code, signal) => exited.resolve(exitOf(code ?? undefined, signal ?? undefined)));
-	child.unref();
-	const handle = ProcessHandle.open(child.pid);
-	if (handle === undefined) throw new Error(`process ${child.pid} can't be found in /proc`);
+function vmmOf({ handle, ended }: StartedProgram, folder: string, stop: readonly (() => void)[]): Vmm {
 	try {
-		return new Vmm(folder, handle, exited.promise, stop);
+		return new Vmm(
+			folder,
+			handle,
+			ended.then(({ code, signal }) => exitOf(code, signal)),
+			stop,
+		);
 	} catch (error) {
 		handle.kill("SIGKILL");
 		handle.close();
@@ -132,8 +138,8 @@ function exitOf(code: number | undefined, signal: NodeJS.Signals | undefined): V
 	return { code, signal, text };
 }
 
+/** @throws ShimError `vmm.missing` when there is no program that can be run */
 async function checkProgram(path: string): Promise<void> {
-	if (!isAbsolute(path)) throw new ShimError("vmm.missing", `the hypervisor's path ${JSON.stringify(path)} is not absolute`);
 	try {
 		const stats = await stat(path);
 		if (!stats.isFile()) throw new ShimError("vmm.missing", `the hypervisor ${path} is not a file`);

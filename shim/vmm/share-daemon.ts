@@ -3,13 +3,13 @@
  * the VMM does.
  */
 
-import { spawn } from "node:child_process";
 import { constants, openSync } from "node:fs";
 import { access, readFile, rm } from "node:fs/promises";
 
-import { deferred } from "../base/deadline.ts";
 import { messageOf, ShimError } from "../base/errors.ts";
+import type { HostCgroup } from "../host/cgroups.ts";
 import { ProcessHandle } from "../host/processes.ts";
+import { startProgram } from "../host/programs.ts";
 import { closeFd, listenUnix, MAX_SOCKET_PATH_BYTES } from "../host/sockets.ts";
 
 /** What serves what. */
@@ -22,6 +22,8 @@ export interface ShareOptions {
 	readonly socket: string;
 	/** An existing folder of the VM's, in which it works. */
 	readonly folder: string;
+	/** The VM's control group. */
+	readonly cgroup: HostCgroup | undefined;
 }
 
 /** A running virtiofsd. The caller ends it. */
@@ -39,9 +41,9 @@ const KILL_WAIT_MS = 5_000;
 
 /**
  * Starts it: own session, empty environment.
- * @throws ShimError `volume.share`
+ * @throws ShimError `volume.share`, `host.cgroup`
  */
-export async function launchShareDaemon({ program, source, socket, folder }: ShareOptions): Promise<ShareDaemon> {
+export async function launchShareDaemon({ program, source, socket, folder, cgroup }: ShareOptions): Promise<ShareDaemon> {
 	if (source.includes(",") || Buffer.byteLength(socket) > MAX_SOCKET_PATH_BYTES)
 		throw new ShimError("volume.share", `${source} can't be shared: its path has a comma, or ${socket} is too long`);
 	await access(program, constants.X_OK).catch((error: unknown) => {
@@ -52,22 +54,20 @@ export async function launchShareDaemon({ program, source, socket, folder }: Sha
 	const log = `${socket}.log`;
 	const handedOver: number[] = [];
 	try {
-		handedOver.push(listenUnix(socket, true), openSync(log, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600));
-		const [listening, words] = handedOver;
+		const listening = listenUnix(socket, true);
+		handedOver.push(listening);
+		const words = openSync(log, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
+		handedOver.push(words);
 		// The form that both programs take; `xattr` lets overlays and file capabilities work.
 		const args = [SHARE_OPTION, "-o", `source=${source},xattr,cache=auto`];
-		const child = spawn(program, args, { cwd: folder, env: {}, stdio: ["ignore", words, words, listening], detached: true });
-		const ended = deferred<string>();
-		child.once("error", (error) => ended.resolve(error.message));
-		child.once("exit", () => void lastWords(log).then(ended.resolve));
-		child.unref();
-		const handle = child.pid === undefined ? undefined : ProcessHandle.open(child.pid);
-		if (handle === undefined) throw new Error(await ended.promise);
+		const descriptors = ["null", words, words, listening] as const;
+		const { handle, ended } = await startProgram({ program, args, folder, descriptors, cgroup, oomScore: 0 });
 		const { pid, startTime } = handle;
 		handle.close();
-		return { pid, startTime: startTime.toString(), ended: ended.promise };
+		return { pid, startTime: startTime.toString(), ended: ended.then(() => lastWords(log)) };
 	} catch (error) {
 		await removeShareFiles(socket);
+		if (error instanceof ShimError) throw error;
 		throw new ShimError("volume.share", `starting ${program} for ${source}: ${messageOf(error)}`, { cause: error });
 	} finally {
 		for (const fd of handedOver) closeFd(fd);

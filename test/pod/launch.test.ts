@@ -181,7 +181,7 @@ async function boot(
 	});
 	await t.rejects(booted, failing({ reason, message }), String(message));
 	await scope.close();
-	t.equal(started.length, 1);
+	t.equal(started.length, cgroup === undefined ? 1 : 0);
 	t.same(findProcesses(folder, API_SOCKET_OPTION), [], "the program has ended");
 	const calls = join(folder, "calls");
 	return existsSync(calls) ? readFileSync(calls, "utf8").trim().split("\n") : [];
@@ -203,13 +203,13 @@ t.test(
 	},
 );
 
-t.test("a VM gets its memory in its control group or not at all", async (t) => {
+t.test("a VMM that can't be started in its control group is not started at all", async (t) => {
 	const alive = setInterval(() => undefined, 60_000);
 	t.teardown(() => clearInterval(alive));
 	// A folder that is no control group takes no process.
 	const folder = t.testdir({ hierarchy: {} });
 	const group = new HostCgroup("/pod", [{ mountPoint: join(folder, "hierarchy"), version: 1, controllers: [] }]);
 	const calls = await boot(t, {}, "Y\n", /hierarchy\/pod can't be used/, "host.cgroup", group);
-	t.notOk(calls.includes("vm.boot"), calls.join(" "));
+	t.strictSame(calls, []);
 	t.notOk(existsSync(join(folder, "hierarchy/pod")), "the group is given back");
 });

@@ -183,7 +183,8 @@ t.test("a VMM survives the kill of the process that started it, keeps its events
 	writeFileSync(
 		starter,
 		`import { launchVmm } from ${JSON.stringify(new URL("../../shim/vmm/launcher.ts", import.meta.url).pathname)};
-		const vmm = await launchVmm({ hypervisorPath: ${JSON.stringify(at.program)}, folder: ${JSON.stringify(at.folder)}, onEvent: ({ event }) => console.log(event + " " + vmm.pid + " " + vmm.startTime) });
+		const tell = ({ event }) => void launched.then((vmm) => console.log(event + " " + vmm.pid + " " + vmm.startTime));
+		const launched = launchVmm({ hypervisorPath: ${JSON.stringify(at.program)}, folder: ${JSON.stringify(at.folder)}, onEvent: tell });
 		setInterval(() => undefined, 1000);`,
 	);
 	const parent = spawn(process.execPath, ["--import=tsx", starter], { stdio: ["ignore", "pipe", "inherit"] });

@@ -20,8 +20,7 @@ export class PoolCgroup extends HostCgroup {
 		this.#memoryMib = memoryMib;
 	}
 
-	override async join(pid: number): Promise<void> {
-		await super.join(pid);
+	override entered(): void {
 		const bytes = String((this.#memoryMib + VMM_MIB) * BYTES_PER_MIB);
 		if (!this.set("memory.max", bytes)) this.set("memory.limit_in_bytes", bytes);
 		const all = new HostCgroup(POOL_CGROUP);
