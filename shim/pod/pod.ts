@@ -356,6 +356,7 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 			const first = await container;
 			if (first.disk !== null) first.disk = { ...first.disk, address };
 			await finishContainer(this, first, request, abort.signal);
+			await sandbox.placed();
 			sandbox.keep();
 		} catch (error) {
 			abort.abort(error);

@@ -127,6 +127,7 @@ export class SandboxApi {
 			writePodFiles(folder, plan.hostname, dns);
 			await sandbox.boot(plan, undefined, signal);
 			this.#pod.save();
+			await sandbox.placed();
 			sandbox.keep();
 		} catch (error) {
 			this.#record = undefined;

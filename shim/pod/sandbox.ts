@@ -125,6 +125,8 @@ export class Sandbox {
 	#initdata: BootDisk | undefined;
 	/** A VM of the pool that is becoming the pod's, and what was in its folder before it was the pod's. */
 	#warm: PoolVm | undefined;
+	/** The move of a VM of the pool into the pod's control group. */
+	#moved: Promise<void> = Promise.resolve();
 	#warmFiles: readonly string[] = [];
 
 	constructor(owner: SandboxOwner) {
@@ -163,7 +165,7 @@ export class Sandbox {
 		scope.defer(POD_FOLDER, () => this.#owner.journal.remove());
 		this.#warm = warm;
 		this.cgroup = plan.cgroupsPath === "" ? undefined : new HostCgroup(cgroupPath(plan.cgroupsPath));
-		if (warm !== undefined) ownWarm(scope, warm, this.cgroup);
+		if (warm !== undefined) this.#ownWarm(scope, warm);
 		this.size = { now: { vcpus: plan.vcpus, memoryMib: plan.memoryMib }, most: plan.most };
 		this.pciSegments = plan.pciSegments;
 		this.scratch = plan.scratch?.path ?? null;
@@ -201,7 +203,7 @@ export class Sandbox {
 	async boot(plan: PodPlan, disk: Promise<BootDisk> | undefined, signal: AbortSignal): Promise<string> {
 		const { network, cgroup } = this;
 		const { podId, folder, config, timeline, log } = this.#owner;
-		const { machine, diskAddress, scratchAddress } = await this.#start({
+		const { machine, diskAddress, scratchAddress, moved } = await this.#start({
 			podId,
 			folder,
 			plan,
@@ -221,39 +223,42 @@ export class Sandbox {
 			},
 		});
 		this.transition({ kind: "running", machine });
-		const scratchFile = this.#warm === undefined ? plan.scratch?.path : undefined;
+		this.#moved = this.#warm === undefined ? moved : moved.catch((error: unknown) => this.#notMoved(error));
+		this.#moved.catch(() => undefined);
+		// The VMM has it open: without a name it goes with the VMM, whatever becomes of this process.
+		const scratch = this.#warm === undefined ? plan.scratch : undefined;
 		this.#warm = undefined;
 		await Promise.all([
-			// The VMM has it open: without a name it goes with the VMM, whatever becomes of this process.
-			scratchFile === undefined ? undefined : removeScratchFile(scratchFile),
+			scratch === undefined ? undefined : removeScratchFile(scratch.path),
 			network === null ? undefined : timeline.step("guest-network", () => network.tell(machine.agent, { signal })),
+			timeline.step("sandbox", () => this.#makeInGuest(plan, machine, scratchAddress, signal)),
 		]);
-		await timeline.step("sandbox", () =>
-			machine.agent.createSandbox(
-				{
-					hostname: plan.hostname,
-					dns: [],
-					storages: [shmStorage(), ...this.#scratchStorages(scratchAddress)],
-					sandbox_pidns: false,
-					sandbox_id: podId,
-				},
-				{ signal },
-			),
-		);
 		return diskAddress;
+	}
+
+	async #makeInGuest(plan: PodPlan, { agent }: Machine, scratchAddress: string, signal: AbortSignal): Promise<void> {
+		const request = {
+			hostname: plan.hostname,
+			dns: [],
+			storages: [shmStorage(), ...this.#scratchStorages(scratchAddress)],
+			sandbox_pidns: false,
+			sandbox_id: this.#owner.podId,
+		};
+		await agent.createSandbox(request, { signal });
 	}
 
 	/** Boots the VM, or takes the one of the pool. */
 	#start(context: BootContext): Promise<TakenMachine> {
 		const warm = this.#warm;
-		if (warm === undefined) return bootMachine(context);
+		const boot = async (own: BootContext): Promise<TakenMachine> => ({ ...(await bootMachine(own)), moved: Promise.resolve() });
+		if (warm === undefined) return boot(context);
 		const { plan, signal, log, disk, network } = context;
 		const way: QuickWay<TakenMachine> = {
 			what: "a VM of the pool",
 			start: (entered) => takeMachine(context, warm, entered),
 			failed: (error) => this.#owner.warmFailed(error),
 			discard: () => this.#discardWarm(plan),
-			boot: () => bootMachine({ ...context, scratch: this.#prepareScratch(plan) }),
+			boot: () => boot({ ...context, scratch: this.#prepareScratch(plan) }),
 		};
 		return quickly(way, { signal, log, brought: [disk, network] });
 	}
@@ -272,6 +277,16 @@ export class Sandbox {
 		this.#owner.save();
 	}
 
+	#notMoved(error: unknown): never {
+		this.#owner.warmFailed(error);
+		throw error;
+	}
+
+	/** Settles when the VM's processes are where the pod's belong. @throws ShimError `host.cgroup` */
+	placed(): Promise<void> {
+		return this.#moved;
+	}
+
 	/** All that was asked for is made: from now on `scope` owns it, and the VM's end is noticed. */
 	keep(): void {
 		this.#ownScope().moveTo(this.scope);
@@ -284,6 +299,8 @@ export class Sandbox {
 	async leavePool(): Promise<void> {
 		if (this.#state.kind !== "running" || this.poolCgroup === null) return;
 		try {
+			// An snpd that was killed may have moved some of its processes and not all.
+			await this.cgroup?.takeFrom(new HostCgroup(this.poolCgroup));
 			await this.scope.release(POOL_CGROUP_RELEASE);
 			this.poolCgroup = null;
 			this.#owner.saveQuietly();
@@ -297,6 +314,7 @@ export class Sandbox {
 		if (this.#making !== undefined) await undo(this.#making, this.#owner.log);
 		this.#making = undefined;
 		this.#warm = undefined;
+		this.#moved = Promise.resolve();
 		this.vmm = null;
 		this.poolCgroup = null;
 		this.cgroup = undefined;
@@ -338,6 +356,20 @@ export class Sandbox {
 	/** Takes over what an earlier snpd brought into the guest; `adopt` goes on with it. */
 	adoptVolumes(records: VolumeRecords): void {
 		this.volumes = new PodVolumes(this.#owner, records);
+	}
+
+	/** What a VM of the pool has is the pod's. Both groups of its processes go after it: that in the pool, and the pod's. */
+	#ownWarm(scope: Scope, warm: PoolVm): void {
+		const { cgroup } = this;
+		if (cgroup !== undefined)
+			scope.defer(CGROUP_RELEASE, async () => {
+				// Nothing must be on its way into what is removed.
+				await this.#moved.catch(() => undefined);
+				await cgroup.remove();
+			});
+		const release = warm.scope.take(CGROUP_RELEASE);
+		if (release !== undefined) scope.defer(POOL_CGROUP_RELEASE, release);
+		warm.scope.moveTo(scope);
 	}
 
 	#warnOfSample(): void {
@@ -511,12 +543,4 @@ export class Sandbox {
 			void this.memory?.outOfMemory();
 		}
 	}
-}
-
-/** What a VM of the pool has is the pod's. Both groups of its processes go after it: that in the pool, and the pod's. */
-function ownWarm(scope: Scope, warm: PoolVm, cgroup: HostCgroup | undefined): void {
-	if (cgroup !== undefined) scope.defer(CGROUP_RELEASE, () => cgroup.remove());
-	const release = warm.scope.take(CGROUP_RELEASE);
-	if (release !== undefined) scope.defer(POOL_CGROUP_RELEASE, release);
-	warm.scope.moveTo(scope);
 }

@@ -1,10 +1,13 @@
+import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { deferred } from "../../shim/base/deadline.ts";
 import { Log } from "../../shim/base/log.ts";
 import { defaultConfig } from "../../shim/config/schema.ts";
-import type { HostCgroup } from "../../shim/host/cgroups.ts";
+import { cgroupsApart, HostCgroup } from "../../shim/host/cgroups.ts";
 import { Journal } from "../../shim/pod/journal.ts";
 import type { Machine } from "../../shim/pod/machine.ts";
 import { Sandbox } from "../../shim/pod/sandbox.ts";
@@ -70,4 +73,36 @@ t.test("a control group that processes are still leaving holds up nobody, and th
 	empty.resolve();
 	await sandbox.left;
 	t.notOk(existsSync(folder));
+});
+
+t.test("a VM of the pool that a killed snpd has not moved altogether is moved when its pod is taken up again", async (t) => {
+	const name = `/snp-test-${randomBytes(4).toString("hex")}`;
+	const [parent, pool, pod] = ["", "/pool", "/pod"].map((path) => new HostCgroup(`${name}${path}`));
+	if (parent === undefined || pool === undefined || pod === undefined) return;
+	const child = spawn("sleep", ["1000"]);
+	const ended = once(child, "exit");
+	t.teardown(async () => {
+		child.kill("SIGKILL");
+		await ended;
+		for (const group of [pool, pod, parent]) await group.remove();
+	});
+	await pool.join(child.pid ?? 0);
+	const left = deferred<void>();
+	const owner = {
+		podId: "p",
+		config: defaultConfig(),
+		log: new Log(() => undefined, "error"),
+		timeline: new Timeline(),
+		saveQuietly: () => left.resolve(),
+		lookAfter,
+	};
+	const sandbox = new Sandbox(owner as unknown as SandboxOwner);
+	sandbox.cgroup = pod;
+	sandbox.poolCgroup = pool.path;
+	const agent = { oomEvent: () => Promise.reject(new Error("no guest")) };
+	sandbox.adopt({ agent, vmm, details: { damage: false }, died: new Promise(() => undefined) } as unknown as Machine, () => undefined);
+	await left.promise;
+	t.strictSame(cgroupsApart(child.pid ?? 0), [pod.path]);
+	t.equal(sandbox.poolCgroup, null);
+	t.ok(pool.removeEmpty(), "its group in the pool is gone");
 });

@@ -21,7 +21,10 @@ export type TakeContext = Pick<
 >;
 
 /** What comes of it. */
-export type TakenMachine = Pick<Booted, "machine" | "diskAddress" | "scratchAddress">;
+export interface TakenMachine extends Pick<Booted, "machine" | "diskAddress" | "scratchAddress"> {
+	/** Settles when the VM's processes are in the pod's control group: the kernel takes its time, and the guest's first calls need not wait for it. */
+	readonly moved: Promise<void>;
+}
 
 /**
  * Makes a VM of the pool the pod's. Its folder and its scope are the pod's already.
@@ -35,24 +38,19 @@ export async function takeMachine(context: TakeContext, vm: PoolVm, entered: () 
 		const machine = vm.machineOf(podId, config.timeouts.agent_call_ms, agentHooks(context.folder, config, context.log));
 		const lost = machine.died.then((death) => Promise.reject(death));
 		lost.catch(() => undefined);
-		const moving = move(context, vm);
+		const moved = context.timeline.step("pool-move", () => move(context, vm));
 		try {
-			const diskAddress = await Promise.race([lost, prepare(context, machine, { moving, entered }, signal)]);
-			return { machine, diskAddress, scratchAddress: vm.scratchAddress };
-		} finally {
+			const diskAddress = await Promise.race([lost, prepare(context, machine, entered, signal)]);
+			return { machine, diskAddress, scratchAddress: vm.scratchAddress, moved };
+		} catch (error) {
 			// A group that is given back must not get processes any more.
-			await moving.catch(() => undefined);
+			await moved.catch(() => undefined);
+			throw error;
 		}
 	});
 }
 
-interface Taking {
-	/** Its processes' move into the pod's group. */
-	readonly moving: Promise<void>;
-	readonly entered: () => void;
-}
-
-async function prepare(context: TakeContext, machine: Machine, { moving, entered }: Taking, signal: AbortSignal): Promise<string> {
+async function prepare(context: TakeContext, machine: Machine, entered: () => void, signal: AbortSignal): Promise<string> {
 	const { timeline } = context;
 	const answered = answers(machine, signal);
 	const enter = async (): Promise<void> => {
@@ -71,8 +69,8 @@ async function prepare(context: TakeContext, machine: Machine, { moving, entered
 		await enter();
 		await timeline.step("add-net", () => network.plugCold(machine.vmm.client, { signal }));
 	};
-	const moved = timeline.step("pool-take", () => Promise.all([moving, answered, refresh(context, machine, signal)]));
-	const [address] = await Promise.all([plugged(), joined(), moved]);
+	const taken = timeline.step("pool-take", () => Promise.all([answered, refresh(context, machine, signal)]));
+	const [address] = await Promise.all([plugged(), joined(), taken]);
 	return address;
 }
 
