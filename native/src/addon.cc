@@ -7,7 +7,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto* jobs = new snp::Jobs(env);  // Goes with the environment.
   snp::InitCatch(env, exports, jobs);
   snp::InitCgroup(env, exports, jobs);
-  snp::InitFile(env, exports);
+  snp::InitFile(env, exports, jobs);
   snp::InitMemory(env, exports, jobs);
   snp::InitMount(env, exports);
   snp::InitNetns(env, exports, jobs);

@@ -89,7 +89,7 @@ class Jobs;
 
 void InitCatch(Napi::Env env, Napi::Object exports, Jobs* jobs);
 void InitCgroup(Napi::Env env, Napi::Object exports, Jobs* jobs);
-void InitFile(Napi::Env env, Napi::Object exports);
+void InitFile(Napi::Env env, Napi::Object exports, Jobs* jobs);
 void InitMemory(Napi::Env env, Napi::Object exports, Jobs* jobs);
 void InitMount(Napi::Env env, Napi::Object exports);
 void InitNetns(Napi::Env env, Napi::Object exports, Jobs* jobs);

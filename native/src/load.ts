@@ -17,6 +17,7 @@ export interface Addon {
 	) => Promise<readonly number[]> | number;
 	readonly makeFifo: (path: string, mode: number) => number;
 	readonly closeFd: (fd: number) => number;
+	readonly copyData: (from: number, to: number) => Promise<number> | number;
 	readonly listenUnix: (path: string, backlog: number, mode: number, blocking: number) => number;
 	readonly connectUnix: (path: string) => number;
 	readonly sendFds: (fd: number, bytes: Uint8Array, fds: readonly number[]) => number;
