@@ -9,18 +9,37 @@ import type { DiskConfig, FsConfig, NetConfig, VmConfig, VsockConfig } from "./v
 const IMAGE_TYPES: Readonly<Record<qemu.ImageFormat, string>> = { raw: "Raw", qcow2: "Qcow2", vhdx: "Vhdx", vpc: "FixedVhd" };
 const TAPS_MAX = 4096;
 
+/** QEMU's names of devices begin so, and end in a number. */
+const NAME = "dev";
+
+/** Where devices were, and their QEMU names, by id. */
+export type Places = Readonly<Record<string, Omit<qemu.Place, "id">>>;
+
 export class DeviceSet {
 	readonly #slots: PciSlots;
 	readonly #devices = new Map<string, qemu.QemuDevice>();
 	/** One counter for all kinds of devices: `_disk0`, then `_net1`. */
 	#unnamed = 0;
 	#names = 0;
+	/** Places of devices that come back to where they were. */
+	#places: Places;
 	/** Descriptors that QEMU is started with, in the order of its numbers from `qemu.TAP_FD` on. */
 	readonly inherited: number[] = [];
 
-	/** @param segments PCI segments of the machine */
-	constructor(segments = 1) {
+	/**
+	 * @param segments PCI segments of the machine
+	 * @param places of a machine that is restored
+	 */
+	constructor(segments = 1, places: Places = {}) {
 		this.#slots = new PciSlots(segments);
+		this.#places = places;
+		const names = Object.values(places).map(({ name }) => Number(name.slice(NAME.length)) + 1);
+		this.#names = Math.max(0, ...names);
+	}
+
+	/** Where all devices are. */
+	get places(): Places {
+		return Object.fromEntries([...this.#devices.values()].map(({ id, name, segment, slot }) => [id, { name, segment, slot }]));
 	}
 
 	/** All devices by id, those included that the guest has not let go yet. */
@@ -38,6 +57,12 @@ export class DeviceSet {
 		if (device === undefined)
 			throw new VmmError(404, "Error from device manager", `Failed to find device corresponding to the given identifier: ${id}`);
 		return device;
+	}
+
+	/** A device that leaves for a moment: its next one has its place and name. */
+	lend(id: string): void {
+		this.#places = this.places;
+		this.forget(id);
 	}
 
 	/** A device that failed or that the guest has let go: id and slot are free again. */
@@ -119,9 +144,14 @@ export class DeviceSet {
 		build: (place: qemu.Place) => qemu.QemuDevice,
 	): qemu.QemuDevice {
 		if (this.#devices.has(id)) throw deviceManagerError(`Invalid identifier as it is not unique: ${id}`);
-		const segment = wish?.pci_segment ?? 0;
-		const slot = this.#slots.take(id, segment, wish?.pci_device_id);
-		const device = build({ id, name: `dev${this.#names++}`, segment, slot });
+		const known = Object.hasOwn(this.#places, id) ? this.#places[id] : undefined;
+		if (known !== undefined) {
+			const { [id]: _, ...others } = this.#places;
+			this.#places = others;
+		}
+		const segment = known?.segment ?? wish?.pci_segment ?? 0;
+		const slot = this.#slots.take(id, segment, known?.slot ?? wish?.pci_device_id);
+		const device = build({ id, name: known?.name ?? `${NAME}${this.#names++}`, segment, slot });
 		this.#devices.set(id, device);
 		return device;
 	}

@@ -6,6 +6,7 @@ import { within } from "./child.ts";
 import { imageLocked, type Machine } from "./machine.ts";
 import { type QemuBackend, type QemuDevice, queueName } from "./qemu-devices.ts";
 import type { DiskConfig, FsConfig, NetConfig, VsockConfig } from "./vm-config.ts";
+import type { Ports } from "./vsock-backend.ts";
 
 const VSOCK_START_LIMIT_MS = 10_000;
 
@@ -36,14 +37,15 @@ export async function plugFs(machine: Machine, fs: FsConfig): Promise<QemuDevice
 	return plug(machine, device, (text) => deviceManagerError("Cannot create virtio-fs device", text));
 }
 
-export async function plugVsock(machine: Machine, vsock: VsockConfig): Promise<QemuDevice> {
+/** @param restored the connections of a guest that had the device before */
+export async function plugVsock(machine: Machine, vsock: VsockConfig, restored?: readonly Ports[]): Promise<QemuDevice> {
 	const folder = mkdtempSync("/tmp/ch-qemu-");
 	try {
 		const vhostSocket = join(folder, "v");
 		const device = machine.devices.addVsock(vsock, vhostSocket);
 		const refuse = (text: string): VmmError => deviceManagerError("Cannot create virtio-vsock device", text);
 		const listening = appears(folder, "v");
-		machine.startVsock(vsock.socket, vsock.cid, vhostSocket);
+		machine.startVsock(vsock.socket, vsock.cid, { vhostSocket, restored });
 		await within(VSOCK_START_LIMIT_MS, "ch-qemu-vsock did not start", listening);
 		return await plug(machine, device, refuse);
 	} catch (error) {

@@ -10,8 +10,9 @@ import { closeSync, existsSync } from "node:fs";
 import { join, dirname } from "node:path";
 import { deviceManagerError, messageOf, VmmError } from "./api-error.ts";
 import type { AcceleratorChoice } from "./accelerator.ts";
+import { BareBus } from "./bare-bus.ts";
 import { Child, within } from "./child.ts";
-import { DeviceSet } from "./device-set.ts";
+import { DeviceSet, type Places } from "./device-set.ts";
 import type { Log } from "./log.ts";
 import { openRoutingTable } from "./emulation.ts";
 import { hostCounterKhz } from "./host-clock.ts";
@@ -20,7 +21,7 @@ import type { QemuDevice } from "./qemu-devices.ts";
 import { Qmp, type QmpData } from "./qmp.ts";
 import type { Tools } from "./tools.ts";
 import type { VmConfig } from "./vm-config.ts";
-import { VsockBackend } from "./vsock-backend.ts";
+import { type Ports, VsockBackend, type VsockStart } from "./vsock-backend.ts";
 
 /** What a machine is made with. */
 export type Host = { readonly tools: Tools; readonly accelerators: AcceleratorChoice; readonly log: Log };
@@ -30,6 +31,7 @@ export type MachineEnd = "power-off" | "reset" | "death";
 
 const BOOT_LIMIT_MS = 60_000;
 const QUIT_LIMIT_MS = 5_000;
+const MOVE_LIMIT_MS = 10_000;
 
 export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed": [device: QemuDevice]; panic: [] }> {
 	readonly devices: DeviceSet;
@@ -41,6 +43,9 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed
 	readonly #qemu: Child;
 	#ending = false;
 	#reason: MachineEnd = "death";
+	#bus: Promise<BareBus> | undefined;
+	/** A device that leaves behind the guest's back, and comes again. */
+	#moving: { readonly name: string; readonly gone: () => void } | undefined;
 
 	private constructor(host: Host, config: VmConfig, devices: DeviceSet, child: Child, qmp: Qmp, vsock: VsockBackend | undefined) {
 		super();
@@ -55,18 +60,23 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed
 	}
 
 	/**
-	 * Starts a machine; the guest runs when this resolves. Devices without an id get one in `config`. Throws the VMM's errors; nothing is left behind then.
+	 * Starts a machine; the guest runs when this resolves. With `places` it waits to be filled from a snapshot instead, and has no vsock device: QEMU takes
+	 * nothing in where one is. Devices without an id get one in `config`. Throws the VMM's errors; nothing is left behind then.
 	 */
-	static async boot(host: Host, config: VmConfig): Promise<Machine> {
-		const devices = new DeviceSet(config.platform?.num_pci_segments);
-		const vsock = config.vsock === undefined ? undefined : VsockBackend.start(host.tools, config.vsock.socket, config.vsock.cid);
+	static async boot(host: Host, config: VmConfig, places?: Places): Promise<Machine> {
+		const waits = places !== undefined;
+		const devices = new DeviceSet(config.platform?.num_pci_segments, places);
+		const { vsock: described, ...others } = config;
+		const wanted = waits ? undefined : described;
+		const vsock = wanted && VsockBackend.start(host.tools, wanted.socket, wanted.cid);
 		let child: Child | undefined;
 		let routes: number | undefined;
 		try {
-			devices.addAll(config);
+			devices.addAll(wanted === undefined ? others : config);
 			const firmware = smallFirmware(host.tools.qemu);
 			const accelerator = await host.accelerators.choose(config.payload?.kernel ?? "");
-			const args = qemuArguments({ config, devices: [...devices.all.values()], accelerator, firmware, counterKhz: hostCounterKhz() });
+			const plan = { config, devices: [...devices.all.values()], accelerator, firmware, counterKhz: hostCounterKhz() };
+			const args = qemuArguments({ ...plan, waits });
 			host.log.debug(`${host.tools.qemu} ${args.join(" ")}`);
 			routes = accelerator === "tcg" ? openRoutingTable() : undefined;
 			const input = config.serial.mode === "Tty" ? "inherit" : "ignore";
@@ -75,7 +85,8 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed
 			vsock?.handedOver();
 			const qmp = await Qmp.open(child.process.stdio[MONITOR_FD] as Duplex, BOOT_LIMIT_MS);
 			const machine = new Machine(host, config, devices, child, qmp, vsock);
-			await machine.#settle();
+			if (waits) machine.paused = true;
+			else await machine.#settle();
 			return machine;
 		} catch (error) {
 			await child?.kill();
@@ -85,6 +96,22 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed
 		} finally {
 			if (routes !== undefined) closeSync(routes);
 		}
+	}
+
+	/** QEMU's process. */
+	get pid(): number {
+		return this.#qemu.process.pid ?? 0;
+	}
+
+	/** Resolves when QEMU has ended, with what it complained about. */
+	get ended(): Promise<string> {
+		return this.#qemu.ended.then(() => this.#qemu.complaints);
+	}
+
+	/** The machine's buses from outside. */
+	get bus(): Promise<BareBus> {
+		this.#bus ??= BareBus.open(this.qmp);
+		return this.#bus;
 	}
 
 	/** Stops the guest's processors. */
@@ -99,8 +126,21 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed
 	}
 
 	/** Starts a backend for a vsock device that is plugged later: it connects to QEMU at `vhostSocket`. The machine owns it. */
-	startVsock(path: string, cid: number, vhostSocket: string): void {
-		this.#vsock = VsockBackend.start(this.host.tools, path, cid, vhostSocket);
+	startVsock(path: string, cid: number, start: VsockStart): void {
+		this.#vsock = VsockBackend.start(this.host.tools, path, cid, start);
+	}
+
+	/** Resolves when this device is gone, which is not told: it comes again, at the same place. */
+	moved(device: QemuDevice): Promise<void> {
+		const gone = new Promise<void>((resolve) => (this.#moving = { name: device.name, gone: resolve }));
+		return within(MOVE_LIMIT_MS, `QEMU does not let ${device.id} go`, gone);
+	}
+
+	/** Ends the vsock back end, whose device is gone, and returns the connections that the guest had. */
+	async takeConnections(): Promise<Ports[]> {
+		const connections = (await this.#vsock?.connections()) ?? [];
+		await this.stopVsock();
+		return connections;
 	}
 
 	async stopVsock(): Promise<void> {
@@ -142,8 +182,15 @@ export class Machine extends EventEmitter<{ ended: [MachineEnd]; "device-removed
 	async #onDeleted(name: string): Promise<void> {
 		const device = this.devices.byName(name);
 		if (device === undefined) return;
+		const moving = this.#moving?.name === name ? this.#moving : undefined;
 		for (const backend of device.backends)
 			await dropBackend(this.qmp, backend).catch((error: unknown) => this.host.log.warn(`${device.id}: ${messageOf(error)}`));
+		if (moving !== undefined) {
+			this.#moving = undefined;
+			this.devices.lend(device.id);
+			moving.gone();
+			return;
+		}
 		if (device.type === "vsock") await this.stopVsock();
 		this.devices.forget(device.id);
 		this.emit("device-removed", device);

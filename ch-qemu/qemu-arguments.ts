@@ -22,17 +22,20 @@ export type MachinePlan = {
 	readonly accelerator: Accelerator;
 	/** The small firmware's file, when QEMU has it: half a second faster than its default. */
 	readonly firmware: string | undefined;
+	/** The machine waits for a snapshot instead of running. */
+	readonly waits?: boolean;
 	/** The host's counter in kHz, told to emulated guests; undefined: they measure it. */
 	readonly counterKhz: number | undefined;
 };
 
 /** The arguments behind QEMU's name. */
-export function qemuArguments({ config, devices, accelerator, firmware, counterKhz }: MachinePlan): string[] {
+export function qemuArguments({ config, devices, accelerator, firmware, counterKhz, waits }: MachinePlan): string[] {
 	const { cpus, memory, payload, serial } = config;
 	const told = accelerator === "tcg" ? emulationParameters(counterKhz, cpus.max_vcpus) : "";
 	const json = (value: unknown): string => JSON.stringify(value);
 	const hotplugBytes = memory.hotplug_size ?? 0;
 	return [
+		...(waits === true ? ["-S", "-incoming", "defer"] : []),
 		...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", "ch-qemu"],
 		...["-machine", "pc,usb=off,vmport=off,smbus=off,hpet=off,i8042=off,memory-backend=ram"],
 		...["-accel", accelerator === "kvm" ? "kvm" : `tcg,thread=multi,tb-size=${TB_SIZE_MIB}`],

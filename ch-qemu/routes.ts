@@ -97,7 +97,7 @@ const ROUTES: Readonly<Record<string, Route>> = {
 	"vm.snapshot": putBody<{ destination_url: string }>("The VM could not be snapshotted", table.SNAPSHOT, (vmm, b) =>
 		vmm.snapshot(b.destination_url),
 	),
-	"vm.restore": putBody<{ source_url: string }>("The VM could not be restored", table.RESTORE, (vmm, b) => vmm.restore(b.source_url)),
+	"vm.restore": putBody<table.RestoreConfig>("The VM could not be restored", table.RESTORE, (vmm, config) => vmm.restore(config)),
 	"vm.send-migration": putBody("Error dispatching the migration worker", table.SEND_MIGRATION, (vmm) => vmm.sendMigration()),
 	"vm.receive-migration": putBody("Error receiving migration", table.RECEIVE_MIGRATION, (vmm) => vmm.sendMigration()),
 };

@@ -63,6 +63,7 @@ export type NetConfig = PciCommon & {
 export type RngConfig = PciCommon & { src: string };
 export type BalloonConfig = PciCommon & { size: number; deflate_on_oom: boolean; free_page_reporting: boolean };
 export type VsockConfig = PciCommon & { cid: number; socket: string };
+export type RestoreConfig = { source_url: string; prefault: boolean; memory_restore_mode: "Copy" | "OnDemand"; resume: boolean };
 export type PmemConfig = PciCommon & { file: string; size?: number; discard_writes: boolean };
 export type FsConfig = PciCommon & { tag: string; socket: string; num_queues: number; queue_size: number };
 export type ConsoleConfig = PciCommon & { file?: string; mode: ConsoleMode; socket?: string };
@@ -203,7 +204,12 @@ export const REMOVE_DEVICE: Struct = { name: "VmRemoveDeviceData", fields: [f("i
 export const SNAPSHOT: Struct = { name: "VmSnapshotConfig", fields: [f("destination_url", STRING, required)] };
 export const RESTORE: Struct = {
 	name: "RestoreConfig",
-	fields: [f("source_url", STRING, required), f("prefault", BOOLEAN), f("memory_restore_mode", ANY), f("resume", BOOLEAN)],
+	fields: [
+		f("source_url", STRING, required),
+		f("prefault", BOOLEAN, { default: false }),
+		f("memory_restore_mode", enumOf("Copy", "OnDemand"), { default: "Copy" }),
+		f("resume", BOOLEAN, { default: false }),
+	],
 };
 export const SEND_MIGRATION: Struct = { name: "VmSendMigrationData", fields: [f("destination_url", STRING, required)] };
 export const RECEIVE_MIGRATION: Struct = { name: "VmReceiveMigrationData", fields: [f("receiver_url", STRING, required)] };

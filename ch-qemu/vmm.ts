@@ -14,9 +14,10 @@ import { checkPayload } from "./payload.ts";
 import { bdfOf, SEGMENTS_MAX } from "./pci-slots.ts";
 import type { QemuDevice } from "./qemu-devices.ts";
 import { Resizer } from "./resize.ts";
+import { fillMachine, readSnapshot, takeSnapshot } from "./snapshot.ts";
 import type { Turns } from "./turns.ts";
 import { validateConfig } from "./validate.ts";
-import type { DiskConfig, FsConfig, NetConfig, PciCommon, PmemConfig, VmConfig, VsockConfig } from "./vm-config.ts";
+import type { DiskConfig, FsConfig, NetConfig, PciCommon, PmemConfig, RestoreConfig, VmConfig, VsockConfig } from "./vm-config.ts";
 
 /** The answer of an `add-*` call on a running VM; before boot there is none. */
 export type Plugged = { readonly id: string; readonly bdf: string } | undefined;
@@ -236,29 +237,34 @@ export class Vmm {
 		} else if (!dropFromConfig(config, id)) throw new VmmError(404, `No device with id "${id}" to remove`);
 	}
 
-	/** Snapshots are QEMU's own business and no client here needs them: the checks are the real VMM's, the work is refused. */
-	snapshot(url: string): never {
+	/** Writes the paused VM into a folder, `file://` and its path. */
+	async snapshot(url: string): Promise<void> {
 		const { machine } = this.#mustRun();
 		this.#events.emit("vm", "snapshotting");
 		if (!machine.paused)
 			throw new VmmError(500, "Cannot snapshot VM", "Failed to snapshot migratable component", "Trying to snapshot while VM is running");
 		this.#events.emit("vm", "snapshotted");
-		throw new VmmError(
-			500,
-			"Cannot send VM snapshot",
-			"Failed to send migratable component snapshot",
-			folderProblem(url) ?? "ch-qemu takes no snapshots",
-		);
+		await takeSnapshot(machine, folderOf(url, "Cannot send VM snapshot"));
 	}
 
-	restore(url: string): never {
+	/** Makes the VM that a snapshot's folder holds; it is paused unless told to run. How its memory comes back is the same in both of the real VMM's modes. */
+	async restore({ source_url: url, prefault, memory_restore_mode: mode, resume }: RestoreConfig): Promise<void> {
 		if (this.#config !== undefined) throw vmAlreadyCreated();
-		throw new VmmError(
-			500,
-			"Cannot restore VM",
-			"Failed to send migratable component snapshot",
-			folderProblem(url) ?? "ch-qemu restores no snapshots",
-		);
+		const snapshot = readSnapshot(folderOf(url, "Cannot restore VM"));
+		if (prefault && mode === "OnDemand")
+			throw new VmmError(500, "Failed to validate config", "'prefault' cannot be combined with 'memory_restore_mode=ondemand'");
+		const machine = await Machine.boot(this.#host, snapshot.config, snapshot.state.places);
+		try {
+			await fillMachine(machine, snapshot);
+		} catch (error) {
+			await machine.end();
+			throw error instanceof VmmError ? error : new VmmError(500, "Cannot restore VM", messageOf(error));
+		}
+		this.#config = snapshot.config;
+		this.#follow(machine);
+		this.#events.emit("vm", "restoring");
+		this.#events.emit("vm", "restored");
+		if (resume) await this.resume();
 	}
 
 	sendMigration(): never {
@@ -288,6 +294,10 @@ export class Vmm {
 				if (error instanceof VmmError && error.chain[0] === "Error from device manager") dropList(config, list);
 			throw error;
 		}
+		this.#follow(machine);
+	}
+
+	#follow(machine: Machine): void {
 		this.#running = { machine, resizer: new Resizer(machine) };
 		machine.on("device-removed", (device) => this.#events.emit("vm", "device-removed", { id: device.id, bdf: bdfOf(device) }));
 		machine.on("panic", () => this.#events.emit("guest", "panic"));
@@ -356,9 +366,11 @@ function refuseUnsupported(config: VmConfig): void {
 	}
 }
 
-/** Why a snapshot's URL can't be used, in the real VMM's words; undefined for a folder that is there. */
-function folderProblem(url: string): string | undefined {
-	if (!url.startsWith("file://")) return `Could not extract path from URL: ${url}`;
+/** The folder that a snapshot's URL names. Throws the real VMM's words for one that can't be used. */
+function folderOf(url: string, attempted: string): string {
+	const refuse = (text: string): VmmError => new VmmError(500, attempted, "Failed to send migratable component snapshot", text);
+	if (!url.startsWith("file://")) throw refuse(`Could not extract path from URL: ${url}`);
 	const path = url.slice("file://".length);
-	return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true ? undefined : `Destination is not a directory: "${path}"`;
+	if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) throw refuse(`Destination is not a directory: "${path}"`);
+	return path;
 }

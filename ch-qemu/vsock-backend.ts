@@ -5,6 +5,12 @@ import { deviceManagerError } from "./api-error.ts";
 import { Child } from "./child.ts";
 import type { Tools } from "./tools.ts";
 
+/** A connection by its ports, the host's and the guest's. */
+export type Ports = readonly [host: number, guest: number];
+
+/** How a back end is started: where it waits for QEMU instead of over a socket pair, and the connections that a restored guest had. */
+export type VsockStart = { readonly vhostSocket?: string | undefined; readonly restored?: readonly Ports[] | undefined };
+
 /** The descriptor on which the back end finds its end of the socket pair. */
 const VHOST_FD = 3;
 
@@ -13,20 +19,21 @@ export class VsockBackend {
 	readonly peer: Socket | undefined;
 	readonly #path: string;
 	readonly #child: Child;
+	#said = "";
 
 	private constructor(path: string, child: Child) {
 		this.#path = path;
 		this.#child = child;
+		child.process.stdout?.on("data", (text: Buffer) => (this.#said += text.toString("latin1")));
 		this.peer = (child.process.stdio[VHOST_FD] ?? undefined) as Socket | undefined;
 		this.peer?.pause();
 	}
 
 	/**
 	 * Starts the back end. `path` becomes the hybrid socket (`CONNECT <port>`); it must not exist, as with the real VMM. The socket is there when QEMU,
-	 * which has to talk to the back end to start, is. With `vhostSocket` the back end waits for QEMU there instead of over a socket pair.
-	 * Throws the VMM's error for a path that is taken, and one that says what to do when the program is missing.
+	 * which has to talk to the back end to start, is. Throws the VMM's error for a path that is taken, and one that says what to do when the program is missing.
 	 */
-	static start(tools: Tools, path: string, cid: number, vhostSocket?: string): VsockBackend {
+	static start(tools: Tools, path: string, cid: number, { vhostSocket, restored }: VsockStart = {}): VsockBackend {
 		if (tools.vsock === undefined) {
 			throw deviceManagerError(
 				"Cannot create virtio-vsock backend",
@@ -41,10 +48,11 @@ export class VsockBackend {
 			);
 		}
 		const vhost = vhostSocket === undefined ? ["--vhost-fd", String(VHOST_FD)] : ["--vhost-socket", vhostSocket];
-		const command = [tools.vsock, "--guest-cid", String(cid), "--socket", path, ...vhost];
+		const ports = restored === undefined ? [] : ["--restored", restored.map((pair) => pair.join(":")).join(",")];
+		const command = [tools.vsock, "--guest-cid", String(cid), "--socket", path, ...vhost, ...ports];
 		return new VsockBackend(
 			path,
-			new Child(tools.leash, command, ["ignore", "ignore", "pipe", vhostSocket === undefined ? "pipe" : "ignore"]),
+			new Child(tools.leash, command, ["ignore", "pipe", "pipe", vhostSocket === undefined ? "pipe" : "ignore"]),
 		);
 	}
 
@@ -56,6 +64,13 @@ export class VsockBackend {
 	/** What the back end complained about. */
 	get complaints(): string {
 		return this.#child.complaints;
+	}
+
+	/** The connections that the guest still had when QEMU left the back end, which ends then. */
+	async connections(): Promise<Ports[]> {
+		await this.#child.ended;
+		const lines = this.#said.split("\n").filter((line) => line !== "");
+		return lines.map((line) => line.split(" ").map(Number) as [number, number]);
 	}
 
 	/** Ends the back end; the hybrid socket goes with it. */

@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import t from "tap";
 import { shortFolder } from "./lab.ts";
-import { type Differences, type Everywhere, readRecordings, replay } from "./replay.ts";
+import { type Differences, type Everywhere, KeptSnapshots, readRecordings, replay } from "./replay.ts";
 
 type Listed = { differs: string[]; because: string };
 type DifferenceFile = {
@@ -16,6 +16,7 @@ type DifferenceFile = {
 
 const listed = JSON.parse(readFileSync(new URL("data/differences.json", import.meta.url), "utf8")) as DifferenceFile;
 const used: Everywhere = new Set();
+const snapshots = new KeptSnapshots();
 
 for (const recording of readRecordings()) {
 	const name = `${recording.scenario} ${recording.vmm}`;
@@ -25,7 +26,7 @@ for (const recording of readRecordings()) {
 			wanted[where] = differs;
 			t.ok(listed.reasons[because], `${where}: the reason '${because}' is written down`);
 		}
-		const found = await replay(recording, shortFolder(t), used, wanted);
+		const found = await replay(recording, shortFolder(t), used, wanted, snapshots);
 		t.same(found, wanted, "the differences are those that are listed");
 	});
 }

@@ -1,5 +1,5 @@
 /** Plays what was recorded of the real VMM against `ch-qemu` and says where the two differ. */
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { holdNamespace } from "../../shim/host/namespaces.ts";
 import { makeTap } from "../../shim/host/taps.ts";
@@ -32,8 +32,15 @@ export function readRecordings(): Recording[] {
  * Plays one life in `folder`, in a network namespace of its own (recorded calls make taps). `listed` are the differences that are expected: what the
  * guest changes by and by is waited for until it is as they say.
  */
-export async function replay(recording: Recording, folder: string, everywhere: Everywhere, listed: Differences): Promise<Differences> {
+export async function replay(
+	recording: Recording,
+	folder: string,
+	everywhere: Everywhere,
+	listed: Differences,
+	snapshots: KeptSnapshots,
+): Promise<Differences> {
 	prepare(recording, folder);
+	snapshots.put(recording, folder);
 	const space = new TestNamespace("play");
 	const vmm = await Vmm.start(folder, ["ip", "netns", "exec", space.name]);
 	const differences: Differences = {};
@@ -46,7 +53,29 @@ export async function replay(recording: Recording, folder: string, everywhere: E
 		await vmm.kill();
 		space.remove();
 	}
+	snapshots.keep(recording, folder);
 	return differences;
+}
+
+/** What one life of a scenario has left in `snap` is there in the next one, as the recorder's folder was. */
+export class KeptSnapshots {
+	readonly #files = new Map<string, Map<string, Buffer>>();
+
+	keep({ scenario }: Recording, folder: string): void {
+		const names = readdirSync(join(folder, "snap"));
+		if (names.length === 0) return;
+		const read = (name: string): Buffer => readFileSync(join(folder, "snap", name));
+		// The folder's own name stands in the configuration.
+		const config = Buffer.from(read("config.json").toString().replaceAll(folder, "WORK"));
+		this.#files.set(scenario, new Map(names.map((name) => [name, name === "config.json" ? config : read(name)])));
+	}
+
+	put({ scenario }: Recording, folder: string): void {
+		for (const [name, bytes] of this.#files.get(scenario) ?? []) {
+			const own = name === "config.json" ? bytes.toString().replaceAll("WORK", folder) : bytes;
+			writeFileSync(join(folder, "snap", name), own);
+		}
+	}
 }
 
 /** The descriptors that the recorder sent with a request: queues of a tap, or no tap at all where that was the case in question. */

@@ -1,9 +1,12 @@
-//! `ch-qemu-vsock --guest-cid N --socket PATH (--vhost-fd FD | --vhost-socket PATH)`: the vsock device of a QEMU virtual machine, with Cloud Hypervisor's hybrid socket on the
-//! host's side.
+//! `ch-qemu-vsock --guest-cid N --socket PATH (--vhost-fd FD | --vhost-socket PATH) [--restored PORTS]`: the vsock device of a QEMU virtual machine, with Cloud Hypervisor's
+//! hybrid socket on the host's side.
 //!
 //! A client connects to PATH, writes `CONNECT <port>\n`, and reads `OK <host port>\n` when the guest has taken the connection; until the guest's driver
 //! is up it waits. FD is one end of a socket pair: QEMU has the other, and speaks vhost-user over it; with --vhost-socket QEMU connects there instead. The
-//! program ends with QEMU.
+//! program ends with QEMU, and then writes the connections that the guest still had, one a line: host port, guest port.
+//!
+//! With --restored the guest has used the device before: the rings go on where they stood, and the connections that it had, `HOST:GUEST` with commas between them, are
+//! reset.
 
 mod connection;
 mod memory;
@@ -13,7 +16,7 @@ mod queue;
 mod sys;
 mod vhost_user;
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -32,6 +35,8 @@ struct Arguments {
     guest_cid: u64,
     socket: PathBuf,
     vhost: Vhost,
+    /// The connections of a guest that was restored.
+    restored: Option<Vec<(u32, u32)>>,
 }
 
 /// Where QEMU is.
@@ -44,7 +49,7 @@ fn main() -> ExitCode {
     let arguments = match parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(message) => {
-            eprintln!("ch-qemu-vsock: {message}\nusage: ch-qemu-vsock --guest-cid N --socket PATH (--vhost-fd FD | --vhost-socket PATH)");
+            eprintln!("ch-qemu-vsock: {message}\nusage: ch-qemu-vsock --guest-cid N --socket PATH (--vhost-fd FD | --vhost-socket PATH) [--restored PORTS]");
             return ExitCode::from(2);
         }
     };
@@ -59,7 +64,7 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let (mut cid, mut socket, mut vhost) = (None, None, None);
+    let (mut cid, mut socket, mut vhost, mut restored) = (None, None, None, None);
     while let Some(name) = words.next() {
         let value = words.next().ok_or_else(|| format!("{name} wants a value"))?;
         let number = || {
@@ -76,6 +81,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                 ))
             }
             "--vhost-socket" => vhost = Some(Vhost::Socket(PathBuf::from(&value))),
+            "--restored" => restored = Some(parse_ports(&value)?),
             _ => return Err(format!("unknown option {name}")),
         }
     }
@@ -83,7 +89,20 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         guest_cid: cid.ok_or("--guest-cid is missing")?,
         socket: socket.ok_or("--socket is missing")?,
         vhost: vhost.ok_or("--vhost-fd or --vhost-socket is missing")?,
+        restored,
     })
+}
+
+/// `HOST:GUEST,HOST:GUEST`; an empty text names no connection.
+fn parse_ports(text: &str) -> Result<Vec<(u32, u32)>, String> {
+    text.split(',')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (host, guest) = pair.split_once(':').ok_or_else(|| format!("'{pair}' are no ports"))?;
+            let number = |digits: &str| digits.parse::<u32>().map_err(|_| format!("'{pair}' are no ports"));
+            Ok((number(host)?, number(guest)?))
+        })
+        .collect()
 }
 
 fn run(arguments: Arguments) -> io::Result<()> {
@@ -93,11 +112,14 @@ fn run(arguments: Arguments) -> io::Result<()> {
         Vhost::Descriptor(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
         Vhost::Socket(path) => accept_one(&path)?,
     };
-    let mut device = Device::new(vhost, arguments.guest_cid);
+    let mut device = Device::new(vhost, arguments.guest_cid, arguments.restored.is_some());
     let epoll = Epoll::new()?;
     epoll.watch(device.socket().as_raw_fd(), TOKEN_VHOST)?;
     let mut mux = Mux::new(&arguments.socket, arguments.guest_cid, epoll)?;
     mux.epoll().watch(mux.listener().as_raw_fd(), TOKEN_LISTENER)?;
+    for ports in arguments.restored.unwrap_or_default() {
+        mux.reset(ports);
+    }
     let mut events = Vec::new();
     let mut kicks = Vec::new();
     loop {
@@ -105,7 +127,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
         for &(token, bits) in &events {
             match token {
                 TOKEN_VHOST => match device.handle_message()? {
-                    Outcome::Closed => return Ok(()),
+                    Outcome::Closed => return tell_connections(&mux),
                     Outcome::Kicks => watch_kicks(&mux, &device, &mut kicks)?,
                     Outcome::Continue => {}
                 },
@@ -130,6 +152,17 @@ fn run(arguments: Arguments) -> io::Result<()> {
             mux.pump_rx(&mut device);
         }
     }
+}
+
+/// Who wants to know reads it; nobody has to.
+fn tell_connections(mux: &Mux) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for (host, guest) in mux.connections() {
+        if writeln!(out, "{host} {guest}").is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Waits for QEMU at `path`. The name appears when the socket listens, not before: who sees it can connect.

@@ -69,6 +69,24 @@ impl Mux {
         &self.epoll
     }
 
+    /// The ports of all connections that the guest may have, host's and guest's.
+    pub fn connections(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.connections.keys().copied()
+    }
+
+    /// Tells the guest that a connection is gone.
+    pub fn reset(&mut self, (host_port, guest_port): (u32, u32)) {
+        self.refusals.push_back(Header {
+            source_cid: HOST_CID,
+            target_cid: self.guest_cid,
+            source_port: host_port,
+            target_port: guest_port,
+            kind: TYPE_STREAM,
+            operation: packet::OP_RST,
+            ..Header::default()
+        });
+    }
+
     /// Takes new clients of the hybrid socket.
     pub fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {

@@ -58,6 +58,13 @@ impl Queue {
         self.signalled_used = Wrapping(base);
     }
 
+    /// How many chains the ring says were finished. `None`: the ring is not there.
+    pub fn used_index(&self, memory: &GuestMemory) -> Option<u16> {
+        let ring = self.used_ring(memory)?;
+        // SAFETY: `used_ring` checked the whole ring. Words of 16 bits: flags, then the index.
+        Some(unsafe { ring.cast::<u16>().add(1).read_volatile() })
+    }
+
     /// True when the driver's buffers may be touched.
     pub fn ready(&self) -> bool {
         self.started && self.enabled && self.size > 0 && self.descriptors != 0

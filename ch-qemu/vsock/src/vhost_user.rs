@@ -62,6 +62,8 @@ pub struct Device {
     guest_cid: u64,
     protocol_features: u64,
     own_features: u64,
+    /// Queues of a restored guest that have not been started since.
+    restored: [bool; QUEUES],
 }
 
 /// What a message changed for the event loop.
@@ -76,7 +78,8 @@ pub enum Outcome {
 }
 
 impl Device {
-    pub fn new(socket: OwnedFd, guest_cid: u64) -> Self {
+    /// `restored`: the guest has used the rings before, and QEMU does not know how far.
+    pub fn new(socket: OwnedFd, guest_cid: u64, restored: bool) -> Self {
         Self {
             memory: GuestMemory::default(),
             queues: Default::default(),
@@ -84,6 +87,7 @@ impl Device {
             guest_cid,
             protocol_features: 0,
             own_features: 0,
+            restored: [restored; QUEUES],
         }
     }
 
@@ -237,11 +241,22 @@ impl Device {
             }
             request::SET_VRING_KICK => {
                 queue.kick = descriptor;
+                // Each chain was finished as it was taken: the driver's own ring tells how many.
+                if let (true, Some(used)) = (self.restored[index], queue.used_index(&self.memory)) {
+                    queue.set_base(used);
+                }
                 queue.started = true;
                 // Without protocol features there is no message that enables a ring: it starts enabled.
                 queue.enabled |= self.own_features & F_PROTOCOL_FEATURES == 0;
             }
-            request::SET_VRING_CALL => queue.call = descriptor,
+            request::SET_VRING_CALL => {
+                queue.call = descriptor;
+                // What was finished before the snapshot may not have been told; once too often does no harm.
+                if let (Some(call), true) = (&queue.call, self.restored[index] && queue.started) {
+                    self.restored[index] = false;
+                    sys::signal(call.as_raw_fd());
+                }
+            }
             request::SET_VRING_ENABLE => queue.enabled = body.word(4)? != 0,
             _ => return Err(invalid("an unknown request".into())),
         }
