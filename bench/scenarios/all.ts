@@ -11,6 +11,7 @@ import { pod, removal } from "./pod.ts";
 import { reclaim } from "./reclaim.ts";
 import { sampling } from "./sampling.ts";
 import { shim } from "./shim.ts";
+import { snapshot } from "./snapshot.ts";
 import { stdio, stdioGuest } from "./stdio.ts";
 import { warm, warmShim } from "./warm.ts";
 
@@ -19,6 +20,7 @@ export const SCENARIOS: readonly Scenario[] = [
 	cold,
 	warm,
 	warmShim,
+	snapshot,
 	pod,
 	shim,
 	removal,
