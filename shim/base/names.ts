@@ -76,6 +76,11 @@ export function poolFolder(stateDir: string): string {
 	return join(stateDir, "w");
 }
 
+/** The folder of templates that VMs are restored from, each in a folder of its own. */
+export function templatesFolder(stateDir: string): string {
+	return join(stateDir, "t");
+}
+
 /** The listening socket of a pod's keeper. */
 export function keeperSocket(stateDir: string, key: string): string {
 	return join(stateDir, "k", `${key}.sock`);

@@ -68,12 +68,31 @@ const poolSchema = v.object({
 		hits: v.number(),
 		misses: v.number(),
 		trouble: v.string(),
+		snapshots: v.object({
+			enabled: v.boolean(),
+			templates: v.array(
+				v.object({
+					name: v.string(),
+					key: v.string(),
+					vcpus: v.number(),
+					memoryMib: v.number(),
+					bytes: v.number(),
+					ageMs: v.number(),
+					uses: v.number(),
+				}),
+			),
+			making: v.string(),
+			restored: v.number(),
+			failed: v.number(),
+			trouble: v.string(),
+		}),
 	}),
 });
 
 /** As much of a key as tells kinds of VMs apart. */
 const KEY_CHARACTERS = 12;
 const MS_PER_SECOND = 1000;
+const BYTES_PER_MIB = 1024 * 1024;
 
 /** How a pod is kept from its node, as it is shown. */
 const CONFIDENTIAL: Readonly<Record<string, string>> = { off: "no", snp: "SEV-SNP", sample: "sample-INSECURE" };
@@ -166,8 +185,8 @@ async function ps(options: Options): Promise<void> {
 }
 
 async function pool(options: Options): Promise<void> {
-	const { vms, wanted, hits, misses, trouble } = (await ask(options, poolSchema, { op: "pool" })).pool;
-	if (options.json) return print(JSON.stringify({ vms, wanted, hits, misses, trouble }));
+	const { vms, wanted, hits, misses, trouble, snapshots } = (await ask(options, poolSchema, { op: "pool" })).pool;
+	if (options.json) return print(JSON.stringify({ vms, wanted, hits, misses, trouble, snapshots }));
 	const rows = vms.map((vm) => [
 		vm.state,
 		vm.key.slice(0, KEY_CHARACTERS),
@@ -180,6 +199,31 @@ async function pool(options: Options): Promise<void> {
 	const ready = vms.filter(({ state }) => state === "ready").length;
 	print(`${ready} of ${wanted} ready; ${hits} pods had one, ${misses} found none`);
 	if (trouble !== "") print(`last trouble: ${trouble}`);
+	printTemplates(snapshots);
+}
+
+function printTemplates({
+	enabled,
+	templates,
+	making,
+	restored,
+	failed,
+	trouble,
+}: v.InferOutput<typeof poolSchema>["pool"]["snapshots"]): void {
+	if (!enabled && templates.length === 0) return;
+	const rows = templates.map(({ key, vcpus, memoryMib, bytes, ageMs, uses }) => [
+		key.slice(0, KEY_CHARACTERS),
+		String(vcpus),
+		`${memoryMib} MiB`,
+		`${Math.ceil(bytes / BYTES_PER_MIB)} MiB`,
+		`${Math.round(ageMs / MS_PER_SECOND)} s`,
+		String(uses),
+	]);
+	print("");
+	print(table([["TEMPLATE OF KIND", "VCPUS", "MEMORY", "TAKES", "AGE", "USES"], ...rows]));
+	if (making !== "") print(`one of kind ${making.slice(0, KEY_CHARACTERS)} is being made`);
+	print(`${restored} VMs were restored from a template, ${failed} had to be booted instead`);
+	if (trouble !== "") print(`last trouble with templates: ${trouble}`);
 }
 
 async function top(options: Options): Promise<void> {

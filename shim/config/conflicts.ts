@@ -34,6 +34,13 @@ const CONFIDENTIAL: readonly Rule[] = [
 		broken: ({ storage }) => !storage.layers,
 	},
 	{
+		key: "snapshots.enabled",
+		must: "false",
+		why: "an encrypted VM can't be restored, and a template's state is known to its node and to every other copy",
+		inSample: true,
+		broken: ({ snapshots }) => snapshots.enabled,
+	},
+	{
 		key: "guest.max_vcpus",
 		must: "0",
 		why: "the processors are part of what is measured",

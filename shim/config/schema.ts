@@ -178,6 +178,25 @@ export const ConfigSchema = v.strictObject({
 			),
 		},
 	),
+	snapshots: table(
+		"Templates: a VM that was booted once, with nothing of a pod in it, is kept as a snapshot, and VMs of its kind start as copies of it (see docs/snapshots.md). Not for confidential pods.",
+		{
+			enabled: flag(
+				false,
+				"Whether VMs start from templates. Copies of one template have the addresses of their kernel in common, and what else it drew at random before it was one.",
+			),
+			max_mib: integer(
+				1_024,
+				{ min: 64, max: 1_048_576, unit: "MiB" },
+				"Room that templates may take in state_dir, a part of the memory of a VM for each kind of VM; those that were not used for the longest time go first.",
+			),
+			paging: choice(
+				"copy",
+				["copy", "on-demand"],
+				'How a template\'s memory comes into a VM. "copy": what the template used, before the VM runs. "on-demand": page by page as the VM touches it (userfaultfd); Cloud Hypervisor v53 then fetches the rest of the VM\'s memory in the background, used or not. Where the VMM refuses it, memory is copied.',
+			),
+		},
+	),
 	timeouts: table("How long the shim waits before it calls a step failed.", {
 		boot_ms: milliseconds(60_000, 100, "From the start of the VM until its agent answers."),
 		agent_call_ms: milliseconds(30_000, 100, "For one answer of the guest's agent. Waiting for a process to end has no limit."),

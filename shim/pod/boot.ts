@@ -145,10 +145,12 @@ export const VM_RELEASE = "VM";
 export const CGROUP_RELEASE = "control group";
 export const AGENT_RELEASE = "agent connection";
 
-async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Booted> {
-	const { config, folder, plan, scope, timeline } = context;
-	const guestEnd = new GuestEnd();
-	const { cgroup } = context;
+/**
+ * Launches the VMM: its process is the scope's and known to the journal, and in its control group before it has any memory.
+ * @returns the VMM, once its process is the scope's
+ */
+export function launchOwned(context: Omit<BootContext, "disk" | "network" | "scratch" | "initdata">, guestEnd: GuestEnd): Promise<Vmm> {
+	const { config, folder, plan, scope, timeline, cgroup, signal } = context;
 	const launching = timeline.step("vmm-launch", () =>
 		launchVmm({
 			hypervisorPath: plan.hypervisorPath,
@@ -168,18 +170,27 @@ async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Boo
 			await launching.catch(() => undefined);
 			await cgroup.remove();
 		});
-	const owned = launching.then((vmm) => {
+	const launched = launching.then((vmm) => {
 		scope.defer(VM_RELEASE, async () => {
 			await vmm.kill();
 		});
 		context.onVmm(vmm);
 		return vmm;
 	});
-	const [vmm, disk, scratch] = await Promise.all([owned, context.disk, context.scratch]).catch(async (error: unknown): Promise<never> => {
-		// A process that is on its way must be the scope's before the scope is closed.
-		await owned.catch(() => undefined);
-		throw error;
-	});
+	launched.catch(() => undefined);
+	return launched;
+}
+
+async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Booted> {
+	const guestEnd = new GuestEnd();
+	const launched = launchOwned({ ...context, signal }, guestEnd);
+	const [vmm, disk, scratch] = await Promise.all([launched, context.disk, context.scratch]).catch(
+		async (error: unknown): Promise<never> => {
+			// A process that is on its way must be the scope's before the scope is closed.
+			await launched.catch(() => undefined);
+			throw error;
+		},
+	);
 	const died = Promise.race([vmmDeath(context, vmm), guestEnd.ended.then((how) => guestDeath(context, how))]);
 	const failed = died.then((death) => Promise.reject(death));
 	failed.catch(() => undefined);

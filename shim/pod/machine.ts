@@ -18,6 +18,15 @@ export interface Machine {
 	readonly died: Promise<ShimError>;
 }
 
+/** Agents whose connections were ended on purpose. */
+const left = new WeakSet<AgentClient>();
+
+/** Ends the connection to a VM's agent, and lets the VM go on. */
+export function leaveAgent({ agent }: Machine): void {
+	left.add(agent);
+	agent.close();
+}
+
 /** How a VMM's process ended, with its own last words. */
 export async function vmmEnd(vmm: Vmm): Promise<string> {
 	const exit = await vmm.exited;
@@ -32,7 +41,10 @@ export async function vmmEnd(vmm: Vmm): Promise<string> {
 export function watchMachine(podId: string, vmm: Vmm, agent: AgentClient, guestEnded: Promise<string>): Promise<ShimError> {
 	const ended = vmmEnd(vmm).then((how) => new ShimError("pod.lost", `the VM of pod ${podId} is gone: its process ${how}`));
 	const guest = guestEnded.then((what) => new ShimError("pod.lost", `the guest of pod ${podId} has ended: ${what}`));
-	const lost = agent.closed.then((why) => new ShimError("pod.lost", `the guest agent of pod ${podId} is gone: ${explain(why)}`));
+	const lost = agent.closed.then((why) => {
+		if (left.has(agent)) return new Promise<never>(() => undefined);
+		return new ShimError("pod.lost", `the guest agent of pod ${podId} is gone: ${explain(why)}`);
+	});
 	return Promise.race([ended, guest, lost]).then(async (death) => {
 		await vmm.kill().catch(() => undefined);
 		agent.close();

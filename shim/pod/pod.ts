@@ -37,6 +37,7 @@ import type { SandboxApiPod } from "./sandbox-api.ts";
 import { Sandbox } from "./sandbox.ts";
 import type { SandboxOwner } from "./sandbox.ts";
 import { limitsOf } from "./sizing.ts";
+import type { TemplateUse } from "./snapshot/templates.ts";
 import { Timeline } from "./timeline.ts";
 import { Tombstones } from "./tombstones.ts";
 import { undo } from "./undo.ts";
@@ -189,6 +190,10 @@ export class Pod implements MakingPod, SandboxOwner, SandboxApiPod {
 	/** A VM of the pool of the kind that the plan asks for, which is the caller's from now on; undefined: none is there. */
 	warmVm(plan: PodPlan): Promise<PoolVm | undefined> {
 		return this.#services.pool?.take(plan) ?? Promise.resolve(undefined);
+	}
+
+	template(plan: PodPlan): Promise<TemplateUse | undefined> {
+		return this.#services.pool?.template(plan) ?? Promise.resolve(undefined);
 	}
 
 	warmFailed(error: unknown): void {

@@ -31,6 +31,8 @@ import type { PoolVm } from "./pool/vm.ts";
 import { quickly } from "./quick-start.ts";
 import type { QuickWay } from "./quick-start.ts";
 import { Rest } from "./rest.ts";
+import { startMachine } from "./snapshot/restore.ts";
+import type { TemplateUse } from "./snapshot/templates.ts";
 import type { NetworkRecord, PodNetworkOptions } from "./pod-network.ts";
 import { checkTransition } from "./pod-state.ts";
 import type { PodState } from "./pod-state.ts";
@@ -66,6 +68,8 @@ export interface SandboxOwner {
 	takeFolder(folder: string): void;
 	/** A VM of the pool could not be made the pod's. */
 	warmFailed(error: unknown): void;
+	/** A template for the pod's VM; undefined: it is booted. */
+	template(plan: PodPlan): Promise<TemplateUse | undefined>;
 	/** Writes the journal; a failure is logged. */
 	saveQuietly(): void;
 	/** The VM has ended by itself. */
@@ -247,11 +251,11 @@ export class Sandbox {
 		await agent.createSandbox(request, { signal });
 	}
 
-	/** Boots the VM, or takes the one of the pool. */
-	#start(context: BootContext): Promise<TakenMachine> {
+	/** Boots the VM, makes it a copy of a template, or takes the one of the pool. */
+	async #start(context: BootContext): Promise<TakenMachine> {
 		const warm = this.#warm;
 		const boot = async (own: BootContext): Promise<TakenMachine> => ({ ...(await bootMachine(own)), moved: Promise.resolve() });
-		if (warm === undefined) return boot(context);
+		if (warm === undefined) return { ...(await startMachine(context, await this.#owner.template(context.plan))), moved: Promise.resolve() };
 		const { plan, signal, log, disk, network } = context;
 		const way: QuickWay<TakenMachine> = {
 			what: "a VM of the pool",

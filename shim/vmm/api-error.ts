@@ -37,6 +37,16 @@ export function isUnknownDevice(error: unknown): boolean {
 	return error instanceof VmmApiError && (error.status === NOT_FOUND || UNKNOWN_DEVICE.test(error.chain.at(-1) ?? ""));
 }
 
+/** The link of a refusal to bring memory back page by page (Cloud Hypervisor v53, `MigratableError::OnDemandRestore`). */
+const NO_ON_DEMAND = "On-demand restore failed";
+/** How a VMM that does not know the mode says so. */
+const UNKNOWN_MODE = /unknown (?:variant|field) `(?:OnDemand|memory_restore_mode)`/u;
+
+/** True when the VMM can't bring a snapshot's memory back page by page. */
+export function isNoOnDemand(error: unknown): boolean {
+	return error instanceof VmmApiError && error.chain.some((link) => link === NO_ON_DEMAND || UNKNOWN_MODE.test(link));
+}
+
 /** The first link is always the same and says nothing. */
 const NOISE = "Error from API";
 

@@ -20,6 +20,7 @@ t.test("what would open a confidential pod to its node is refused with both keys
 		t.match(await load(sound(mode)), { confidential: { mode } });
 		for (const [key, value] of [
 			["storage.share_folders", "true"],
+			["snapshots.enabled", "true"],
 			["guest.max_vcpus", "4"],
 			["guest.hotplug_memory_mib", "128"],
 		] as const) {

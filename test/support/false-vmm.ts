@@ -10,13 +10,15 @@ export interface FalseVmm {
 	readonly features?: readonly string[];
 	/** A part of the configuration that it forgets, like `payload.host_data`. */
 	readonly forgets?: string;
+	/** What it does about a restore: refuses page by page alone, never answers, or refuses it as everything else that would start a VM. */
+	readonly restores?: "not on demand" | "never";
 }
 
 /**
  * Writes the program. The calls that it gets are appended to `calls` in its working folder, one endpoint a line.
  * @returns its path
  */
-export function buildFalseVmm(folder: string, { features = SNP_FEATURES, forgets }: FalseVmm = {}): string {
+export function buildFalseVmm(folder: string, { features = SNP_FEATURES, forgets, restores }: FalseVmm = {}): string {
 	const program = join(folder, "false-vmm");
 	writeFileSync(
 		program,
@@ -34,6 +36,9 @@ createServer((request, response) => {
 			const text = value === undefined ? "" : JSON.stringify(value);
 			response.writeHead(status, { "Content-Type": "application/json", "Content-Length": Buffer.byteLength(text) }).end(text);
 		};
+		if (endpoint === "vm.restore" && ${JSON.stringify(restores === "never")}) return;
+		if (endpoint === "vm.restore" && ${JSON.stringify(restores === "not on demand")} && JSON.parse(body).memory_restore_mode === "OnDemand")
+			return answer(500, ["Error from API", "The VM could not be restored", "Memory manager error", "Cannot restore VM", "On-demand restore failed"]);
 		if (endpoint === "vmm.ping") return answer(200, { version: "v53.0.0", features: ${JSON.stringify(features)} });
 		if (endpoint === "vm.info") return answer(200, { config, state: "Created" });
 		if (endpoint === "vm.create") {

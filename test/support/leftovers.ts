@@ -14,7 +14,7 @@ const SETTLE_TIMEOUT_MS = 10_000;
 const FOLDER_DEPTH_MAX = 8;
 
 /** The entries of the state folder that stay while snpd serves the node: see docs/contracts.md, "Names and places". */
-const LASTING_STATE: readonly string[] = ["snpd.sock", "snpd.lock", "snpd.log", "keeper.log", "k", "p", "w", "e"];
+const LASTING_STATE: readonly string[] = ["snpd.sock", "snpd.lock", "snpd.log", "keeper.log", "k", "p", "w", "t", "e"];
 
 /** True for the one snpd of the node, which outlives the pods. */
 export function isDaemon(info: ProcessInfo): boolean {

@@ -10,11 +10,14 @@ import { poolFolder } from "../../base/names.ts";
 import { Scope } from "../../base/scope.ts";
 import type { Config } from "../../config/schema.ts";
 import { makeScratchFile, removeScratchFile } from "../../storage/scratch-file.ts";
-import { bootMachine, SCRATCH_DISK } from "../boot.ts";
-import type { BootDisk } from "../boot.ts";
+import type { Vmm } from "../../vmm/launcher.ts";
+import { SCRATCH_DISK } from "../boot.ts";
+import type { BootContext, BootDisk } from "../boot.ts";
 import { writeInitdataDisk } from "../initdata-disk.ts";
 import { readyPlan } from "../launch.ts";
 import type { PodPlan } from "../plan.ts";
+import { startMachine } from "../snapshot/restore.ts";
+import type { TemplateUse } from "../snapshot/templates.ts";
 import { Timeline } from "../timeline.ts";
 import { undo } from "../undo.ts";
 import { PoolCgroup } from "./cgroup.ts";
@@ -33,9 +36,10 @@ const FIRST_TO_GO = 1000;
 
 /**
  * Boots a VM for the pool.
+ * @param template what it is a copy of instead, if that works
  * @throws ShimError what a step of the boot throws; nothing is left then
  */
-export async function bootPoolVm(shape: Shape, { stateDir, log }: PoolPlace, signal: AbortSignal): Promise<PoolVm> {
+export async function bootPoolVm(shape: Shape, { stateDir, log }: PoolPlace, signal: AbortSignal, template?: TemplateUse): Promise<PoolVm> {
 	const name = randomBytes(NAME_BYTES).toString("hex");
 	const folder = join(poolFolder(stateDir), name);
 	const scope = new Scope(`VM ${name} of the pool`);
@@ -43,14 +47,21 @@ export async function bootPoolVm(shape: Shape, { stateDir, log }: PoolPlace, sig
 	try {
 		makeVmFolder(folder);
 		scope.defer("folder", () => rmSync(folder, { recursive: true, force: true }));
-		return await bootIn(folder, shape, scope, own, signal);
+		return await bootIn(folder, shape, { scope, log: own, signal, template });
 	} catch (error) {
 		await undo(scope, own);
 		throw error;
 	}
 }
 
-async function bootIn(folder: string, { key, plan: common, config }: Shape, scope: Scope, log: Log, signal: AbortSignal): Promise<PoolVm> {
+interface BootParts {
+	readonly scope: Scope;
+	readonly log: Log;
+	readonly signal: AbortSignal;
+	readonly template: TemplateUse | undefined;
+}
+
+async function bootIn(folder: string, { key, plan: common, config }: Shape, { scope, log, signal, template }: BootParts): Promise<PoolVm> {
 	const plan = await readyPlan(planIn(common, folder));
 	const { vcpus, memoryMib, confidential } = plan;
 	const cgroup = new PoolCgroup(basename(folder), memoryMib);
@@ -58,7 +69,7 @@ async function bootIn(folder: string, { key, plan: common, config }: Shape, scop
 	const begun: VmRecord = { version: 1, key, vcpus, memoryMib, cgroup: cgroup.path, scratch: scratchFile, vmm: null, ready: null };
 	writeVmRecord(folder, begun);
 	let launched = begun;
-	const { machine, scratchAddress, guestEnded } = await bootMachine({
+	const context = {
 		podId: podIdOf(basename(folder)),
 		folder,
 		plan,
@@ -73,11 +84,12 @@ async function bootIn(folder: string, { key, plan: common, config }: Shape, scop
 		initdata: confidential === undefined ? undefined : writeInitdataDisk(folder, confidential.initdata),
 		scratch: makeScratch(plan, scope),
 		network: Promise.resolve(undefined),
-		onVmm: ({ pid, startTime }) => {
+		onVmm: ({ pid, startTime }: Vmm) => {
 			launched = { ...begun, vmm: { pid, startTime: startTime.toString() } };
 			writeVmRecord(folder, launched);
 		},
-	});
+	} satisfies BootContext;
+	const { machine, scratchAddress, guestEnded } = await startMachine(context, template);
 	if (confidential !== undefined && !machine.details.lateBinding)
 		throw new ShimError(
 			"guest.protocol",

@@ -1,12 +1,17 @@
 /** The pool of a node: real VMs, and the files that they come from. */
 
 import { explain, ShimError } from "../../base/errors.ts";
+import { Mailbox } from "../../base/mailbox.ts";
 import { loadConfig } from "../../config/load.ts";
 import type { Config } from "../../config/schema.ts";
 import { POOL_CGROUP } from "../../base/names.ts";
 import { HostCgroup } from "../../host/cgroups.ts";
 import type { Spare } from "../../memory/ports.ts";
 import type { PodPlan } from "../plan.ts";
+import { makeTemplate } from "../snapshot/make-template.ts";
+import { readTemplates, removeTemplate } from "../snapshot/template.ts";
+import { Templates } from "../snapshot/templates.ts";
+import type { TemplatesSummary, TemplateUse } from "../snapshot/templates.ts";
 import { bootPoolVm } from "./boot-vm.ts";
 import { FilesWatch } from "./files-watch.ts";
 import { Pool } from "./pool.ts";
@@ -19,6 +24,8 @@ import type { PoolPlace, PoolVm } from "./vm.ts";
 export interface PodPool {
 	/** A VM that is ready, of the kind that the plan asks for: the caller's from now on. Undefined: boot one. */
 	take(plan: PodPlan): Promise<PoolVm | undefined>;
+	/** A template of the kind that the plan asks for. Undefined: there is none. */
+	template(plan: PodPlan): Promise<TemplateUse | undefined>;
 	/** Runs a start that no VM of the pool shall disturb. */
 	during<T>(start: () => Promise<T>): Promise<T>;
 	/** A VM that was taken turned out to be of no use. */
@@ -42,16 +49,20 @@ interface Reading {
 	again: boolean;
 }
 
-/** The pool of one node. */
+/** The pool of one node, and its templates. */
 export class NodePool implements Spare {
 	readonly #pool: Pool<PoolVm>;
+	readonly #templates: Templates;
+	/** Whatever is booted ahead is booted one after the other. */
+	readonly #turns = new Mailbox("what is booted ahead");
 	readonly #options: NodePoolOptions;
 	readonly #watch = new FilesWatch(() => void this.#filesChanged());
 	/** Configuration files in use. */
 	readonly #files = new Set<string>();
 	readonly #readings = new Map<string, Reading>();
-	/** Configurations that want VMs. */
+	/** Configurations that want VMs, and those that want templates. */
 	#guests: readonly Config[] = [];
+	#templated: readonly Config[] = [];
 	#changed: () => void = () => undefined;
 
 	constructor(options: NodePoolOptions) {
@@ -60,7 +71,7 @@ export class NodePool implements Spare {
 			log: options.log,
 			shape: shapeOf,
 			usual: usualPlan,
-			boot: (shape, signal) => bootPoolVm(shape, options, signal),
+			boot: (shape, signal) => this.#turns.run(() => bootPoolVm(shape, options, signal, this.#templates.of(shape))),
 			emptied: () => void new HostCgroup(POOL_CGROUP).removeEmpty(),
 			watch: (guests) => {
 				this.#guests = guests;
@@ -68,10 +79,22 @@ export class NodePool implements Spare {
 				this.#changed();
 			},
 		});
+		this.#templates = new Templates({
+			log: options.log,
+			shape: shapeOf,
+			usual: usualPlan,
+			make: (shape, signal) => this.#turns.run(() => makeTemplate(shape, options, signal)),
+			remove: removeTemplate,
+			watch: (configs) => {
+				this.#templated = configs;
+				this.#watchFiles();
+				this.#changed();
+			},
+		});
 	}
 
 	#watchFiles(): void {
-		const guests = this.#guests.flatMap((config) => {
+		const guests = [...this.#guests, ...this.#templated].flatMap((config) => {
 			const { hypervisorPath, kernel, image } = usualPlan(config);
 			return [hypervisorPath, kernel, image];
 		});
@@ -94,6 +117,15 @@ export class NodePool implements Spare {
 		});
 		await Promise.all([...files].map((file) => this.know(file)));
 		this.#pool.adopt(found);
+		this.#recoverTemplates();
+	}
+
+	#recoverTemplates(): void {
+		try {
+			this.#templates.adopt(readTemplates(this.#options.stateDir));
+		} catch (error) {
+			this.#options.log.error("templates that an earlier snpd made can't be read", error);
+		}
 	}
 
 	/**
@@ -118,7 +150,9 @@ export class NodePool implements Spare {
 		do {
 			reading.again = false;
 			const config = await loadConfig(file, { required: file !== this.#options.defaultFile }).catch(() => undefined);
-			if (config !== undefined && !reading.again) this.#pool.configure(file, config);
+			if (config === undefined || reading.again) continue;
+			this.#pool.configure(file, config);
+			this.#templates.configure(file, config);
 		} while (reading.again);
 		this.#readings.delete(file);
 	}
@@ -128,14 +162,22 @@ export class NodePool implements Spare {
 		this.#remember(file);
 		return {
 			take: async (plan) => (isPoolable(plan) ? await this.#take(file, plan, config) : undefined),
-			during: (start) => this.#pool.during(start),
+			template: (plan) => this.#template(file, plan, config),
+			during: (start) => this.#pool.during(() => this.#templates.during(start)),
 			failed: (error) => this.#pool.failed(error),
 		};
 	}
 
-	/** Whether it holds VMs, or is to. */
+	/** Whether it holds VMs or templates, or is to. */
 	get kept(): boolean {
-		return this.#guests.length > 0 || this.waiting.length > 0;
+		return this.#guests.length > 0 || this.#templates.wanted || this.waiting.length > 0;
+	}
+
+	/** As with the pool, the file itself decides what there is. */
+	async #template(file: string, plan: PodPlan, config: Config): Promise<TemplateUse | undefined> {
+		if (!config.snapshots.enabled && this.#templates.isOf(file, config)) return undefined;
+		if (!this.#templates.isOf(file, config)) await this.know(file);
+		return config.snapshots.enabled ? await this.#templates.find(file, plan, config) : undefined;
 	}
 
 	/** A pod's configuration is what its file was when the pod came, and may be older than what is known here: the file itself decides what the pool holds. */
@@ -169,9 +211,11 @@ export class NodePool implements Spare {
 		return this.#pool.ending;
 	}
 
-	/** See `Pool.shrink`. */
+	/** See `Pool.shrink`; with no VM left, half of the templates go, and none is made for a while in any case. */
 	shrink(count: number): number {
-		return this.#pool.shrink(count);
+		const vms = this.#pool.shrink(count);
+		this.#templates.shrink(this.waiting.length === 0 ? Math.ceil(this.#templates.held.count / 2) : 0);
+		return vms;
 	}
 
 	/** See `Pool.allow`. */
@@ -186,12 +230,12 @@ export class NodePool implements Spare {
 	/** Ends all VMs, for good. */
 	async close(): Promise<void> {
 		this.#watch.close();
-		await this.#pool.close();
+		await Promise.all([this.#pool.close(), this.#templates.close()]);
 		new HostCgroup(POOL_CGROUP).removeEmpty();
 	}
 
-	summary(): PoolSummary {
-		return this.#pool.summary();
+	summary(): PoolSummary & { readonly snapshots: TemplatesSummary } {
+		return { ...this.#pool.summary(), snapshots: this.#templates.summary() };
 	}
 
 	async #filesChanged(): Promise<void> {
@@ -199,5 +243,6 @@ export class NodePool implements Spare {
 		// A folder of drop-ins may have come.
 		this.#watchFiles();
 		this.#pool.review();
+		this.#templates.review();
 	}
 }

@@ -57,6 +57,23 @@ async function prepare(context: TakeContext, machine: Machine, entered: () => vo
 		await answered;
 		entered();
 	};
+	const taken = timeline.step("pool-take", () => Promise.all([answered, refresh(context, machine, signal)]));
+	const [address] = await Promise.all([plugOwn(context, machine, signal, enter), taken]);
+	return address;
+}
+
+/**
+ * Plugs the pod's first disk and its network into a VM that runs, each as it becomes ready.
+ * @param enter waited for before the first of them goes into the VM
+ * @returns the disk's PCI address; empty without a disk
+ */
+export async function plugOwn(
+	context: Pick<BootContext, "config" | "timeline" | "disk" | "network">,
+	machine: Machine,
+	signal: AbortSignal,
+	enter: () => Promise<void> = () => Promise.resolve(),
+): Promise<string> {
+	const { timeline } = context;
 	const plugged = async (): Promise<string> => {
 		const disk = await context.disk;
 		if (disk === undefined) return "";
@@ -69,8 +86,7 @@ async function prepare(context: TakeContext, machine: Machine, entered: () => vo
 		await enter();
 		await timeline.step("add-net", () => network.plugCold(machine.vmm.client, { signal }));
 	};
-	const taken = timeline.step("pool-take", () => Promise.all([answered, refresh(context, machine, signal)]));
-	const [address] = await Promise.all([plugged(), joined(), taken]);
+	const [address] = await Promise.all([plugged(), joined()]);
 	return address;
 }
 
@@ -95,7 +111,7 @@ async function refresh({ log, plan }: TakeContext, { agent }: Machine, signal: A
 	);
 }
 
-async function plugDisk({ config }: TakeContext, { vmm }: Machine, disk: BootDisk, signal: AbortSignal): Promise<string> {
+async function plugDisk({ config }: Pick<BootContext, "config">, { vmm }: Machine, disk: BootDisk, signal: AbortSignal): Promise<string> {
 	const call = { signal, timeoutMs: config.timeouts.vmm_call_ms };
 	const device = await vmm.client.addDisk(planDisk({ ...disk, readonly: true }), call);
 	if (device === undefined) throw new ShimError("vmm.api", `the hypervisor does not say where disk ${disk.id} is`);

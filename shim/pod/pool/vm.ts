@@ -8,7 +8,7 @@ import type { Scope } from "../../base/scope.ts";
 import { HostCgroup } from "../../host/cgroups.ts";
 import { setOomScore } from "../../host/processes.ts";
 import type { Vmm } from "../../vmm/launcher.ts";
-import { watchMachine } from "../machine.ts";
+import { leaveAgent, watchMachine } from "../machine.ts";
 import type { Machine } from "../machine.ts";
 import type { MachineSize } from "../sizing.ts";
 import { undo } from "../undo.ts";
@@ -80,6 +80,11 @@ export class PoolVm implements WarmVm {
 
 	get details(): AgentDetails {
 		return this.#machine.details;
+	}
+
+	/** Its guest is not to be talked to any more; the VM goes on. */
+	leaveAgent(): void {
+		leaveAgent(this.#machine);
 	}
 
 	async end(): Promise<void> {
