@@ -11,6 +11,8 @@ export const AGENT_PORT = 1024;
 export const AGENT_LOG_PORT = 1025;
 export const STREAM_PORT = 1028;
 export const FORWARD_PORT = 1029;
+/** vsock port of the host to which our agent connects when its own port is open. */
+export const READY_PORT = 1030;
 
 /** What our agent says in `GetGuestDetails.extra_features` when it takes streams by token. */
 export const STREAMS_CAPABILITY = "snp.streams.v1";

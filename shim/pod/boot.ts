@@ -250,7 +250,7 @@ async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd
 	const places = none ? Promise.resolve(["", ""] as const) : timeline.step("disk-slot", () => findDisks(vmm, [disk, scratch], call));
 	places.catch(() => undefined);
 	const { agent, details } = await timeline.step("agent-connect", async () => {
-		const { socket } = await dialGuest(plan.vsock, AGENT_PORT, { signal, timeoutMs: config.timeouts.boot_ms });
+		const { socket } = await dialGuest(plan.vsock, AGENT_PORT, { signal, timeoutMs: config.timeouts.boot_ms, starting: true });
 		const client = new AgentClient(
 			new TtrpcClient(socket, { name: `the guest agent of pod ${podId}`, log: context.log }),
 			config.timeouts.agent_call_ms,

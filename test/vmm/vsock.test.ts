@@ -1,6 +1,8 @@
 /** Dialling a guest through a hybrid vsock socket. */
 
-import { createServer } from "node:net";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { connect, createServer } from "node:net";
 import type { Server, Socket } from "node:net";
 import { join } from "node:path";
 import { t } from "tap";
@@ -72,6 +74,35 @@ t.test("is tried again while nobody listens in the guest", async (t) => {
 	const { socket } = await dialGuest(path, 1024, { timeoutMs: 5000 });
 	socket.destroy();
 	t.equal(attempts(), 3);
+});
+
+t.test("a guest that starts is asked again as soon as it tells that it listens, and once for each word", async (t) => {
+	let told = 0;
+	const { path, attempts } = await hybrid(t, (_line, socket, attempt) => {
+		socket.on("close", () => {
+			if (attempt < 2 || attempt > 3) return;
+			// The ear is open when the second attempt comes.
+			const word = connect(`${path}_1030`);
+			word.on("error", () => undefined).on("connect", () => (told += 1));
+		});
+		if (attempt < 5) socket.end();
+		else socket.write("OK 1\n");
+	});
+	const { socket } = await dialGuest(path, 1024, { timeoutMs: 5000, starting: true });
+	socket.destroy();
+	t.equal(attempts(), 5);
+	t.equal(told, 1, "the second word finds nobody");
+	t.notOk(existsSync(`${path}_1030`));
+});
+
+t.test("a guest that starts is also reached where its word can't be heard", async (t) => {
+	const { path } = await hybrid(t, (_line, socket, attempt) => (attempt < 3 ? socket.end() : socket.write("OK 1\n")));
+	const other = createServer().listen(`${path}_1030`);
+	await once(other, "listening");
+	t.teardown(() => other.close());
+	const { socket } = await dialGuest(path, 1024, { timeoutMs: 5000, starting: true });
+	socket.destroy();
+	t.ok(other.listening);
 });
 
 t.test("a VMM that never answers, and one that is not there, are named", async (t) => {

@@ -112,6 +112,11 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
 }
 
+/// Lets a pipe hold so many bytes; what is no pipe, or may not hold more, stays as it is.
+pub fn resize_pipe(fd: BorrowedFd, bytes: i32) {
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) };
+}
+
 /// Where a service listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -133,27 +138,37 @@ impl std::fmt::Display for Address {
 /// A listening socket.
 pub struct Listener(Fd);
 
+/// Binds a socket and listens; connections wait from then on.
+pub fn listen_at(address: &Address) -> Result<OwnedFd> {
+    let open = || -> Result<OwnedFd> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        match address {
+            Address::Vsock(port) => {
+                let fd = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
+                bind(fd.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, *port))?;
+                Ok(fd)
+            }
+            Address::Unix(path) => {
+                let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+                let _ = std::fs::remove_file(path);
+                bind(fd.as_raw_fd(), &UnixAddr::new(path.as_str())?)?;
+                Ok(fd)
+            }
+        }
+    };
+    let fd = open().with_context(|| format!("bind {address}"))?;
+    listen(&fd, Backlog::new(BACKLOG)?).with_context(|| format!("listen on {address}"))?;
+    Ok(fd)
+}
+
 impl Listener {
     /// Binds and listens.
     pub fn bind(address: &Address) -> Result<Self> {
-        let open = || -> Result<OwnedFd> {
-            let flags = SockFlag::SOCK_CLOEXEC;
-            match address {
-                Address::Vsock(port) => {
-                    let fd = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
-                    bind(fd.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, *port))?;
-                    Ok(fd)
-                }
-                Address::Unix(path) => {
-                    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-                    let _ = std::fs::remove_file(path);
-                    bind(fd.as_raw_fd(), &UnixAddr::new(path.as_str())?)?;
-                    Ok(fd)
-                }
-            }
-        };
-        let fd = open().with_context(|| format!("bind {address}"))?;
-        listen(&fd, Backlog::new(BACKLOG)?).with_context(|| format!("listen on {address}"))?;
+        Self::take(listen_at(address)?)
+    }
+
+    /// Takes over a socket that listens.
+    pub fn take(fd: OwnedFd) -> Result<Self> {
         Ok(Self(Fd::new(fd)?))
     }
 

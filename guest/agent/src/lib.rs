@@ -7,6 +7,7 @@ pub mod confidential;
 pub mod container;
 pub mod copyfile;
 pub mod dm;
+pub mod early;
 pub mod error;
 pub mod events;
 pub mod features;

@@ -4,6 +4,7 @@
 
 #![no_main]
 
+use snp_agent::early::Early;
 use snp_agent::options::Options;
 use snp_agent::{boot, error, log, milestones, run, stage};
 use std::ffi::{c_char, c_int, CStr};
@@ -23,7 +24,7 @@ pub unsafe extern "C" fn main(count: c_int, words: *const *const c_char) -> c_in
     if std::process::id() == 1 {
         be_init();
     }
-    match Options::from_arguments(words.into_iter().skip(1)).and_then(run::run) {
+    match Options::from_arguments(words.into_iter().skip(1)).and_then(|options| run::run(options, None)) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("snp-agent: {error}");
@@ -47,7 +48,8 @@ fn be_init() -> ! {
 
 fn init() -> error::Result<()> {
     use error::Context;
+    let early = Early::listen();
     boot::prepare()?;
     let command_line = std::fs::read_to_string("/proc/cmdline").context("read /proc/cmdline")?;
-    run::run(Options::from_kernel(&command_line))
+    run::run(Options::from_kernel(&command_line), early)
 }

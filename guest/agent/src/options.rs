@@ -13,6 +13,8 @@ pub const LOG_PORT: u32 = 1025;
 pub const STREAMS_PORT: u32 = 1028;
 /// vsock port of connections to the guest's loopback.
 pub const FORWARD_PORT: u32 = 1029;
+/// vsock port of the host that is told when the agent's port is open.
+pub const READY_PORT: u32 = 1030;
 /// Kata's own folder, which hosts name in their requests.
 pub const KATA_DIR: &str = "/run/kata-containers";
 

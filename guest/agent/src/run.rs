@@ -2,6 +2,7 @@
 
 use crate::agent::Agent;
 use crate::cgroup::Cgroups;
+use crate::early::Early;
 use crate::error::{Context, Result};
 use crate::inotify::Inotify;
 use crate::io::{Fd, Listener};
@@ -20,16 +21,16 @@ const DESCRIPTORS_MAX: u64 = 1 << 20;
 /// Readers of the log at once.
 const LOG_READERS_MAX: usize = 8;
 
-/// Serves until DestroySandbox, or SIGTERM outside a VM.
-pub fn run(options: Options) -> Result<()> {
+/// Serves until DestroySandbox, or SIGTERM outside a VM. `early`: the agent's port, where it is open already.
+pub fn run(options: Options, early: Option<Early>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the event loop")?;
-    LocalSet::new().block_on(&runtime, serve(options))
+    LocalSet::new().block_on(&runtime, serve(options, early))
 }
 
-async fn serve(options: Options) -> Result<()> {
+async fn serve(options: Options, early: Option<Early>) -> Result<()> {
     log::set_level(options.log_level);
     let signals = block_signals()?;
     unsafe {
@@ -50,7 +51,7 @@ async fn serve(options: Options) -> Result<()> {
         format!("snp-agent-{}", std::process::id())
     };
     let cgroups = Cgroups::prepare(&options.cgroup_root, &folder, options.init, inotify)?;
-    // Before anything listens: the first request finds the policy in force.
+    // Before anything is accepted: the first request finds the policy in force.
     let (guard, confidential) = confidential::prepare(&options).await;
     let agent = Agent::new(options.clone(), Rc::new(Reaper::default()), cgroups, guard);
     let stop = agent.clone();
@@ -73,7 +74,10 @@ async fn serve(options: Options) -> Result<()> {
             }
         });
     }
-    let listener = Listener::bind(&options.agent)?;
+    let listener = match early.and_then(|early| early.take(&options.agent)) {
+        Some(open) => Listener::take(open)?,
+        None => Listener::bind(&options.agent)?,
+    };
     spawn_local(agent.streams.clone().serve_tokens(Listener::bind(&options.streams)?));
     if let Some(address) = &options.passfd {
         spawn_local(agent.streams.clone().serve_peers(Listener::bind(address)?));

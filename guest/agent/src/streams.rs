@@ -1,9 +1,10 @@
 //! Stdio streams: connections from the host that wait to be claimed by the request that names them, and the moving of their bytes.
 
 use crate::error::{Code, Error, Result};
-use crate::io::{Fd, Listener};
+use crate::io::{resize_pipe, Fd, Listener};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -19,6 +20,11 @@ const UNCLAIMED_COUNT_MAX: usize = 1024;
 const TOKEN_BYTES_MAX: usize = 11;
 /// One step of moving bytes.
 const BUFFER_BYTES: usize = 128 << 10;
+
+/// What a pipe holds unless it is told otherwise (pipe(7)), and what one holds through which more comes at a time, so often.
+const PIPE_BYTES: usize = 64 << 10;
+const BUSY_PIPE_BYTES: i32 = 256 << 10;
+const FULL_TIMES: u32 = 4;
 
 /// How a stream is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -159,17 +165,37 @@ fn parse_token(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.parse().ok().filter(|token| *token > 0)
 }
 
+/// A pipe's size: it grows when it is full again and again, so that the two sides take fewer turns.
+#[derive(Default)]
+struct Room {
+    full: u32,
+}
+
+impl Room {
+    /// So much came from the pipe, or for it, at once.
+    fn came(&mut self, length: usize, pipe: &Fd) {
+        if length >= PIPE_BYTES && self.full < FULL_TIMES {
+            self.full += 1;
+            if self.full == FULL_TIMES {
+                resize_pipe(pipe.as_fd(), BUSY_PIPE_BYTES);
+            }
+        }
+    }
+}
+
 /// Moves a process's output to the host (or, without one, nowhere) until its last writer is gone, then closes the stream: VMMs tell their side of a close, which
 /// comes after all bytes, but not of a half-close. When the host goes first, the rest
 /// is read and thrown away: a program must not block because nobody listens.
 pub async fn pump_output(from: Rc<Fd>, to: Option<Fd>) {
     let mut buffer = vec![0u8; BUFFER_BYTES];
+    let mut room = Room::default();
     let mut listening = to.as_ref();
     loop {
         let length = match from.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
             Ok(length) => length,
         };
+        room.came(length, &from);
         if let Some(to) = listening {
             if to.write_all(&buffer[..length]).await.is_err() {
                 listening = None;
@@ -181,11 +207,13 @@ pub async fn pump_output(from: Rc<Fd>, to: Option<Fd>) {
 /// Moves the host's bytes to a process's input until either end closes. `to` is dropped at the end, which closes a pipe.
 pub async fn pump_input(from: Fd, to: Rc<Fd>) {
     let mut buffer = vec![0u8; BUFFER_BYTES];
+    let mut room = Room::default();
     loop {
         let length = tokio::select! {
             read = from.read(&mut buffer) => read.unwrap_or(0),
             _ = to.reader_gone() => 0,
         };
+        room.came(length, &to);
         if length == 0 || to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
@@ -195,6 +223,22 @@ pub async fn pump_input(from: Fd, to: Rc<Fd>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[tokio::test]
+    async fn a_pipe_that_is_full_again_and_again_gets_larger() {
+        let (from, _to) = crate::io::pipe().unwrap();
+        let from = Fd::new(from).unwrap();
+        let holds = || unsafe { libc::fcntl(from.as_fd().as_raw_fd(), libc::F_GETPIPE_SZ) };
+        let mut room = Room::default();
+        for _ in 1..FULL_TIMES {
+            room.came(PIPE_BYTES, &from);
+            room.came(PIPE_BYTES - 1, &from);
+        }
+        assert_eq!(holds(), PIPE_BYTES as i32);
+        room.came(PIPE_BYTES, &from);
+        assert_eq!(holds(), BUSY_PIPE_BYTES);
+    }
 
     #[test]
     fn a_token_is_a_decimal_number_above_zero() {
