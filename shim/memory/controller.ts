@@ -194,22 +194,26 @@ export class MemoryController {
 		const sample = await this.#source.sample({ time: this.#quick });
 		const nowMs = this.#clock.nowMs();
 		const vms = [...this.#vms];
-		for (const vm of vms) noteCpu(vm, sample, nowMs);
+		for (const vm of vms) judge(vm, sample, nowMs);
 		const { found, of } = this.#places.assess(sample, this.#heldBytes(sample, vms), nowMs);
 		const wanting = this.#spareFirst(found, sample, nowMs);
-		await this.#noteWhoIsIdle(vms);
 		const mayGive = (vm: VmMemory): boolean => of(vm).some((place) => (wanting[place]?.wantedBytes ?? 0) > 0);
 		const views = await this.#ask(chooseGuests(vms, mayGive), of, nowMs);
 		const seen = views.map(({ view }) => view);
 		for (const [index, bytes] of decide(seen, wanting)) void this.#apply(views[index]?.vm, bytes);
+		await this.#mark(sample, nowMs);
 	}
 
-	/** Who is idle is known with the second look at processor time. */
-	async #noteWhoIsIdle(vms: readonly VmMemory[]): Promise<void> {
-		const able = vms.filter((vm) => vm.exempt === undefined);
-		if (!this.#quick || able.length === 0 || able.some(({ cpu }) => cpu !== undefined)) return;
-		const first = await this.#source.sample({ time: true });
-		for (const vm of able) noteCpu(vm, first, this.#clock.nowMs());
+	/** Processor time counts from here to the next look: to be asked is work as well, and in emulation more than an idle guest does. */
+	async #mark(before: Sample, beforeMs: number): Promise<void> {
+		const able = [...this.#vms].filter((vm) => vm.exempt === undefined);
+		const again = this.#quick && able.length > 0;
+		const sample = again ? await this.#source.sample({ time: true }) : before;
+		const atMs = again ? this.#clock.nowMs() : beforeMs;
+		for (const vm of able) {
+			const cpuMs = cpuOf(vm, sample);
+			vm.cpu = cpuMs === undefined ? undefined : { atMs, cpuMs };
+		}
 	}
 
 	#heldBytes(sample: Sample, vms: readonly VmMemory[]): number {
@@ -284,10 +288,11 @@ export class MemoryController {
 	}
 }
 
-/** A VM is idle when it has used little CPU time since it was last looked at. */
-function noteCpu(vm: VmMemory, sample: Sample, nowMs: number): void {
-	const cpuMs = vm.watch === undefined ? undefined : sample.process(vm.watch)?.cpuMs;
-	const before = vm.cpu;
-	vm.cpu = cpuMs === undefined ? undefined : { atMs: nowMs, cpuMs };
+const cpuOf = ({ watch }: VmMemory, sample: Sample): number | undefined => (watch === undefined ? undefined : sample.process(watch)?.cpuMs);
+
+/** A VM is idle when it has used little CPU time since it was marked. */
+function judge(vm: VmMemory, sample: Sample, nowMs: number): void {
+	const cpuMs = cpuOf(vm, sample);
+	const { cpu: before } = vm;
 	vm.idle = before !== undefined && cpuMs !== undefined && cpuMs - before.cpuMs < IDLE_PART * (nowMs - before.atMs);
 }

@@ -47,7 +47,7 @@ export class VmMemory {
 	watched = false;
 	watch: Watch | undefined;
 	readonly groups: string[] = [];
-	/** CPU time when it was last looked at. */
+	/** CPU time when it was last marked: after it was asked. */
 	cpu: { readonly atMs: number; readonly cpuMs: number } | undefined;
 	idle = false;
 	/** The number of its guest's last turn to be asked, among all turns. */

@@ -1,6 +1,6 @@
 # The cases of prove.sh, which sources this file. Each is a function case_NAME; prove.sh checks after each that nothing is left.
 # shellcheck shell=bash disable=SC2154
-all_cases="run exec signals stdin stdout terminal pause oom pod disks segments network configuration landlock parallel snpd_killed snpd_restarted vmm_killed vmm_ended faults confidential balloon"
+all_cases="run exec signals stdin stdout terminal pause oom pod disks segments network configuration landlock parallel snpd_killed snpd_restarted vmm_killed vmm_ended faults confidential balloon pressure pool"
 bulk_bytes=67108864
 
 case_run() {
@@ -303,19 +303,20 @@ case_confidential() { # a node without SEV-SNP, and a VMM that may be built for 
 }
 
 case_balloon() { # what a guest frees, and what the balloon takes and gives back
-  local pid before size=$((512 << 20))
+  local pid before freed size=$((856 << 20))
   rss() { awk '/^VmRSS/ {print int($2 / 1024)}' "/proc/$pid/status"; }
   api() { curl --silent --show-error --max-time 60 --unix-socket "$(echo "$state"/p/*/api.sock)" -X "$1" "http://localhost/api/v1/$2" "${@:3}"; }
   actual() { api GET vm.info | grep -o '"memory_actual_size":[0-9]*' | cut -d: -f2; }
-  run --detach --null-io --privileged --memory-limit $((256 << 20)) $image a1 sleep 1000
+  run --detach --null-io --privileged --memory-limit $((600 << 20)) $image a1 sleep 1000
   pid="$(vmms)"
   before=$(rss)
-  enter a1 sh -c 'mkdir /m; mount -t tmpfs -o size=200m none /m; dd if=/dev/zero of=/m/f bs=1M count=150 2>/dev/null'
-  like 'balloon: the guest has touched its memory' '^more' "$([ "$(rss)" -gt $((before + 120)) ] && echo more; echo "$before MiB, then $(rss) MiB")"
+  enter a1 sh -c 'mkdir /m; mount -t tmpfs -o size=500m none /m; dd if=/dev/zero of=/m/f bs=1M count=400 2>/dev/null'
+  like 'balloon: the guest has touched its memory' '^more' "$([ "$(rss)" -gt $((before + 300)) ] && echo more; echo "$before MiB, then $(rss) MiB")"
   enter a1 rm /m/f
-  is_back() { [ "$(rss)" -lt $((before + 60)) ]; }
+  freed="$(uptime_s)"
+  is_back() { [ "$(rss)" -lt $((before + 100)) ]; }
   until_true 60 is_back
-  same "balloon: what it freed comes back by itself ($before MiB, then $(rss) MiB)" 0 $?
+  same "balloon: what it freed comes back by itself ($before MiB, then $(rss) MiB, after $(since "$freed") s)" 0 $?
   api PUT vm.resize -H 'Content-Type: application/json' -d "{\"desired_balloon\":$((128 << 20))}"
   is_blown() { [ "$(actual)" = $((size - (128 << 20))) ]; }
   until_true 120 is_blown
@@ -326,4 +327,87 @@ case_balloon() { # what a guest frees, and what the balloon takes and gives back
   same 'balloon: and has it again' $size "$(actual)"
   same 'balloon: it goes on' RUNNING "$(status a1)"
   remove a1
+}
+
+top() { node "$DIST/bin/snpctl" --state-dir "$state" --json top | node -p "const { vms } = JSON.parse(require('fs').readFileSync(0)); vms.reduce((sum, vm) => sum + vm.$1, 0)"; } # the sum of a key over all VMs
+
+case_pressure() { # a control group above idle pods runs short: they give up their caches, and have their memory again when they need it
+  local group=/sys/fs/cgroup/default size=$((128 << 20)) used n
+  used() { echo $(($(cat $group/memory.current) - $(awk '$1 == "inactive_file" {print $2}' $group/memory.stat))); }
+  echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+  mkdir -p $group
+  echo $((8192 << 20)) >$group/memory.max
+  for n in 1 2; do run --detach --null-io --privileged --memory-limit $size $image h$n sleep 1000; done
+  for n in 1 2; do enter h$n sh -c 'dd if=/dev/zero of=/cached bs=1M count=120 2>/dev/null; sync'; done
+  used=$(used)
+  # Short, and not so short that busy pods would give as well.
+  echo $((used + (35 << 20))) >$group/memory.max
+  has_shrunk() { [ "$(top balloonBytes)" -gt 0 ] && [ "$(used)" -lt $((used - (25 << 20))) ]; }
+  until_true 120 has_shrunk
+  same "pressure: idle pods give memory to the group ($((used >> 20)) MiB, then $(($(used) >> 20)) MiB, balloons of $(($(top balloonBytes) >> 20)) MiB)" 0 $?
+  kill -9 $(snpds)
+  knows() { [ "$(top balloonBytes 2>/dev/null || echo 0)" -gt 0 ]; }
+  until_true 60 knows
+  same 'pressure: a new snpd knows the balloons' 0 $?
+  echo $((8192 << 20)) >$group/memory.max
+  for n in 1 2; do
+    same "pressure: pod $n uses more than it has beside its balloon" 0 "$(enter h$n sh -c 'mkdir /m; mount -t tmpfs -o size=200m none /m; dd if=/dev/zero of=/m/f bs=1M count=110 2>/dev/null; echo $?')"
+  done
+  is_whole() { [ "$(top balloonBytes)" = 0 ]; }
+  until_true 120 is_whole
+  same 'pressure: the balloons are gone' 0 $?
+  same 'pressure: none has ended' 'RUNNING RUNNING' "$(status h1) $(status h2)"
+  for n in 1 2; do remove h$n; done
+  echo max >$group/memory.max
+}
+
+case_pool() { # a pod gets a VM that has booted before: its network and its disks are plugged in
+  local first second cold warm
+  ready() { # [name that it must not have]: name and process of a VM that waits
+    node "$DIST/bin/snpctl" --state-dir "$state" --json pool | node -p \
+      'JSON.parse(require("fs").readFileSync(0)).vms.filter((vm) => vm.state === "ready" && vm.name !== process.argv[1]).map((vm) => `${vm.name} ${vm.vmmPid}`).join()' "$@"
+  }
+  is_ready() { [ -n "$(ready "$@" 2>/dev/null)" ]; }
+  cold="$(uptime_s)"
+  run --detach --null-io $image u0 sleep 1000
+  cold="$(since "$cold")"
+  mkdir -p "$work/config.toml.d"
+  printf '[pool]\nsize = 1\n' >"$work/config.toml.d/pool.toml"
+  until_true 120 is_ready
+  first="$(ready)"
+  like 'pool: a VM waits' '^[^ ]+ [0-9]+$' "$first"
+  kill -9 $(snpds)
+  until_true 120 is_ready
+  same 'pool: a new snpd takes it up' "$first" "$(ready)"
+  lay_network
+  warm="$(uptime_s)"
+  run --detach --null-io --with-ns network:/run/netns/snp-lab-pod $image u1 sh -c 'mkdir /www; echo from the pool > /www/index.html; exec httpd -f -p 8080 -h /www'
+  warm="$(since "$warm")"
+  like "pool: the pod has it (started in $warm s, one without in $cold s)" 'pool-take' "$(node "$DIST/bin/snpctl" --state-dir "$state" timeline u1)"
+  like 'pool: the same process, in the control group of the pod' '/default/u1$' "$(cat /proc/"${first#* }"/cgroup)"
+  serves() { [ "$(fetch snp-lab-node 10.88.0.2:8080)" = 'from the pool' ]; }
+  until_true 60 serves
+  same 'pool: the pod serves' 'from the pool' "$(fetch snp-lab-node 10.88.0.2:8080)"
+  kill -9 $(snpds)
+  same 'pool: the pod outlives snpd' 'on 0' "$(enter u1 echo -n 'on ' 2>&1; echo $?)"
+  until_true 120 is_ready "${first% *}"
+  second="$(ready)"
+  like 'pool: another VM takes its place' '^[^ ]+ [0-9]+$' "$second"
+  remove u1
+  remove_network
+  same 'pool: the VM goes with its pod' '' "$(ls -d /proc/"${first#* }" 2>/dev/null)"
+  kill -9 "${second#* }"
+  until_true 120 is_ready "${second% *}"
+  like 'pool: one that dies is replaced' '^[^ ]+ [0-9]+$' "$(ready "${second% *}")"
+  # With the VM that waits too little is left of the budget, without it enough.
+  printf '[memory]\nbudget_mib = %s\n' $((($(top residentBytes) >> 20) + 256 + 20)) >>"$work/config.toml.d/pool.toml"
+  kill -9 $(snpds)
+  is_alone() { [ "$(vmms | wc -l)" = 1 ]; }
+  until_true 60 is_alone
+  same 'pool: where memory is short its VMs go first, and no pod gives' '1 0 RUNNING' "$(vmms | wc -l) $(top balloonBytes) $(status u0)"
+  remove u0
+  rm -r "$work/config.toml.d"
+  is_empty() { [ -z "$(vmms)" ]; }
+  until_true 60 is_empty
+  same 'pool: it ends with its configuration' '' "$(vmms)"
 }

@@ -20,8 +20,9 @@ mkdir -p "$work/k" "$work/fifo"
 export CONTAINERD_SHIM_SNP_CONFIG="$work/config.toml" PATH="$DIST/bin:$PATH"
 
 uptime_s() { cut -d' ' -f1 /proc/uptime; }
+since() { awk "BEGIN{print $(uptime_s)-$1}"; }
 began="$(uptime_s)"
-say() { printf '[%7.1f] %s\n' "$(awk "BEGIN{print $(uptime_s)-$began}")" "$*"; }
+say() { printf '[%7.1f] %s\n' "$(since "$began")" "$*"; }
 verdict() { # held? name seen expected
   if [ "$1" = yes ]; then passed=$((passed + 1)); say "ok    $2: $(head -c 140 <<<"$3" | tr '\n' '|')"; return; fi
   failed=$((failed + 1)); say "FAIL  $2"; printf '  expected: %s\n  seen:     %s\n' "$(head -c 800 <<<"$4")" "$(head -c 2000 <<<"$3")"
@@ -69,7 +70,7 @@ snapshot() { # what a pod could leave behind, one thing per line
   ls -1 /sys/class/net | sed 's/^/link: /'
   ls -1 /sys/block/loop*/loop/backing_file 2>/dev/null | sed 's/^/loop device: /'
   find /sys/fs/cgroup -type d 2>/dev/null | sed 's/^/cgroup: /'
-  find "$state" -mindepth 1 ! -path "$state/snpd.*" ! -path "$state/k" ! -path "$state/p" ! -path "$state/e" 2>/dev/null | sed 's/^/state: /'
+  find "$state" -mindepth 1 ! -path "$state/snpd.*" ! -path "$state/k" ! -path "$state/p" ! -path "$state/e" ! -path "$state/w" 2>/dev/null | sed 's/^/state: /'
   find "$work/state/io.containerd.runtime.v2.task/default" -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/bundle: /'
   awk -v own="$state/" 'index($8, own) == 1 && $8 !~ /snpd\.sock/ && $4 == "00010000" {print "listening socket: " $8}' /proc/net/unix
   ctr task ls -q | sed 's/^/task: /'

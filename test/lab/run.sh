@@ -7,6 +7,7 @@
 #             every SOURCE is found as /lab/NAME there, CH_BIN is on PATH as cloud-hypervisor, what COMMAND leaves in /out comes back
 #             in FOLDER, and its exit code is passed on. Without LAB_RUN the cases run on this machine.
 #   LAB_TIMEOUT  seconds that all may take there; 1800 when not set
+#   LAB_LOGS     a folder that gets snpd's and containerd's logs
 #
 #   test/lab/run.sh [CASE...]    names are in cases.sh
 set -euo pipefail
@@ -20,7 +21,8 @@ fi
 
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/dist/bin" "$work/logs"
+logs="$(realpath -m "${LAB_LOGS:-$work/logs}")"
+mkdir -p "$work/dist/bin" "$logs"
 # node goes along: the other machine may have none. Programs find it by PATH or at the path in their first line.
 cp -L "$repository"/dist/bin/{containerd-shim-snp-v2,snpd,snpctl,snp-layers} "$(node -p process.execPath)" "$work/dist/bin/"
 cp -rL "$repository"/dist/{lib,share,package.json} "$work/dist/"
@@ -29,9 +31,9 @@ image="$(cd "$repository" && node --import tsx test/lab/image.ts "$work")"
 
 if [ -z "${LAB_RUN:-}" ]; then
   [ -c /dev/kvm ] || { echo "test/lab: this machine has no /dev/kvm. Set LAB_RUN to a program that runs commands on one that has" >&2; exit 1; }
-  CH_BIN="$(readlink -f "$CH_BIN")" DIST="$work/dist" IMAGE_TAR="$image" IGVM="$work/dist/share/sound.igvm" CASES="$*" bash "$repository/test/lab/prove.sh"
+  CH_BIN="$(readlink -f "$CH_BIN")" DIST="$work/dist" IMAGE_TAR="$image" IGVM="$work/dist/share/sound.igvm" LOGS="$logs" CASES="$*" bash "$repository/test/lab/prove.sh"
   exit
 fi
 node_path="$(node -p process.execPath)"
-"$LAB_RUN" --timeout "${LAB_TIMEOUT:-1800}" --out "$work/logs" --extra "$work/dist:dist" --extra "$image:image.tar" --extra "$repository/test/lab:prove" -- \
+"$LAB_RUN" --timeout "${LAB_TIMEOUT:-1800}" --out "$logs" --extra "$work/dist:dist" --extra "$image:image.tar" --extra "$repository/test/lab:prove" -- \
   "[ -e $node_path ] || ln -s /lab/dist/bin/node $node_path; CH_BIN=\$(readlink -f \$(command -v cloud-hypervisor)) DIST=/lab/dist IMAGE_TAR=/lab/image.tar IGVM=/lab/dist/share/sound.igvm LOGS=/out CASES='$*' bash /lab/prove/prove.sh"

@@ -118,19 +118,23 @@ export class FalsePod {
 	hangs = false;
 	/** Its guest takes so long. */
 	slowMs = 0;
+	/** Processor time that an answer costs it. */
+	answerCpuMs = 0;
 	/** Its agent does not tell. */
 	dumb = false;
 	/** Its balloon does not get beyond this. */
 	stuckMib = Number.POSITIVE_INFINITY;
 	asked: number | undefined = 0;
 	readonly #clock: ManualClock;
+	readonly #work: (ms: number) => void;
 
 	constructor(
-		{ clock, controller, residentMib }: FalseNode,
+		{ clock, controller, residentMib, cpuMs }: FalseNode,
 		pid: number,
 		{ cgroup, adopted = false, exempt }: { readonly cgroup?: string; readonly adopted?: boolean; readonly exempt?: Exemption } = {},
 	) {
 		this.#clock = clock;
+		this.#work = (ms) => void cpuMs.set(pid, (cpuMs.get(pid) ?? 0) + ms);
 		residentMib.set(pid, 700);
 		this.memory = new VmMemory({
 			name: `p${pid}`,
@@ -166,6 +170,7 @@ export class FalsePod {
 
 	async #guest(timeoutMs: number): Promise<GuestMemory> {
 		this.askedAtMs.push(this.#clock.nowMs());
+		this.#work(this.answerCpuMs);
 		if (this.hangs) await this.#timeout(timeoutMs);
 		if (this.slowMs > 0) await new Promise<void>((resolve) => this.#clock.after(this.slowMs, resolve));
 		if (this.dumb) throw new ShimError("call.unimplemented", "no such call");
