@@ -51,14 +51,17 @@ struct Process {
 }
 
 impl Guest {
-    /// A standard stream has come. It stays open until its process ends.
+    /// A standard stream has come. It stays open until its process ends; one that comes after the process's end is closed at once.
     pub fn claim(self: &Arc<Self>, token: u64, stream: UnixStream) {
         if let Ok(mut state) = self.0.lock() {
-            state.streams.insert(token, stream);
             let owner = |process: &Process| process.tokens.contains(&token);
-            let key = state.processes.iter().find(|(_, process)| owner(process));
-            let key = key.map(|(key, _)| key.clone());
-            if let Some(key) = key {
+            let found = state.processes.iter().find(|(_, process)| owner(process));
+            let found = found.map(|(key, process)| (key.clone(), process.status.is_some()));
+            if matches!(found, Some((_, true))) {
+                return;
+            }
+            state.streams.insert(token, stream);
+            if let Some((key, _)) = found {
                 self.run(&mut state, &key);
             }
         }

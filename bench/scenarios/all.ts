@@ -36,7 +36,7 @@ export const SCENARIOS: readonly Scenario[] = [
 ];
 
 /** Those that a quick run leaves out unless they are named. */
-export const SLOW_SCENARIOS: ReadonlySet<string> = new Set([network.name, stdioGuest.name]);
+export const SLOW_SCENARIOS: ReadonlySet<string> = new Set([network.name, snapshot.name, stdioGuest.name]);
 
 /** The scenarios of a run. @param names those that are wanted; empty for all */
 export function chooseScenarios(names: readonly string[], quick: boolean): readonly Scenario[] {
