@@ -399,8 +399,9 @@ case_pool() { # a pod gets a VM that has booted before: its network and its disk
   kill -9 "${second#* }"
   until_true 120 is_ready "${second% *}"
   like 'pool: one that dies is replaced' '^[^ ]+ [0-9]+$' "$(ready "${second% *}")"
-  # With the VM that waits too little is left of the budget, without it enough.
-  printf '[memory]\nbudget_mib = %s\n' $((($(top residentBytes) >> 20) + 256 + 20)) >>"$work/config.toml.d/pool.toml"
+  # With what the VM that waits holds too little is left of the budget, without it enough.
+  second="$(ready "${second% *}")"
+  printf '[memory]\nbudget_mib = %s\n' $((($(top residentBytes) >> 20) + $(awk '/^VmRSS/ {print int($2 / 1024)}' /proc/"${second#* }"/status) + 10)) >>"$work/config.toml.d/pool.toml"
   kill -9 $(snpds)
   is_alone() { [ "$(vmms | wc -l)" = 1 ]; }
   until_true 60 is_alone
