@@ -146,8 +146,8 @@ export const CGROUP_RELEASE = "control group";
 export const AGENT_RELEASE = "agent connection";
 
 /**
- * Launches the VMM: its process is the scope's and known to the journal, and in its control group before it has any memory.
- * @returns the VMM, once its process is the scope's
+ * Launches the VMM: its process is the scope's from the first moment on, known to the journal, and in its control group before it has any memory.
+ * @returns the VMM, once the journal knows of it
  */
 export function launchOwned(context: Omit<BootContext, "disk" | "network" | "scratch" | "initdata">, guestEnd: GuestEnd): Promise<Vmm> {
 	const { config, folder, plan, scope, timeline, cgroup, signal } = context;
@@ -170,11 +170,14 @@ export function launchOwned(context: Omit<BootContext, "disk" | "network" | "scr
 			await launching.catch(() => undefined);
 			await cgroup.remove();
 		});
+	scope.defer(VM_RELEASE, async () => {
+		// One that is on its way when the scope closes would be nobody's.
+		const vmm = await launching.catch(() => undefined);
+		await vmm?.kill();
+	});
 	const launched = launching.then((vmm) => {
-		scope.defer(VM_RELEASE, async () => {
-			await vmm.kill();
-		});
-		context.onVmm(vmm);
+		// A later start of the pod may have a journal by then.
+		if (!scope.closed) context.onVmm(vmm);
 		return vmm;
 	});
 	launched.catch(() => undefined);
@@ -184,13 +187,7 @@ export function launchOwned(context: Omit<BootContext, "disk" | "network" | "scr
 async function bootSteps(context: BootContext, signal: AbortSignal): Promise<Booted> {
 	const guestEnd = new GuestEnd();
 	const launched = launchOwned({ ...context, signal }, guestEnd);
-	const [vmm, disk, scratch] = await Promise.all([launched, context.disk, context.scratch]).catch(
-		async (error: unknown): Promise<never> => {
-			// A process that is on its way must be the scope's before the scope is closed.
-			await launched.catch(() => undefined);
-			throw error;
-		},
-	);
+	const [vmm, disk, scratch] = await Promise.all([launched, context.disk, context.scratch]);
 	const died = Promise.race([vmmDeath(context, vmm), guestEnd.ended.then((how) => guestDeath(context, how))]);
 	const failed = died.then((death) => Promise.reject(death));
 	failed.catch(() => undefined);

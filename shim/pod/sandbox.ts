@@ -13,6 +13,7 @@ import type { Log } from "../base/log.ts";
 import { Scope } from "../base/scope.ts";
 import type { Config } from "../config/schema.ts";
 import { cgroupPath, HostCgroup } from "../host/cgroups.ts";
+import { setOomScore } from "../host/processes.ts";
 import { VmMemory } from "../memory/vm-memory.ts";
 import { makeScratchFile, removeScratchFile } from "../storage/scratch-file.ts";
 import { AGENT_RELEASE, bootMachine, CGROUP_RELEASE, SCRATCH_DISK, VM_RELEASE } from "./boot.ts";
@@ -274,6 +275,8 @@ export class Sandbox {
 		// The boot brings its own.
 		scope.take(CGROUP_RELEASE);
 		for (const name of this.#warmFiles) rmSync(join(this.#owner.folder, name), { recursive: true, force: true });
+		// The waiting VM had one by the same name, and the pod's own has taken its place.
+		if (plan.confidential !== undefined) writeInitdataDisk(this.#owner.folder, plan.confidential.initdata);
 		this.#warm = undefined;
 		this.vmm = null;
 		this.poolCgroup = null;
@@ -302,13 +305,16 @@ export class Sandbox {
 	/** Removes the group that the VM was in before it was the pod's: it is empty, and nobody waits for it. Never rejects. */
 	async leavePool(): Promise<void> {
 		if (this.#state.kind !== "running" || this.poolCgroup === null) return;
+		const remove = this.scope.take(POOL_CGROUP_RELEASE);
 		try {
 			// An snpd that was killed may have moved some of its processes and not all.
-			await this.cgroup?.takeFrom(new HostCgroup(this.poolCgroup));
-			await this.scope.release(POOL_CGROUP_RELEASE);
+			const moved = (await this.cgroup?.takeFrom(new HostCgroup(this.poolCgroup))) ?? [];
+			for (const pid of moved) setOomScore(pid, 0);
+			await remove?.();
 			this.poolCgroup = null;
 			this.#owner.saveQuietly();
 		} catch (error) {
+			if (remove !== undefined) this.scope.defer(POOL_CGROUP_RELEASE, remove);
 			this.#owner.log.error("a control group of the pool stays", error);
 		}
 	}
@@ -340,6 +346,8 @@ export class Sandbox {
 		if (this.poolCgroup !== null) {
 			const left = new HostCgroup(this.poolCgroup);
 			this.scope.defer(POOL_CGROUP_RELEASE, () => left.remove());
+			// The move was on its way: who is in the pod's group already has perhaps still the score of a VM that nobody uses.
+			for (const pid of cgroup?.processes() ?? []) setOomScore(pid, 0);
 		}
 		this.scope.defer(VM_RELEASE, release);
 		this.#ownVolumes(this.scope);
@@ -368,7 +376,7 @@ export class Sandbox {
 		if (cgroup !== undefined)
 			scope.defer(CGROUP_RELEASE, async () => {
 				// Nothing must be on its way into what is removed.
-				await this.#moved.catch(() => undefined);
+				await warm.moving.catch(() => undefined);
 				await cgroup.remove();
 			});
 		const release = warm.scope.take(CGROUP_RELEASE);

@@ -208,7 +208,7 @@ export class VmmClient {
 		await this.#call("PUT", "vm.send-migration", request, call);
 	}
 
-	/** Closes the kept connection. Calls that run go on. */
+	/** Closes the kept connection, for good. A call that runs goes on; those after it fail. */
 	close(): void {
 		this.#connection.close();
 	}

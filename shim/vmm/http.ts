@@ -102,6 +102,7 @@ function parseHead(head: string): { status: number; length: number; closes: bool
 export class ApiConnection {
 	#path: string;
 	#idle: Peer | undefined;
+	#closed = false;
 
 	/** Connects when the first exchange needs it. */
 	constructor(path: string) {
@@ -115,11 +116,12 @@ export class ApiConnection {
 	 */
 	async exchange(request: HttpRequest, signal: AbortSignal): Promise<HttpResponse> {
 		signal.throwIfAborted();
+		if (this.#closed) throw new ConnectionLost("the connection was given up");
 		const { fds = [] } = request;
 		const peer = (fds.length === 0 ? this.#take() : undefined) ?? new Peer(this.#path);
 		try {
 			const { response, closes } = await peer.ask(encodeRequest(request), fds, signal);
-			if (fds.length === 0 && !closes) this.#idle = peer.rest();
+			if (fds.length === 0 && !closes && !this.#closed) this.#idle = peer.rest();
 			else peer.close();
 			return response;
 		} catch (error) {
@@ -133,8 +135,9 @@ export class ApiConnection {
 		this.#path = path;
 	}
 
-	/** Closes the idle connection; the next exchange would make a new one. */
+	/** Closes it for good: another VMM may listen at the same path one day. An exchange that runs goes on, and is the last one. */
 	close(): void {
+		this.#closed = true;
 		this.#take()?.close();
 	}
 

@@ -1,13 +1,14 @@
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { deferred } from "../../shim/base/deadline.ts";
 import { Log } from "../../shim/base/log.ts";
 import { defaultConfig } from "../../shim/config/schema.ts";
 import { cgroupsApart, HostCgroup } from "../../shim/host/cgroups.ts";
+import { setOomScore } from "../../shim/host/processes.ts";
 import { Journal } from "../../shim/pod/journal.ts";
 import type { Machine } from "../../shim/pod/machine.ts";
 import { Sandbox } from "../../shim/pod/sandbox.ts";
@@ -87,6 +88,7 @@ t.test("a VM of the pool that a killed snpd has not moved altogether is moved wh
 		for (const group of [pool, pod, parent]) await group.remove();
 	});
 	await pool.join(child.pid ?? 0);
+	setOomScore(child.pid ?? 0, 1000);
 	const left = deferred<void>();
 	const owner = {
 		podId: "p",
@@ -103,6 +105,7 @@ t.test("a VM of the pool that a killed snpd has not moved altogether is moved wh
 	sandbox.adopt({ agent, vmm, details: { damage: false }, died: new Promise(() => undefined) } as unknown as Machine, () => undefined);
 	await left.promise;
 	t.strictSame(cgroupsApart(child.pid ?? 0), [pod.path]);
+	t.equal(readFileSync(`/proc/${child.pid}/oom_score_adj`, "utf8").trim(), "0", "and is not the first to be killed any more");
 	t.equal(sandbox.poolCgroup, null);
 	t.ok(pool.removeEmpty(), "its group in the pool is gone");
 });

@@ -280,3 +280,15 @@ t.test("a connection that was closed while idle is replaced", async (t) => {
 	await client.boot();
 	t.equal(server.connections(), 2);
 });
+
+t.test("a client that was closed asks nobody any more, whoever listens there by then", async (t) => {
+	let asked = 0;
+	const { client } = await pair(t, () => {
+		asked++;
+		return answer(204);
+	});
+	await client.pause();
+	client.close();
+	await t.rejects(client.pause(), /given up/);
+	t.equal(asked, 1);
+});

@@ -39,10 +39,18 @@ export async function takeMachine(context: TakeContext, vm: PoolVm, entered: () 
 		const lost = machine.died.then((death) => Promise.reject(death));
 		lost.catch(() => undefined);
 		const moved = context.timeline.step("pool-move", () => move(context, vm));
+		moved.catch(() => undefined);
+		let over = false;
+		const enter = (): void => {
+			// What the pod brings may come when another VM is on its way already: it is for that one.
+			if (over || signal.aborted) throw new ShimError("pod.lost", `the VM of the pool that pod ${podId} was to have is given up`);
+			entered();
+		};
 		try {
-			const diskAddress = await Promise.race([lost, prepare(context, machine, entered, signal)]);
+			const diskAddress = await Promise.race([lost, prepare(context, machine, enter, signal)]);
 			return { machine, diskAddress, scratchAddress: vm.scratchAddress, moved };
 		} catch (error) {
+			over = true;
 			// A group that is given back must not get processes any more.
 			await moved.catch(() => undefined);
 			throw error;

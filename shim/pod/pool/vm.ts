@@ -54,6 +54,7 @@ export class PoolVm implements WarmVm {
 	readonly scratchAddress: string;
 	/** Owns it: what is in here ends the VM. */
 	readonly scope: Scope;
+	#moving: Promise<void> = Promise.resolve();
 	readonly #machine: Machine;
 	readonly #guestEnded: Promise<string>;
 	readonly #log: Log;
@@ -72,6 +73,11 @@ export class PoolVm implements WarmVm {
 		this.#machine = machine;
 		this.#guestEnded = guestEnded;
 		this.#log = log;
+	}
+
+	/** Settles when none of its processes is on its way into a pod's group. */
+	get moving(): Promise<void> {
+		return this.#moving;
 	}
 
 	get vmm(): Vmm {
@@ -114,7 +120,10 @@ export class PoolVm implements WarmVm {
 	}
 
 	/** Puts its processes where a pod's belong: into this group, and no readier to be ended than others. Its group in the pool is empty afterwards. */
-	async moveInto(cgroup: HostCgroup): Promise<void> {
-		for (const pid of await cgroup.takeFrom(this.cgroup)) setOomScore(pid, 0);
+	moveInto(cgroup: HostCgroup): Promise<void> {
+		this.#moving = cgroup.takeFrom(this.cgroup).then((moved) => {
+			for (const pid of moved) setOomScore(pid, 0);
+		});
+		return this.#moving;
 	}
 }

@@ -67,10 +67,15 @@ export async function startMachine(context: BootContext, use: TemplateUse | unde
 }
 
 /** Ends what there is of a copy: its VMM was killed, and would leave its socket in the way of the next one. */
-async function discard({ plan, folder }: BootContext, scope: Scope): Promise<void> {
+async function discard({ plan, folder, scope: podScope }: BootContext, scope: Scope): Promise<void> {
 	// The group is the next VMM's as well.
-	scope.take(CGROUP_RELEASE);
-	await scope.close();
+	const removeGroup = scope.take(CGROUP_RELEASE);
+	try {
+		await scope.close();
+	} catch (error) {
+		if (removeGroup !== undefined) podScope.defer(CGROUP_RELEASE, removeGroup);
+		throw error;
+	}
 	dropView(folder);
 	await rm(plan.vsock, { force: true });
 }
@@ -87,11 +92,7 @@ async function restore(context: BootContext, use: TemplateUse): Promise<Restored
 	const { scope, timeline, signal, log, folder, podId, config, plan } = context;
 	const guestEnd = new GuestEnd();
 	const launched = launchOwned(context, guestEnd);
-	const [vmm, scratch] = await Promise.all([launched, context.scratch]).catch(async (error: unknown): Promise<never> => {
-		// A process that is on its way must be the scope's before that is closed.
-		await launched.catch(() => undefined);
-		throw error;
-	});
+	const [vmm, scratch] = await Promise.all([launched, context.scratch]);
 	await timeline.step("vm-restore", () => restoreVm(context, vmm, scratch, use));
 	const agent = await timeline.step("agent-connect", async () => {
 		const { socket } = await dialGuest(plan.vsock, AGENT_PORT, { signal, timeoutMs: config.timeouts.boot_ms });

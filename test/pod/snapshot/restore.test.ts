@@ -1,10 +1,12 @@
 /** What becomes of a start whose copy does not come. The VMM is false here, and boots nothing either; copies that come are in test/e2e/snapshots.test.ts. */
+import { randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { Log } from "../../../shim/base/log.ts";
 import { Scope } from "../../../shim/base/scope.ts";
 import { defaultConfig } from "../../../shim/config/schema.ts";
+import { HostCgroup } from "../../../shim/host/cgroups.ts";
 import { startTimeOf } from "../../../shim/host/processes.ts";
 import type { BootContext } from "../../../shim/pod/boot.ts";
 import { planIn, usualPlan } from "../../../shim/pod/pool/shape.ts";
@@ -108,4 +110,17 @@ t.test("a pod that is given up meanwhile boots nothing, and leaves no VMM", asyn
 	await t.rejects(starting);
 	t.same([bed.calls, bed.told], [["vm.restore"], []], "and says nothing of the template");
 	t.equal(startTimeOf(bed.vmms[0] ?? 0), undefined);
+});
+
+t.test("a VMM that is on its way when its pod is given up is the pod's to end, and in nobody's journal", async (t) => {
+	for (const use of [undefined, "template"]) {
+		const bed = new Bed(t, {});
+		const cgroup = new HostCgroup(`/snp-test-${randomBytes(4).toString("hex")}`);
+		const starting = startMachine({ ...bed.context, cgroup }, use === undefined ? undefined : bed.use);
+		starting.catch(() => undefined);
+		bed.abort.abort(new Error("given up"));
+		await t.rejects(starting);
+		await t.resolves(bed.scope.close(), "its group can be removed: nothing comes into it any more");
+		t.same([bed.vmms, cgroup.processes()], [[], []]);
+	}
 });
