@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs one of the repository's own programs on a real Cloud Hypervisor instead of the stand-in. CH_BIN, LAB_RUN and LAB_TIMEOUT are those of
-# run.sh; the other machine needs iproute2 and util-linux besides, containerd and the CNI plug-ins go along.
+# run.sh, and bounds a test as well; the other machine needs iproute2 and util-linux besides, containerd and the CNI plug-ins go along.
 #
 #   test/lab/play.sh scripts/demo.ts pod
 #   test/lab/play.sh test/conformance/main.ts --help
@@ -36,4 +36,4 @@ node_path="$(node -p process.execPath)"
   --extra "$work/programs:programs" --extra /usr/lib/cni:cni -- \
   "mkdir -p \$(dirname $node_path) /usr/lib/cni; [ -e $node_path ] || ln -s /lab/programs/node $node_path; ln -sf /lab/programs/busybox /bin/busybox
    [ -e /usr/lib/cni/bridge ] || ln -s /lab/cni/* /usr/lib/cni/; modprobe -a bridge veth sch_ingress cls_u32 act_mirred loop fuse
-   cd /lab/repository && CONTAINERD_SHIM_SNP_CACHE=/lab/cache SNP_TEST_VMM=\$(readlink -f \$(command -v cloud-hypervisor)) $node_path --import tsx $program"
+   cd /lab/repository && TAP_TIMEOUT=0 CONTAINERD_SHIM_SNP_CACHE=/lab/cache SNP_TEST_VMM=\$(readlink -f \$(command -v cloud-hypervisor)) $node_path --import tsx $program"
