@@ -19,10 +19,12 @@ struct Mapping {
   // Of a file, private, and never to be written.
   bool constant = false;
   uint64_t resident_kib = 0;
+  // No resident page is the process's own.
+  bool of_file = false;
 };
 
-// The mappings of this process that are as their files are: those without a page of their own (proc(5), smaps). What the loader has relocated
-// and made constant afterwards is not among them.
+// The mappings of this process that are as their files are: those without a page of their own, in memory or in swap (proc(5), smaps, which
+// tells of swap last). What the loader has relocated and made constant afterwards is not among them.
 std::vector<Mapping> UnchangedMappings() {
   std::vector<Mapping> found;
   std::ifstream smaps("/proc/self/smaps");
@@ -31,10 +33,13 @@ std::vector<Mapping> UnchangedMappings() {
     uint64_t begin = 0, end = 0, inode = 0, kib = 0;
     char permissions[8] = {};
     if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %7s %*x %*s %" SCNu64, &begin, &end, permissions, &inode) == 4) {
-      current = {begin, end, inode != 0 && permissions[1] == '-' && permissions[3] == 'p', 0};
+      current = {begin, end, inode != 0 && permissions[1] == '-' && permissions[3] == 'p'};
     } else if (std::sscanf(line.c_str(), "Rss: %" SCNu64, &kib) == 1) {
       current.resident_kib = kib;
-    } else if (std::sscanf(line.c_str(), "Anonymous: %" SCNu64, &kib) == 1 && kib == 0 && current.constant && current.resident_kib > 0) {
+    } else if (std::sscanf(line.c_str(), "Anonymous: %" SCNu64, &kib) == 1) {
+      current.of_file = kib == 0;
+    } else if (std::sscanf(line.c_str(), "Swap: %" SCNu64, &kib) == 1 && kib == 0 && current.of_file && current.constant &&
+               current.resident_kib > 0) {
       found.push_back(current);
     }
   }
