@@ -112,6 +112,7 @@ int Child(void* data) {
 }
 
 // clone3(2) of a child that runs `Child` on a stack of its own; the C library has no function for it. Answers its number or a negative errno.
+// What the child needs is in registers that neither the call nor the end of the chain of frames (ebp) takes.
 long Clone3(clone_args* arguments, Errand* errand) {
 #ifdef __x86_64__
   long result = SYS_clone3;
@@ -128,7 +129,7 @@ long Clone3(clone_args* arguments, Errand* errand) {
       "hlt\n"
       "1:"
       : "+a"(result)
-      : "D"(arguments), "S"(sizeof(*arguments)), [run] "r"(Child), [errand] "r"(errand), [exit] "i"(SYS_exit_group)
+      : "D"(arguments), "S"(sizeof(*arguments)), [run] "d"(Child), [errand] "b"(errand), [exit] "i"(SYS_exit_group)
       : "rcx", "r11", "memory", "cc");
   return result;
 #else
