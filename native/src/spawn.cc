@@ -139,6 +139,13 @@ long Clone3(clone_args* arguments, Errand* errand) {
 #endif
 }
 
+// The kernel, or a filter of system calls, does not know how to bear a child into a group, or the folder is none (EBADF), which the door
+// tells. All else is its answer, which entering the group otherwise must not get round: EAGAIN of a group with as many processes as it may
+// have (pids.max, which moves into a group do not heed).
+bool CantBearIntoGroup(long error) {
+  return error == ENOSYS || error == EINVAL || error == E2BIG || error == EPERM || error == EBADF;
+}
+
 // What is to be started.
 struct Program {
   std::string path;
@@ -235,7 +242,7 @@ class Spawn : public Job {
     int pidfd = -1;
     const long pid = Clone(base, &errand, &pidfd);
     if (pid < 0) {
-      failed_ = {static_cast<int>(-pid), kProcess, 0};
+      if (failed_.error == 0) failed_ = {static_cast<int>(-pid), kProcess, 0};
       return;
     }
     pidfd_ = Fd(pidfd);
@@ -248,8 +255,7 @@ class Spawn : public Job {
     failed_ = {errand.error, errand.stage, errand.stage == kGroup ? owners_[errand.index] : 0};
   }
 
-  // Answers the child's number or a negative errno. Kernels before 5.7, and filters of system calls, don't know how to bear a child into a group;
-  // a group that it can't be born into says why when it is entered.
+  // Answers the child's number or a negative errno. Where no child can be born into a group (see `CantBearIntoGroup`) it enters by a door.
   long Clone(uintptr_t stack, Errand* errand, int* pidfd) {
     constexpr uint64_t kFlags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD;
     if (entered_.Valid()) {
@@ -262,6 +268,10 @@ class Spawn : public Job {
       arguments.cgroup = static_cast<uint64_t>(entered_.Get());
       const long pid = Clone3(&arguments, errand);
       if (pid > 0) return pid;
+      if (!CantBearIntoGroup(-pid)) {
+        failed_ = {static_cast<int>(-pid), kGroup, born_};
+        return pid;
+      }
       AddDoor(born_);
     }
     void* top = reinterpret_cast<void*>(stack + kStackBytes);
