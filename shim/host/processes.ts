@@ -95,14 +95,20 @@ function readProc(path: string): string | undefined {
 	}
 }
 
-/** How a child ended; neither by a code nor by a signal when somebody else has waited for it. */
-function endOf(pid: number): ChildEnd {
+/**
+ * Waits for a child that has ended, or was killed, and tells how: neither by a code nor by a signal when somebody else has waited for it. One that is traced
+ * can be waited for when its tracer has let it go, of which no event tells.
+ */
+function collect(pid: number, told: (end: ChildEnd) => void): void {
 	try {
-		return childEnd(pid);
-	} catch {
-		return { code: undefined, signal: undefined };
+		told(childEnd(pid));
+	} catch (error) {
+		if (errnoOf(error) === "EAGAIN") setTimeout(() => collect(pid, told), COLLECT_MS).unref();
+		else told({ code: undefined, signal: undefined });
 	}
 }
+
+const COLLECT_MS = 100;
 
 /** A held process. Whoever opens it closes it. */
 export class ProcessHandle {
@@ -160,13 +166,18 @@ export class ProcessHandle {
 			const handle = new ProcessHandle(pid, startTime, pidfd);
 			const ended = deferred<ChildEnd>();
 			pidfdWatch(pidfd, () => {
-				ended.resolve(endOf(pid));
+				collect(pid, ended.resolve);
 				handle.#end();
 			});
 			return { handle, ended: ended.promise };
 		} catch (error) {
-			pidfdSendSignal(pidfd, constants.signals.SIGKILL);
+			try {
+				pidfdSendSignal(pidfd, constants.signals.SIGKILL);
+			} catch {
+				// The first failure is the one to tell.
+			}
 			closeFd(pidfd);
+			collect(pid, () => undefined);
 			throw error;
 		}
 	}

@@ -1,5 +1,6 @@
 /** Programs that are started: what they have from this process, where they are, and how their end is told. */
 
+import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { closeSync, existsSync, openSync, readdirSync, readFileSync } from "node:fs";
@@ -9,9 +10,12 @@ import { Worker } from "node:worker_threads";
 import { t } from "tap";
 import type { Test } from "tap";
 
+import { spawnProgram } from "../../native/src/spawn.ts";
 import { cgroupsApart, HostCgroup, parseHierarchies } from "../../shim/host/cgroups.ts";
+import { ProcessHandle } from "../../shim/host/processes.ts";
 import { startProgram } from "../../shim/host/programs.ts";
 import type { ProgramOptions, StartedProgram } from "../../shim/host/programs.ts";
+import { eventually } from "../support/retry.ts";
 
 // What is watched does not keep the program alive, and these tests wait for nothing else.
 const alive = setInterval(() => undefined, 60_000);
@@ -63,6 +67,37 @@ t.test("an end is told: by code, by signal, with the handle closed", async (t) =
 	closed.handle.close();
 	t.match(await closed.ended, { code: undefined, signal: "SIGTERM" });
 	t.notOk(existsSync(`/proc/${closed.handle.pid}`), "it was waited for");
+});
+
+t.test("the end of a traced program is told when its tracer has let it go", async (t) => {
+	const { handle, ended } = await run(t, "exec sleep 1000");
+	// PTRACE_SEIZE (ptrace(2)): the program runs on, and its end is the tracer's to see first.
+	const script = `import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+sys.exit("ptrace") if libc.ptrace(0x4206, ${handle.pid}, None, None) != 0 else print("traced", flush=True)
+sys.stdin.read()`;
+	const tracer = spawn("python3", ["-c", script], { stdio: ["pipe", "pipe", "inherit"] });
+	t.teardown(() => tracer.kill("SIGKILL"));
+	t.match(String(await once(tracer.stdout, "data")), /traced/);
+	// Any other signal would stop it.
+	handle.kill("SIGKILL");
+	await handle.exited;
+	t.ok(existsSync(`/proc/${handle.pid}`), "it can't be waited for");
+	tracer.stdin.end();
+	t.match(await ended, { code: undefined, signal: "SIGKILL" });
+	t.notOk(existsSync(`/proc/${handle.pid}`));
+});
+
+t.test("a child that can't be watched leaves nothing: no descriptor, no zombie", async (t) => {
+	const request = { program: "/bin/sleep", args: ["1000"], folder: "/", descriptors: [-1], oomScore: 0, group: undefined };
+	const { pid, pidfd } = await spawnProgram(request);
+	closeSync(pidfd);
+	// No process is behind it: it takes no watch and no signal.
+	const wrong = openSync("/dev/null", "r");
+	t.throws(() => ProcessHandle.ofChild({ pid, pidfd: wrong }), { code: "EPERM" }, "the watch's own failure is told");
+	t.notOk(existsSync(`/proc/self/fd/${wrong}`));
+	process.kill(pid, "SIGKILL");
+	await eventually("the end of the child", 10_000, () => (existsSync(`/proc/${pid}`) ? undefined : true));
 });
 
 t.test("no signal is ignored or blocked, and only the given descriptors are open, whatever their numbers were", async (t) => {
