@@ -38,11 +38,16 @@ const CANCEL = 8;
 /** The longest time that the header can tell in milliseconds (eight digits). */
 const MAX_TIMEOUT_MS = 99_999_999;
 
+interface Connection {
+	readonly session: ClientHttp2Session;
+	/** On their way. */
+	calls: number;
+}
+
 /** One server, by the path of its socket; connected while it is needed, and again after the server's restart. Its owner calls `close`. */
 export class GrpcChannel {
 	readonly #path: string;
-	#session: ClientHttp2Session | undefined;
-	#calls = 0;
+	#connection: Connection | undefined;
 
 	constructor(path: string) {
 		this.#path = path;
@@ -50,8 +55,8 @@ export class GrpcChannel {
 
 	/** Closes the connection; calls on their way fail. A later call would make a new one. */
 	close(): void {
-		this.#session?.destroy();
-		this.#session = undefined;
+		this.#connection?.session.destroy();
+		this.#connection = undefined;
 	}
 
 	/**
@@ -68,7 +73,8 @@ export class GrpcChannel {
 
 	/** A call with a stream of answers. @throws as `unary` */
 	async *stream(method: string, message: Uint8Array, call: GrpcCall): AsyncGenerator<Buffer> {
-		const session = await this.#connect();
+		const connection = await this.#connect();
+		const { session } = connection;
 		call.signal?.throwIfAborted();
 		const stream = session.request({
 			":method": "POST",
@@ -80,7 +86,7 @@ export class GrpcChannel {
 		});
 		const end = bounded(stream, method, call);
 		const status = statusOf(stream);
-		if (this.#calls++ === 0) session.ref();
+		if (connection.calls++ === 0) session.ref();
 		try {
 			stream.end(framed(message));
 			const reader = messageReader(method);
@@ -90,15 +96,15 @@ export class GrpcChannel {
 			end();
 			stream.close(CANCEL);
 			// A connection that nobody uses keeps no program alive.
-			if (--this.#calls === 0) session.unref();
+			if (--connection.calls === 0) session.unref();
 		}
 	}
 
-	async #connect(): Promise<ClientHttp2Session> {
+	async #connect(): Promise<Connection> {
 		// Late: many a daemon never asks, and this part of Node.js takes 2 MiB.
 		const http2 = await import("node:http2");
-		const known = this.#session;
-		if (known !== undefined && !known.closed && !known.destroyed) return known;
+		const known = this.#connection;
+		if (known !== undefined && !known.session.closed && !known.session.destroyed) return known;
 		const session = http2.connect("http://localhost", {
 			createConnection: () => connect(this.#path),
 			settings: { enablePush: false, initialWindowSize: WINDOW_BYTES },
@@ -107,8 +113,8 @@ export class GrpcChannel {
 		// The calls on it fail with it, and tell of it.
 		session.on("error", () => undefined);
 		session.unref();
-		this.#session = session;
-		return session;
+		this.#connection = { session, calls: 0 };
+		return this.#connection;
 	}
 }
 

@@ -9,6 +9,7 @@ import t from "tap";
 import type { Test } from "tap";
 
 import { GrpcChannel, GrpcError } from "../../shim/wire/grpc.ts";
+import { run } from "../support/process.ts";
 
 const CALL = { timeoutMs: 30_000 };
 const LARGE_BYTES = 3 * 1024 * 1024;
@@ -116,6 +117,22 @@ t.test("a wait has an end: its time, its signal, the channel's", async (t) => {
 	channel.close();
 	await t.rejects(closed);
 	t.equal(await unary(channel, "again"), "again", "a later call makes a new connection");
+});
+
+t.test("a call keeps its program alive, whatever became of calls on an earlier connection", async (t) => {
+	const { path } = await pair(t);
+	const module = new URL("../../shim/wire/grpc.ts", import.meta.url).href;
+	const script = `import { GrpcChannel } from ${JSON.stringify(module)};
+		const channel = new GrpcChannel(${JSON.stringify(path)});
+		const ask = (text) => channel.stream("/test.Words/Stream", Buffer.from(text), { timeoutMs: 0 });
+		const first = ask("endless");
+		await first.next();
+		channel.close();
+		let count = 0;
+		for await (const word of ask(${JSON.stringify("word ".repeat(5_000).trim())})) count += 1;
+		console.log(count);`;
+	const program = await run([process.execPath, "--import", "tsx", "--input-type=module", "-e", script]);
+	t.match(program, { code: 0, stdout: "5000\n" });
 });
 
 t.test("an answer that is too long is refused", async (t) => {
