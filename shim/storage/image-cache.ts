@@ -143,13 +143,11 @@ export class ImageCache {
 	async take(key: string, path: string): Promise<boolean> {
 		const image = this.imagePath(key);
 		const now = new Date();
-		try {
-			await Promise.all([utimes(image, now, now), this.#put(path, () => linkInstead(image, path))]);
-			return true;
-		} catch (error) {
-			if (errnoOf(error) === "ENOENT") return false;
-			throw error;
-		}
+		// Neither goes on when this has returned: a link that came later would be in the way of the next attempt.
+		const done = await Promise.allSettled([utimes(image, now, now), this.#put(path, () => linkInstead(image, path))]);
+		const failures = done.flatMap((one) => (one.status === "rejected" ? [one.reason as unknown] : []));
+		for (const error of failures) if (errnoOf(error) !== "ENOENT") throw error;
+		return failures.length === 0;
 	}
 
 	/** Gives a pod an image of its own by renaming it. */
