@@ -46,6 +46,8 @@ export class MemoryController {
 	readonly #places: Places;
 	readonly #spareWatch: SpareWatch;
 	readonly #vms = new Set<VmMemory>();
+	/** Of which the log has that they can't be watched. */
+	readonly #unwatchable = new WeakSet<VmMemory>();
 	#spare: Spare | undefined;
 	#endTimer: (() => void) | undefined;
 	#endTrigger: (() => void) | undefined;
@@ -173,12 +175,15 @@ export class MemoryController {
 
 	#begin(vm: VmMemory): void {
 		const { pid, startTime, log } = vm.options;
-		vm.watched = true;
 		try {
 			vm.watch = this.#source.watchProcess(pid, startTime);
 			this.#places.join(vm);
+			vm.watched = true;
 		} catch (error) {
-			log.warn("the VM's memory can't be watched", { reason: explain(error) });
+			// The next look tries again; the log has it once.
+			this.#end(vm);
+			if (!this.#unwatchable.has(vm)) log.warn("the VM's memory can't be watched yet", { reason: explain(error) });
+			this.#unwatchable.add(vm);
 		}
 	}
 

@@ -301,6 +301,20 @@ t.test("a balloon that does not arrive is asked for what it has, and held", asyn
 	t.ok(pod.memory.held);
 });
 
+t.test("a VM that could not be watched is watched later", async (t) => {
+	const node = new FalseNode();
+	node.groups.set("/kubepods", { totalMib: 2_048, availableMib: 2_048 });
+	const pod = new FalsePod(node, 10, { cgroup: "/kubepods/p10" });
+	node.full = true;
+	await node.clock.pass(5_000);
+	t.strictSame([pod.memory.watched, node.watches.size], [false, 0], "nothing half is left");
+	node.full = false;
+	await node.clock.pass(5_000);
+	t.strictSame([pod.memory.watched, node.watches.size], [true, 2]);
+	pod.leave();
+	t.equal(node.watches.size, 0);
+});
+
 t.test("a sample that fails, and the controller's end", async (t) => {
 	const node = new FalseNode();
 	const pod = new FalsePod(node, 10);

@@ -14,6 +14,9 @@ export const RESERVE_MIB = 512;
 /** How long the VMM of a VM that hangs is waited for by whoever changes it. */
 const CHANGE_MS = 5_000;
 
+/** Watches of groups are counted from here, those of processes are their numbers. */
+const FIRST_GROUP = 1_000_000;
+
 const process = (residentMib: number, cpuMs: number): ProcessMemory => ({
 	residentBytes: residentMib * MIB,
 	shareBytes: undefined,
@@ -38,8 +41,10 @@ export class FalseNode implements MemorySource {
 	sampled: () => void = () => undefined;
 	/** It can't be looked at. */
 	fails = false;
+	/** No more groups can be watched. */
+	full = false;
 	#groupOf = new Map<number, string>();
-	#ids = 1_000_000;
+	#ids = FIRST_GROUP;
 
 	constructor(budgetMib = 0) {
 		const log = new Log(() => undefined, "error");
@@ -91,6 +96,7 @@ export class FalseNode implements MemorySource {
 	}
 
 	#watch(id: number): Watch {
+		if (this.full && id >= FIRST_GROUP) throw new Error("EMFILE");
 		const watch = { ids: [id] };
 		this.watches.add(watch);
 		return watch;
