@@ -23,4 +23,14 @@ export class Recent<V> {
 		const [oldest] = this.#values.keys();
 		if (this.#values.size > this.#most && oldest !== undefined) this.#values.delete(oldest);
 	}
+
+	/** Forgets the value of a key. */
+	delete(key: string): void {
+		this.#values.delete(key);
+	}
+
+	/** Forgets all values of which this holds. */
+	deleteIf(holds: (value: V) => boolean): void {
+		for (const [key, value] of this.#values) if (holds(value)) this.#values.delete(key);
+	}
 }

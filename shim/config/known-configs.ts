@@ -2,10 +2,11 @@
 
 import { statSync } from "node:fs";
 
+import { Recent } from "../base/recent.ts";
 import { dropInsOf, loadConfig } from "./load.ts";
 import type { Config } from "./schema.ts";
 
-/** As many files as a node's runtime classes name, and more; beyond that each is read anew. */
+/** As many files as a node's runtime classes name, and more; beyond that the one that was used longest ago is read anew. */
 const MAX_KNOWN = 64;
 /** Clocks of file systems are coarse: a second change within one of their steps could not be told from the first. */
 const SETTLED_MS = 1_000;
@@ -19,7 +20,7 @@ interface Known {
 /** The configuration files of a process that lives long. */
 export class KnownConfigs {
 	readonly #nowMs: () => number;
-	readonly #known = new Map<string, Known>();
+	readonly #known = new Recent<Known>(MAX_KNOWN);
 
 	/** @param nowMs the time by which files are told to have settled */
 	constructor(nowMs: () => number = Date.now) {
@@ -37,7 +38,7 @@ export class KnownConfigs {
 		const before = stampOf(paths);
 		const config = await loadConfig(file, options);
 		const settled = before.changedMs < nowMs - SETTLED_MS && stampOf(paths).text === before.text;
-		if (settled && this.#known.size < MAX_KNOWN) this.#known.set(key, { config, paths, stamp: before.text });
+		if (settled) this.#known.set(key, { config, paths, stamp: before.text });
 		return config;
 	}
 }

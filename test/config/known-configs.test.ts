@@ -40,6 +40,16 @@ t.test("a file that was changed just now is read again: the next change may bear
 	t.not(await configs.load(file, OPTIONAL), first);
 });
 
+t.test("however many were read before, the last ones are known", async (t) => {
+	const folder = t.testdir();
+	const configs = new KnownConfigs(later);
+	const load = (index: number) => configs.load(join(folder, `${index}.toml`), OPTIONAL);
+	const first = await load(0);
+	for (let index = 1; index <= 64; index++) await load(index);
+	t.equal(await load(64), await load(64));
+	t.not(await load(0), first, "the one that was used longest ago is not");
+});
+
 t.test("a missing or a wrong file stays what it is until it is mended", async (t) => {
 	const file = join(t.testdir(), "config.toml");
 	const configs = new KnownConfigs(later);
