@@ -14,7 +14,7 @@ import * as v from "valibot";
 
 import { messageOf } from "../base/errors.ts";
 import { ContainerdApi } from "../wire/containerd-api.ts";
-import type { Call, MountInfo } from "../wire/containerd-api.ts";
+import type { MountInfo } from "../wire/containerd-api.ts";
 import { DigestSchema } from "./layer-program.ts";
 import type { RootfsMount } from "./rootfs-plan.ts";
 
@@ -147,7 +147,7 @@ export class ImageLayers {
 		if (target === undefined) throw new NoLayers(`the image ${name === "" ? "of the container" : name} is gone`);
 		const read = (digest: string): Promise<Buffer | undefined> => told(api.content(namespace, digest, MAX_JSON_BYTES, call));
 		const open = async (digest: string, given: AbortSignal): Promise<string | Readable> =>
-			(await this.#blobFile(address, api, digest, call)) ??
+			(await this.#blobFile(address, api, digest)) ??
 			Readable.from(api.readContent(namespace, digest, { timeoutMs: BLOB_MS, signal: given }));
 		return await contentFrom([target], chainId, read, open);
 	}
@@ -164,10 +164,14 @@ export class ImageLayers {
 	}
 
 	/** The blob's own file, which spares the way through containerd; undefined when this node has no such file. */
-	async #blobFile(address: string, api: ContainerdApi, digest: string, call: Call): Promise<string | undefined> {
+	async #blobFile(address: string, api: ContainerdApi, digest: string): Promise<string | undefined> {
 		let folder = this.#contentFolders.get(address);
 		if (folder === undefined) {
-			folder = api.contentFolder(call).catch(() => undefined);
+			// It is everybody's question, which nobody's cancellation ends. After a failure the next one asks again.
+			folder = api.contentFolder({ timeoutMs: CALL_MS }).catch(() => {
+				this.#contentFolders.delete(address);
+				return undefined;
+			});
 			this.#contentFolders.set(address, folder);
 		}
 		const root = await folder;
