@@ -60,6 +60,15 @@ export async function fileIdentity(path: string): Promise<string> {
 	return `${dev}:${ino}`;
 }
 
+/**
+ * What tells a file also from those that had its inode before or have it after: device, inode, birth, and size (statx(2)). It is the same under another name,
+ * and whenever the file was used.
+ */
+export async function fileOrigin(path: string): Promise<string> {
+	const { dev, ino, birthtimeNs, size } = await stat(path, { bigint: true });
+	return `${dev}:${ino}:${birthtimeNs}:${size}`;
+}
+
 /** What changes when a file is written anew or replaced: device, inode, size, and the time of its last change (inode(7)). */
 export async function fileStamp(path: string): Promise<string> {
 	const { dev, ino, size, mtimeNs } = await stat(path, { bigint: true });

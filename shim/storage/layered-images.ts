@@ -5,7 +5,7 @@ import { rm } from "node:fs/promises";
 import { explain, ShimError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { Recent } from "../base/recent.ts";
-import { fileIdentity } from "../host/filesystem.ts";
+import { fileIdentity, fileOrigin } from "../host/filesystem.ts";
 import type { Builds } from "./builds.ts";
 import { erofsFiles } from "./erofs-layers.ts";
 import type { ImageCache } from "./image-cache.ts";
@@ -53,6 +53,13 @@ export interface LayeredImage {
 	readonly layers: readonly DiskLayer[];
 }
 
+/** What was read of a disk: see `fileIdentity` and `fileOrigin`. */
+interface KnownDisk {
+	readonly file: string;
+	readonly origin: string;
+	readonly layers: readonly DiskLayer[];
+}
+
 /** A disk to find or to make. */
 interface WantedDisk {
 	readonly key: string;
@@ -70,8 +77,8 @@ export class LayeredImages {
 	readonly #containerd = new ImageLayers();
 	/** Chain ids that containerd has told, by the identities of layers: no other layers ever have one of those. */
 	readonly #chains = new Recent<string>(MAX_KNOWN);
-	/** What was read of disks, by their keys. A disk that is made anew is another file. */
-	readonly #disks = new Recent<{ readonly file: string; readonly layers: readonly DiskLayer[] }>(MAX_KNOWN);
+	/** What was read of disks, by their keys. A disk that is made anew is another file, of another origin, though it may have the inode of the last one. */
+	readonly #disks = new Recent<KnownDisk>(MAX_KNOWN);
 	readonly #watch: ImageWatch;
 	readonly #check: ImageCheck;
 
@@ -96,6 +103,7 @@ export class LayeredImages {
 
 	/** A guest found something changed on a disk (see `ImageCheck.suspect`). */
 	suspect(file: string): void {
+		this.#disks.deleteIf((known) => known.file === file);
 		this.#check.suspect(file);
 	}
 
@@ -141,10 +149,11 @@ export class LayeredImages {
 		for (let attempt = 0; attempt < MAX_TAKES; attempt++) {
 			if (await cache.take(key, path)) {
 				try {
-					const file = await fileIdentity(path);
-					return { cached, file, layers: await this.#layersOf(key, file, path, chainId) };
+					const [file, origin] = await Promise.all([fileIdentity(path), fileOrigin(path)]);
+					return { cached, file, layers: await this.#layersOf(key, { file, origin }, path, chainId) };
 				} catch (error) {
 					log?.warn("a damaged disk of layers is made again", { key, reason: explain(error) });
+					this.#disks.delete(key);
 					await rm(cache.imagePath(key), { force: true });
 				}
 			}
@@ -157,11 +166,11 @@ export class LayeredImages {
 		});
 	}
 
-	async #layersOf(key: string, file: string, path: string, chainId: string): Promise<readonly DiskLayer[]> {
+	async #layersOf(key: string, disk: Omit<KnownDisk, "layers">, path: string, chainId: string): Promise<readonly DiskLayer[]> {
 		const known = this.#disks.get(key);
-		if (known?.file === file) return known.layers;
+		if (known?.origin === disk.origin) return known.layers;
 		const layers = await readDisk(path, chainId);
-		this.#disks.set(key, { file, layers });
+		this.#disks.set(key, { ...disk, layers });
 		return layers;
 	}
 

@@ -2,14 +2,16 @@
 
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Readable } from "node:stream";
 import { t } from "tap";
 import type { Test } from "tap";
 
 import { Log } from "../../shim/base/log.ts";
 import { Scope } from "../../shim/base/scope.ts";
+import { ImageLayers } from "../../shim/storage/image-layers.ts";
 import { RootfsImages } from "../../shim/storage/images.ts";
 import type { RootfsImage, RootfsMount } from "../../shim/storage/images.ts";
 import { ContainerdApi } from "../../shim/wire/containerd-api.ts";
@@ -129,6 +131,9 @@ for (const version of everydayVersions) {
 		t.strictSame(again.layers, first.layers);
 		const third = await prepare("third", await create("third"), true, join(containerd.rootDir, "nobody"));
 		t.strictSame(third.layers, first.layers, "and another one for which containerd can't be asked");
+		truncateSync(first.path);
+		const made = await prepare("fourth", await create("fourth"));
+		t.strictSame([made.cached, made.layers], [false, first.layers], "a disk that was cut off, the same file, is made again");
 		t.strictSame(
 			warnings.filter((line) => line.includes("flattened")),
 			[],
@@ -149,6 +154,21 @@ for (const version of everydayVersions) {
 		t.match(told(), /is gone/);
 	});
 }
+
+t.test("the first question for the folder of blobs is nobody's own", async (t) => {
+	const { containerd, image } = await place(t, "2");
+	const layers = new ImageLayers();
+	t.teardown(() => layers.close());
+	const signal = new AbortController().signal;
+	const firstBlob = async (from: AbortSignal): Promise<string | Readable | undefined> => {
+		const content = await layers.contentOf(containerd.address, containerd.namespace, image.name, undefined, from);
+		if (from !== signal) abort.abort();
+		return await content.layers[0]?.open(signal);
+	};
+	const abort = new AbortController();
+	t.type(await firstBlob(abort.signal), "string", "also when who asked has given up");
+	t.type(await firstBlob(signal), "string");
+});
 
 t.test("an image of containerd's erofs snapshotter has the same layers", async (t) => {
 	const { api, containerd, create, ctr, image, prepare } = await place(t, "2");
