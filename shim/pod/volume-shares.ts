@@ -10,7 +10,7 @@ import { explain, messageOf, ShimError } from "../base/errors.ts";
 import { Scope } from "../base/scope.ts";
 import { mountIn, unmount } from "../host/mounts.ts";
 import type { HostCgroup } from "../host/cgroups.ts";
-import { endShareDaemon, launchShareDaemon } from "../vmm/share-daemon.ts";
+import { endShareDaemons, findShareDaemons, launchShareDaemon } from "../vmm/share-daemon.ts";
 import type { Machine } from "./machine.ts";
 import type { DisksHost } from "./volume-disks.ts";
 
@@ -79,7 +79,8 @@ export class VolumeShares {
 		let record: ShareRecord = { id, path, readonly, process: null, plugged: false, users: [containerId] };
 		try {
 			this.#keep(record);
-			const source = readonly ? await this.#readonlyView(record) : path;
+			if (readonly) await this.#makeReadonlyView(record);
+			const source = this.#source(record);
 			const socket = this.#socket(id);
 			const daemon = await launchShareDaemon({ program: config.storage.virtiofsd, source, socket, folder, cgroup });
 			record = { ...record, process: { pid: daemon.pid, startTime: daemon.startTime } };
@@ -102,12 +103,16 @@ export class VolumeShares {
 	}
 
 	/** A mount of the folder that takes no writes, in the pod's folder: the guest can't get round it. */
-	async #readonlyView({ id, path }: ShareRecord): Promise<string> {
+	async #makeReadonlyView({ id, path }: ShareRecord): Promise<void> {
 		const place = this.#view(id);
 		await mkdir(place, { mode: FOLDER_MODE });
 		// Unmounted by `#end`, or with the pod's folder.
 		await mountIn(new Scope(`share ${id}`), { type: "bind", source: path, options: ["bind", "ro"] }, place);
-		return place;
+	}
+
+	/** What the virtiofsd serves. */
+	#source({ id, path, readonly }: ShareRecord): string {
+		return readonly ? this.#view(id) : path;
 	}
 
 	#socket(id: string): string {
@@ -149,18 +154,19 @@ export class VolumeShares {
 
 	/** Takes the device out of the VM, ends its virtiofsd, removes what it had in the pod's folder. */
 	async #end(record: ShareRecord, machine: Machine | undefined): Promise<void> {
-		const { log, config } = this.#host;
-		const { id } = record;
+		const { log, config, folder } = this.#host;
+		const { id, process } = record;
 		const failed = (error: unknown): void => log.warn("a shared folder is not given back in whole", { share: id, error: explain(error) });
-		if (machine !== undefined && record.process !== null) {
+		if (machine !== undefined && process !== null) {
 			const ask = (): Promise<void> => machine.vmm.client.removeDevice(id, { timeoutMs: config.timeouts.vmm_call_ms });
 			await machine.removals
 				.remove(id, ask, { timeoutMs: LEAVE_MS, log })
 				.catch((error: unknown) => log.debug("a shared folder is not in the VM", { share: id, error: messageOf(error) }));
 		}
 		const wait = { what: `the end of the virtiofsd of ${record.path}`, timeoutMs: LEAVE_MS };
-		const { process } = record;
-		if (process !== null) await withDeadline(wait, () => endShareDaemon(process, this.#socket(id))).catch(failed);
+		// One that was started just before snpd ended is in no journal yet.
+		const processes = () => (process === null ? findShareDaemons(folder, this.#source(record)) : [process]);
+		await withDeadline(wait, async () => await endShareDaemons(processes(), this.#socket(id))).catch(failed);
 		if (record.readonly) {
 			await unmount(this.#view(id)).catch(failed);
 			await rmdir(this.#view(id)).catch(() => undefined);

@@ -8,7 +8,7 @@ import { access, readFile, rm } from "node:fs/promises";
 
 import { messageOf, ShimError } from "../base/errors.ts";
 import type { HostCgroup } from "../host/cgroups.ts";
-import { ProcessHandle } from "../host/processes.ts";
+import { findProcesses, ProcessHandle } from "../host/processes.ts";
 import { startProgram } from "../host/programs.ts";
 import { closeFd, listenUnix, MAX_SOCKET_PATH_BYTES } from "../host/sockets.ts";
 
@@ -26,10 +26,14 @@ export interface ShareOptions {
 	readonly cgroup: HostCgroup | undefined;
 }
 
-/** A running virtiofsd. The caller ends it. */
-export interface ShareDaemon {
+/** A process that may have ended. */
+export interface ShareProcess {
 	readonly pid: number;
 	readonly startTime: string;
+}
+
+/** A running virtiofsd. The caller ends it. */
+export interface ShareDaemon extends ShareProcess {
 	/** Settles with its last words when it has ended. */
 	readonly ended: Promise<string>;
 }
@@ -38,6 +42,9 @@ export interface ShareDaemon {
 export const SHARE_OPTION = "--fd=3";
 const LAST_WORDS_CHARACTERS = 400;
 const KILL_WAIT_MS = 5_000;
+
+/** The form that both programs take; `xattr` lets overlays and file capabilities work. */
+const optionsFor = (source: string): string => `source=${source},xattr,cache=auto`;
 
 /**
  * Starts it: own session, empty environment.
@@ -58,8 +65,7 @@ export async function launchShareDaemon({ program, source, socket, folder, cgrou
 		handedOver.push(listening);
 		const words = openSync(log, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
 		handedOver.push(words);
-		// The form that both programs take; `xattr` lets overlays and file capabilities work.
-		const args = [SHARE_OPTION, "-o", `source=${source},xattr,cache=auto`];
+		const args = [SHARE_OPTION, "-o", optionsFor(source)];
 		const descriptors = ["null", words, words, listening] as const;
 		const { handle, ended } = await startProgram({ program, args, folder, descriptors, cgroup, oomScore: 0 });
 		const { pid, startTime } = handle;
@@ -79,15 +85,29 @@ async function lastWords(log: string): Promise<string> {
 	return text.trim().slice(-LAST_WORDS_CHARACTERS);
 }
 
-/** Ends one, if it is there still, and removes its files. */
-export async function endShareDaemon(process: { readonly pid: number; readonly startTime: string }, socket: string): Promise<void> {
-	const handle = ProcessHandle.open(process.pid, BigInt(process.startTime));
+/** Those of a folder that were started for a source, whether they were written down or not. */
+export function findShareDaemons(folder: string, source: string): ShareProcess[] {
+	return findProcesses(folder, SHARE_OPTION)
+		.filter(({ args }) => args.includes(optionsFor(source)))
+		.map(({ pid, startTime }) => ({ pid, startTime: startTime.toString() }));
+}
+
+/** Ends those of a source, if they are there still, and removes its files. */
+export async function endShareDaemons(processes: readonly ShareProcess[], socket: string): Promise<void> {
+	try {
+		await Promise.all(processes.map(end));
+	} finally {
+		await removeShareFiles(socket);
+	}
+}
+
+async function end({ pid, startTime }: ShareProcess): Promise<void> {
+	const handle = ProcessHandle.open(pid, BigInt(startTime));
 	try {
 		handle?.kill("SIGKILL");
 		await handle?.waitExit({ timeoutMs: KILL_WAIT_MS });
 	} finally {
 		handle?.close();
-		await removeShareFiles(socket);
 	}
 }
 
