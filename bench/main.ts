@@ -23,6 +23,9 @@ import { UsageError } from "./usage-error.ts";
 
 const DOCUMENT = fileURLToPath(new URL("../docs/performance.md", import.meta.url));
 
+/** Templates want the memory of a VM free. */
+const STATE_SIZE = "2g";
+
 function progress(line: string): void {
 	process.stderr.write(`${line}\n`);
 }
@@ -33,7 +36,7 @@ async function measure(scenario: Scenario, options: BenchOptions, tools: Tools):
 	progress(`${name}: ${what}`);
 	const [date, load1] = [new Date().toISOString(), loadavg()[0] ?? 0];
 	const beganMs = performance.now();
-	const bed = await CriBed.start({ version: options.containerd, runtimes: options.runtimes.slice(2) });
+	const bed = await CriBed.start({ version: options.containerd, runtimes: options.runtimes.slice(2), stateSize: STATE_SIZE });
 	try {
 		await bed.containerd.configure({ ...(vm === "ch-qemu" ? {} : { hypervisor: tools.nullVmm }), append: scenario.config ?? "" });
 		let leftovers: Leftovers | undefined;

@@ -17,6 +17,8 @@ const SNPCTL_MS = 15_000;
 const ON = "[snapshots]\nenabled = true\n";
 const MIB = 1024 * 1024;
 const LIMIT_MIB = 64;
+/** Room for templates: the memory of a VM has to be free. */
+const STATE_SIZE = "2g";
 
 interface Told {
 	readonly snapshots: {
@@ -73,7 +75,7 @@ const DRAW = "cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; 
 
 t.test("copies of a template: each its own, through kill -9, with a fall back to a boot", async (t) => {
 	requireBuilt();
-	const bed = await CriBed.start({ version: "2", config: { append: ON } });
+	const bed = await CriBed.start({ version: "2", config: { append: ON }, stateSize: STATE_SIZE });
 	const { containerd } = bed;
 	const context = new CaseContext(bed, SNP_HANDLER, true);
 	t.teardown(async () => {

@@ -9,6 +9,7 @@ import { HostCgroup } from "../../host/cgroups.ts";
 import type { Spare } from "../../memory/ports.ts";
 import type { PodPlan } from "../plan.ts";
 import { makeTemplate } from "../snapshot/make-template.ts";
+import { mostBytes } from "../snapshot/room.ts";
 import { readTemplates, removeTemplate } from "../snapshot/template.ts";
 import { Templates } from "../snapshot/templates.ts";
 import type { TemplatesSummary, TemplateUse } from "../snapshot/templates.ts";
@@ -85,6 +86,7 @@ export class NodePool implements Spare {
 			usual: usualPlan,
 			make: (shape, signal) => this.#turns.run(() => makeTemplate(shape, options, signal)),
 			remove: removeTemplate,
+			mostBytes: () => mostBytes(options.stateDir),
 			watch: (configs) => {
 				this.#templated = configs;
 				this.#watchFiles();

@@ -25,6 +25,8 @@ export interface TemplatesOptions {
 	/** Makes one; whatever fails leaves nothing. */
 	make(shape: Shape, signal: AbortSignal): Promise<Template>;
 	remove(template: Template): void;
+	/** What all may take together, whatever a configuration allows. */
+	mostBytes(): number;
 	/** Called with the configurations that want templates, whenever they change. */
 	watch?(configs: readonly Config[]): void;
 	readonly clock?: Clock;
@@ -296,10 +298,11 @@ export class Templates {
 
 	async #make(shape: Shape, signal: AbortSignal): Promise<void> {
 		try {
+			const maxBytes = Math.min(shape.config.snapshots.max_mib * BYTES_PER_MIB, this.#options.mostBytes());
 			const template = await this.#options.make(shape, signal);
 			this.#trouble = "";
 			if (this.#closed || signal.aborted) this.#options.remove(template);
-			else this.#add(template, shape.config.snapshots.max_mib * BYTES_PER_MIB);
+			else this.#add(template, maxBytes);
 		} catch (error) {
 			if (!signal.aborted) this.#fail("a template could not be made", error);
 		}
@@ -314,7 +317,8 @@ export class Templates {
 		if (template.bytes > maxBytes) {
 			this.#crowdedOut.add(template.key);
 			this.#options.remove(template);
-			this.#note("a template does not fit", new Error(`it takes ${template.bytes} bytes, and snapshots.max_mib allows ${maxBytes}`));
+			const bound = `snapshots.max_mib and half of the file system of state_dir allow ${maxBytes}`;
+			this.#note("a template does not fit", new Error(`it takes ${template.bytes} bytes, and ${bound}`));
 			return;
 		}
 		this.#kept.set(template.key, { template, uses: 0, usedAtMs: Date.now() });

@@ -27,6 +27,7 @@ class Bed {
 	makes = 0;
 	gate: Promise<unknown> | undefined;
 	failure: Error | undefined;
+	mostBytes = Number.MAX_SAFE_INTEGER;
 	/** Part of every key, as the state of the files is. */
 	files = "1";
 
@@ -37,6 +38,7 @@ class Bed {
 			shape: (plan, config) => Promise.resolve({ key: `${plan.memoryMib} ${this.files}`, plan, config }),
 			make: (shape, signal) => this.#make(shape, signal),
 			remove: ({ name }) => void this.removed.push(name),
+			mostBytes: () => this.mostBytes,
 			times: { ...AT_ONCE, ...times },
 		});
 	}
@@ -192,8 +194,13 @@ t.test("what was not used for the longest time makes room, and goes first when m
 	await bed.templates.find(FILE, of(1024), config);
 	await bed.holds("768 1", "1024 1");
 	t.same(bed.removed, ["1"], "there is room for two");
+	bed.mostBytes = 100 * MIB;
+	const roomy = wants({ max_mib: 1_000 });
+	await bed.templates.find(FILE, of(1280), roomy);
+	await bed.holds("1024 1", "1280 1");
+	t.same(bed.removed, ["1", "2"], "nor does the file system give more than its part");
 	t.equal(bed.templates.shrink(1), 40 * MIB);
-	t.same(bed.removed, ["1", "2"]);
+	t.same(bed.removed, ["1", "2", "3"]);
 	await bed.templates.close();
 });
 
