@@ -1,7 +1,7 @@
 //! `delete`: asks snpd to remove what is left of a container, and prints how it ended.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,6 +20,8 @@ use crate::sys;
 /// How long snpd may take to be there and to answer. containerd gives the whole program five seconds by default
 /// (`io.containerd.timeout.shim.cleanup`), and keeps the bundle when it has to kill it.
 const DEADLINE: Duration = Duration::from_secs(4);
+/// How long a killed keeper may take to close what it listens on.
+const DYING: Duration = Duration::from_millis(200);
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 /// The exit status of what was killed, or is unknown: 128 + SIGKILL.
 const KILLED: u64 = 137;
@@ -153,8 +155,27 @@ fn remove_stale_socket(places: &Places, flags: &Flags) {
     let Ok(socket) = places.keeper_socket(&pod::key(&flags.address, &flags.namespace, &flags.id)) else {
         return;
     };
-    if sys::connect_unix(&socket).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+    let mut connected = sys::connect_unix(&socket);
+    if let Ok(connection) = connected {
+        // One that was killed loses containerd's connections a moment before it stops to listen.
+        if !ends_within(UnixStream::from(connection), DYING) {
+            return;
+        }
+        connected = sys::connect_unix(&socket);
+    }
+    if connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
         let _ = fs::remove_file(socket);
+    }
+}
+
+/// Whether the other side closes a connection on which nothing is said.
+fn ends_within(mut connection: UnixStream, time: Duration) -> bool {
+    let waiting = connection
+        .set_nonblocking(false)
+        .and_then(|()| connection.set_read_timeout(Some(time)));
+    match waiting.and_then(|()| connection.read(&mut [0])) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
     }
 }
 
@@ -173,4 +194,65 @@ fn encode(answer: &Answer) -> Vec<u8> {
         .number(2, answer.exit_status)
         .bytes(3, exited_at)
         .done()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+    use crate::testing::Folder;
+
+    fn flags() -> Flags {
+        Flags {
+            address: "/a.sock".into(),
+            namespace: "n".into(),
+            id: "i".into(),
+            ..Flags::default()
+        }
+    }
+
+    fn bind(places: &Places) -> (PathBuf, UnixListener) {
+        let flags = flags();
+        let socket = places
+            .keeper_socket(&pod::key(&flags.address, &flags.namespace, &flags.id))
+            .unwrap();
+        fs::create_dir_all(socket.parent().unwrap()).unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
+        (socket, listener)
+    }
+
+    #[test]
+    fn removes_the_socket_of_a_keeper_that_is_dying_or_dead() {
+        let folder = Folder::new("dying");
+        let places = Places::new(folder.path(""));
+        let (socket, listener) = bind(&places);
+        let dying = thread::spawn(move || {
+            // It is there when it is asked, and gone before it answers.
+            let mut ready = libc::pollfd {
+                fd: std::os::fd::AsRawFd::as_raw_fd(&listener),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: one descriptor that is open.
+            unsafe { libc::poll(&mut ready, 1, -1) };
+            drop(listener);
+        });
+        remove_stale_socket(&places, &flags());
+        dying.join().unwrap();
+        assert!(!socket.exists());
+        drop(bind(&places));
+        remove_stale_socket(&places, &flags());
+        assert!(!socket.exists());
+    }
+
+    #[test]
+    fn leaves_a_keeper_that_listens_alone() {
+        let folder = Folder::new("alive");
+        let places = Places::new(folder.path(""));
+        let (socket, _listener) = bind(&places);
+        remove_stale_socket(&places, &flags());
+        assert!(socket.exists());
+    }
 }
