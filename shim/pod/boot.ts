@@ -231,7 +231,7 @@ async function lastWords(context: BootContext): Promise<string> {
 }
 
 async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd: GuestEnd, signal: AbortSignal): Promise<Booted> {
-	const { config, plan, scope, timeline, podId } = context;
+	const { config, plan, timeline, podId } = context;
 	const call = { signal, timeoutMs: config.timeouts.vmm_call_ms };
 	const asked = vmConfig(plan, disks);
 	const snp = plan.confidential?.mode === "snp";
@@ -247,13 +247,7 @@ async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd
 	const places = none ? Promise.resolve(["", ""] as const) : timeline.step("disk-slot", () => findDisks(vmm, [disk, scratch], call));
 	places.catch(() => undefined);
 	const { agent, details } = await timeline.step("agent-connect", async () => {
-		const { socket } = await dialGuest(plan.vsock, AGENT_PORT, { signal, timeoutMs: config.timeouts.boot_ms, starting: true });
-		const client = new AgentClient(
-			new TtrpcClient(socket, { name: `the guest agent of pod ${podId}`, log: context.log }),
-			config.timeouts.agent_call_ms,
-			agentHooks(context.folder, config, context.log),
-		);
-		scope.defer(AGENT_RELEASE, () => client.close());
+		const client = await connectAgent({ ...context, signal }, { starting: true });
 		const told = await client.details({ signal });
 		noteGuest(timeline, told.bootTimes);
 		return { agent: client, details: told.details };
@@ -262,6 +256,27 @@ async function startGuest(context: BootContext, vmm: Vmm, disks: Disks, guestEnd
 	const [first, second] = await places;
 	const machine = { vmm, agent, details, vsock: plan.vsock, removals: guestEnd.removals, died };
 	return { machine, diskAddress: first, scratchAddress: second, guestEnded: guestEnd.ended };
+}
+
+/** Connects to the guest's agent; the connection is the scope's. @param starting the guest boots: its agent may not listen yet */
+export async function connectAgent(
+	{
+		podId,
+		plan,
+		config,
+		folder,
+		log,
+		scope,
+		signal,
+	}: Pick<BootContext, "podId" | "plan" | "config" | "folder" | "log" | "scope" | "signal">,
+	{ starting }: { readonly starting: boolean },
+): Promise<AgentClient> {
+	const { agent_call_ms, boot_ms } = config.timeouts;
+	const { socket } = await dialGuest(plan.vsock, AGENT_PORT, { signal, timeoutMs: boot_ms, starting });
+	const connection = new TtrpcClient(socket, { name: `the guest agent of pod ${podId}`, log });
+	const client = new AgentClient(connection, agent_call_ms, agentHooks(folder, config, log));
+	scope.defer(AGENT_RELEASE, () => client.close());
+	return client;
 }
 
 /** Where the guest's own time went. What it says is shown, and decides nothing. */

@@ -177,7 +177,6 @@ export class NodePool implements Spare {
 
 	/** As with the pool, the file itself decides what there is. */
 	async #template(file: string, plan: PodPlan, config: Config): Promise<TemplateUse | undefined> {
-		if (!config.snapshots.enabled && this.#templates.isOf(file, config)) return undefined;
 		if (!this.#templates.isOf(file, config)) await this.know(file);
 		return config.snapshots.enabled ? await this.#templates.find(file, plan, config) : undefined;
 	}

@@ -7,6 +7,7 @@ import { MONOTONIC } from "../../base/clock.ts";
 import type { Clock } from "../../base/clock.ts";
 import { explain } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
+import { Repeat } from "../../base/repeat.ts";
 import type { Config } from "../../config/schema.ts";
 import type { SpareVm } from "../../memory/ports.ts";
 import type { PodPlan } from "../plan.ts";
@@ -89,8 +90,7 @@ export class Pool<V extends WarmVm> {
 	#misses = 0;
 	#endFillTimer: () => void = () => undefined;
 	#endReviewTimer: () => void = () => undefined;
-	#reviewing: Promise<void> | undefined;
-	#again = false;
+	readonly #reviewing = new Repeat(() => this.#reviewAll());
 	#closed = false;
 
 	constructor(options: PoolOptions<V>) {
@@ -223,7 +223,7 @@ export class Pool<V extends WarmVm> {
 		this.#endReviewTimer();
 		this.#filling?.abort.abort();
 		const vms = this.#ready.splice(0);
-		await Promise.all([...vms.map((vm) => this.#end(vm)), this.#filling?.done, this.#reviewing]);
+		await Promise.all([...vms.map((vm) => this.#end(vm)), this.#filling?.done, this.#reviewing.close()]);
 		await Promise.all(this.#ending.values());
 	}
 
@@ -243,20 +243,12 @@ export class Pool<V extends WarmVm> {
 
 	/** Compares what is there with what is wanted: ends what nobody wants, and has the rest booted in its time. */
 	review(): void {
-		this.#again = true;
-		this.#reviewing ??= this.#reviewAll().finally(() => {
-			this.#reviewing = undefined;
-			// One that was asked for as the last one ended.
-			if (this.#again && !this.#closed) this.review();
-		});
+		this.#reviewing.ask();
 	}
 
 	async #reviewAll(): Promise<void> {
-		while (this.#again && !this.#closed) {
-			this.#again = false;
-			const wishes = await this.#shelves.wishes((file, error) => this.#note(`no VM can be booted ahead for ${file}`, error));
-			if (!this.#closed) this.#compare(wishes);
-		}
+		const wishes = await this.#shelves.wishes((file, error) => this.#note(`no VM can be booted ahead for ${file}`, error));
+		if (!this.#closed) this.#compare(wishes);
 	}
 
 	#compare({ all, unknown }: Wishes): void {

@@ -114,9 +114,14 @@ async function move({ cgroup }: TakeContext, vm: PoolVm): Promise<void> {
  */
 async function refresh({ log, plan }: TakeContext, { agent }: Machine, signal: AbortSignal): Promise<void> {
 	if (plan.confidential !== undefined) return;
-	await Promise.all([agent.setTime(Date.now(), { signal }), agent.reseed(randomBytes(SEED_BYTES), { signal })]).catch((error: unknown) =>
+	await renew(agent, signal).catch((error: unknown) =>
 		log.debug("the guest keeps its clock or its random seed", { reason: explain(error) }),
 	);
+}
+
+/** Gives a guest the time, and randomness of the node. @throws ShimError when its agent does not take both */
+export async function renew(agent: Machine["agent"], signal: AbortSignal): Promise<void> {
+	await Promise.all([agent.setTime(Date.now(), { signal }), agent.reseed(randomBytes(SEED_BYTES), { signal })]);
 }
 
 async function plugDisk({ config }: Pick<BootContext, "config">, { vmm }: Machine, disk: BootDisk, signal: AbortSignal): Promise<string> {

@@ -3,29 +3,22 @@
  * A copy that does not come is booted: no pod fails because of a template.
  */
 
-import { randomBytes } from "node:crypto";
 import { rm } from "node:fs/promises";
 
-import { AgentClient } from "../../agent/client.ts";
 import { withDeadline } from "../../base/deadline.ts";
-import { AGENT_PORT } from "../../base/names.ts";
 import { Scope } from "../../base/scope.ts";
 import { isNoOnDemand } from "../../vmm/api-error.ts";
 import type { Vmm } from "../../vmm/launcher.ts";
-import { dialGuest } from "../../vmm/vsock.ts";
-import { TtrpcClient } from "../../wire/client.ts";
-import { AGENT_RELEASE, bootMachine, CGROUP_RELEASE, GuestEnd, launchOwned, SCRATCH_DISK } from "../boot.ts";
+import { bootMachine, CGROUP_RELEASE, connectAgent, GuestEnd, launchOwned, SCRATCH_DISK } from "../boot.ts";
 import type { BootContext, BootDisk, Booted } from "../boot.ts";
-import { agentHooks } from "../denials.ts";
 import { watchMachine } from "../machine.ts";
-import { plugOwn } from "../pool/take.ts";
+import { plugOwn, renew } from "../pool/take.ts";
 import { quickly } from "../quick-start.ts";
 import type { QuickWay } from "../quick-start.ts";
 import { undo } from "../undo.ts";
 import { dropView, makeView } from "./template.ts";
 import type { TemplateUse } from "./templates.ts";
 
-const SEED_BYTES = 64;
 /** A copy gets this part of the time that a boot may take: what it fails to do is then done by one. */
 const PART_OF_BOOT = 0.5;
 
@@ -89,22 +82,14 @@ function plugIn(context: BootContext, { machine }: Restored): Promise<string> {
 }
 
 async function restore(context: BootContext, use: TemplateUse): Promise<Restored> {
-	const { scope, timeline, signal, log, folder, podId, config, plan } = context;
+	const { timeline, signal, podId, plan } = context;
 	const guestEnd = new GuestEnd();
 	const launched = launchOwned(context, guestEnd);
 	const [vmm, scratch] = await Promise.all([launched, context.scratch]);
 	await timeline.step("vm-restore", () => restoreVm(context, vmm, scratch, use));
-	const agent = await timeline.step("agent-connect", async () => {
-		const { socket } = await dialGuest(plan.vsock, AGENT_PORT, { signal, timeoutMs: config.timeouts.boot_ms });
-		const name = `the guest agent of pod ${podId}`;
-		const client = new AgentClient(new TtrpcClient(socket, { name, log }), config.timeouts.agent_call_ms, agentHooks(folder, config, log));
-		scope.defer(AGENT_RELEASE, () => client.close());
-		return client;
-	});
+	const agent = await timeline.step("agent-connect", () => connectAgent(context, { starting: false }));
 	// Before anything of the pod is there: what a copy draws at random from here on is its own.
-	await timeline.step("reseed", () =>
-		Promise.all([agent.setTime(Date.now(), { signal }), agent.reseed(randomBytes(SEED_BYTES), { signal })]),
-	);
+	await timeline.step("reseed", () => renew(agent, signal));
 	const { agent: details, scratchAddress } = use.template;
 	const died = watchMachine(podId, vmm, agent, guestEnd.ended);
 	const machine = { vmm, agent, details, vsock: plan.vsock, removals: guestEnd.removals, died };

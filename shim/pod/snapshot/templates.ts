@@ -7,6 +7,7 @@ import { MAX_TIMER_MS, MONOTONIC } from "../../base/clock.ts";
 import type { Clock } from "../../base/clock.ts";
 import { explain } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
+import { Repeat } from "../../base/repeat.ts";
 import type { Config } from "../../config/schema.ts";
 import type { MemoryRestoreMode } from "../../vmm/api-types.ts";
 import type { PodPlan } from "../plan.ts";
@@ -100,8 +101,7 @@ export class Templates {
 	#missingSinceMs: number;
 	#making: { readonly shape: Shape; readonly abort: AbortController; readonly done: Promise<void> } | undefined;
 	#cancelTimer: () => void = () => undefined;
-	#reviewing: Promise<void> | undefined;
-	#again = false;
+	readonly #reviewing = new Repeat(() => this.#reviewAll());
 	#closed = false;
 	#restored = 0;
 	#failed = 0;
@@ -223,7 +223,7 @@ export class Templates {
 		this.#closed = true;
 		this.#cancelTimer();
 		this.#making?.abort.abort();
-		await Promise.all([this.#making?.done, this.#reviewing]);
+		await Promise.all([this.#making?.done, this.#reviewing.close()]);
 		for (const kept of this.#kept.values()) this.#drop(kept);
 	}
 
@@ -238,20 +238,12 @@ export class Templates {
 
 	/** Compares what is there with what is wanted: drops what nobody wants, and has the rest made in its time. */
 	review(): void {
-		this.#again = true;
-		this.#reviewing ??= this.#reviewAll().finally(() => {
-			this.#reviewing = undefined;
-			// One that was asked for as the last one ended.
-			if (this.#again && !this.#closed) this.review();
-		});
+		this.#reviewing.ask();
 	}
 
 	async #reviewAll(): Promise<void> {
-		while (this.#again && !this.#closed) {
-			this.#again = false;
-			const wanted = await this.#wantedShapes();
-			if (!this.#closed) this.#compare(wanted);
-		}
+		const wanted = await this.#wantedShapes();
+		if (!this.#closed) this.#compare(wanted);
 	}
 
 	/** By kind, as they are now: files that were replaced make other kinds. */
